@@ -1,0 +1,164 @@
+"""A training on Ray Train or in this process: the same loop and folder, resumed by the same request."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster.outcome import EXIT_CODES, StoppedBy
+from cluster.session import Session
+from cluster.training_progress import Board, watch
+from seg.data.training_data import open_packs, open_training_data
+from seg.errors import RequestError
+from seg.files import without_nan, write_json
+from seg.losses import build_loss
+from seg.models.build import build
+from seg.recipes import Recipe
+from seg.run_folder import claim_folder, read_run, run_identity, run_name, training_summary, write_history
+from seg.training import Training, TrainingPlan
+
+RESTARTS = 3
+"""Times a worker group is built again after a worker died."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainRequest:
+    """What a user asked to be trained."""
+
+    recipe: Recipe
+    data: Path
+    out: Path | None = None
+    workers: int | None = None
+    """0: in this process, without Ray; None: as many as there are GPUs."""
+    limit: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSummary:
+    """How a training ended: its folder, and what summary.json holds."""
+
+    folder: Path
+    values: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """See DESIGN 3.5."""
+        return EXIT_CODES[self.values["stopped_by"]]
+
+
+def train(request: TrainRequest, session: Session) -> TrainSummary:
+    """Train what is left of a run and write its summary; a finished run is only summarised.
+
+    RequestError: data, recipe, folder or workers do not fit each other.
+    """
+    workers = 0 if request.workers == 0 else session.choose_workers(request.workers)
+    if request.recipe.batch < workers:
+        raise RequestError(
+            f"--workers {workers} share a batch of {request.recipe.batch}; try --batch {workers}"
+        )
+    plan = plan_training(request)
+    stopped_by = StoppedBy.FINISHED
+    if not _is_finished(plan):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if workers:
+            session.start()
+        stopped_by = watch(
+            plan, (lambda: _fit(plan, workers, session)) if workers else (lambda: _train_epochs(plan, device))
+        )
+    return TrainSummary(plan.folder, _summarise(plan, workers, stopped_by))
+
+
+def plan_training(request: TrainRequest) -> TrainingPlan:
+    """Open the data and claim the run's folder. RequestError: they or the recipe do not fit."""
+    data = open_training_data(request.data, request.recipe, seed=request.seed, limit=request.limit)
+    _check_recipe(request.recipe, len(data.classes))
+    identity = run_identity(request.recipe, data, request.seed)
+    folder = (request.out or Path("runs") / run_name(identity)).resolve()
+    open_packs(data, request.recipe)  # before the claim: a bad image or label is refused with nothing written
+    claim_folder(folder, identity)
+    return TrainingPlan(
+        recipe=request.recipe, data=data, seed=request.seed, folder=folder, parent=folder.name
+    )
+
+
+def _check_recipe(recipe: Recipe, num_classes: int) -> None:
+    """Refuse at once what the workers would only find out after a minute of starting."""
+    channels = recipe.preprocessing.channels
+    with torch.device("meta"):
+        build(recipe.model, backbone=recipe.backbone, num_classes=num_classes, channels=channels)
+    build_loss(recipe.loss, recipe.class_weights or None)
+    if recipe.class_weights and len(recipe.class_weights) != num_classes:
+        raise RequestError(
+            f"recipe: class_weights has {len(recipe.class_weights)} values but the data {num_classes} classes; "
+            "give one for each, or none"
+        )
+
+
+def _is_finished(plan: TrainingPlan) -> bool:
+    journal = read_run(plan.folder)
+    return journal is not None and journal.epochs_done >= plan.recipe.epochs
+
+
+def _summarise(plan: TrainingPlan, workers: int, stopped_by: StoppedBy) -> dict[str, Any]:
+    journal = read_run(plan.folder)
+    if journal is None and stopped_by is StoppedBy.FINISHED:
+        raise RequestError(
+            f"--out {plan.folder} is empty after training; put it on storage that all nodes share"
+        )
+    ending = {"workers": workers, "stopped_by": stopped_by}
+    if journal is None:
+        return {"recipe": plan.recipe.name, "epochs_run": 0} | ending
+    summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal) | ending
+    write_json(plan.folder / "summary.json", summary)
+    return summary
+
+
+def _fit(plan: TrainingPlan, workers: int, session: Session) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    use_gpu = session.gpus_possible > 0
+    threads = 1 if use_gpu else max(1, session.cpus // workers)
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"plan": plan, "threads": threads},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": threads} | ({"GPU": 1} if use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=f"train-{os.getpid()}-{int(time.time())}",  # our own state resumes: Ray's is never picked up
+            storage_path=str(plan.folder / "ray"),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+        ),
+    )
+    trainer.fit()
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    import ray.train
+    import ray.train.torch
+
+    torch.set_num_threads(config["threads"])
+    _train_epochs(config["plan"], ray.train.torch.get_device(), ray.train.report)
+
+
+def _train_epochs(
+    plan: TrainingPlan, device: torch.device, report: Callable[[dict[str, Any]], None] | None = None
+) -> None:
+    """Train what is left and keep the folder's history up to date; `report` tells Ray that we are alive."""
+    training = Training(plan, device)
+    board = Board(training)
+    for result in training.epochs(board.on_step):
+        if training.rank == 0:
+            write_history(plan.folder, training.journal)
+        board.publish(result.epoch, training.sampler.steps_per_epoch, result.loss)
+        if report is not None:
+            report(without_nan(result.row()))

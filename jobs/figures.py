@@ -1,0 +1,28 @@
+"""The figures of a summary as a table on the screen, plain where it is no terminal."""
+
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_figures(job: str, summary: dict[str, Any], folder: Path) -> None:
+    """Print IoU and Dice by class, then the totals, then how the job ended and where its results are."""
+    console = Console(width=None, highlight=False, soft_wrap=True)
+    if "confusion" in summary:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("class")
+        for heading in ("IoU", "Dice", "true pixels"):
+            table.add_column(heading, justify="right")
+        truth = [sum(row) for row in summary["confusion"]]
+        for name, pixels in zip(summary["classes"], truth, strict=True):
+            table.add_row(name, _ratio(summary["iou"][name]), _ratio(summary["dice"][name]), f"{pixels:,}")
+        console.print(table)
+        console.print(f"mIoU {_ratio(summary['miou'])}  pixel accuracy {_ratio(summary['pixel_accuracy'])}")
+    console.print(f"{job}: {summary['stopped_by']}; {folder}")
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None or isnan(value) else f"{value:.4f}"

@@ -1,0 +1,33 @@
+"""Exit codes of every job (DESIGN 3.5), and the one place where an error becomes a line on the screen."""
+
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from seg.errors import RequestError
+
+
+def run_job(name: str, job: Callable[[], int]) -> int:
+    """Run a job and return its exit code: its own, 2 where the request is wrong, 1 where we failed.
+
+    SIGTERM becomes Ctrl-C: a job that can stop half-way ends with 4 itself; here, before it began, 4 as well.
+    The traceback of a failure goes to a file, whose name is printed beside the cause.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return job()
+    except RequestError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; the same command goes on from here", file=sys.stderr)
+        return 4
+    except Exception as error:
+        log = Path(tempfile.mkstemp(prefix=f"fringe-{name}-", suffix=".log")[1])
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+        cause = (str(error).strip().splitlines() or [""])[-1]
+        print(f"{name}: failed: {type(error).__name__}: {cause} (traceback: {log})", file=sys.stderr)
+        return 1

@@ -1,0 +1,139 @@
+"""The model file: weights and everything needed to use them, in one .safetensors (DESIGN 3.3)."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from seg.data.preprocess import Statistics
+from seg.errors import RequestError
+from seg.files import without_nan, write_bytes
+from seg.models.build import build
+from seg.recipes import Preprocessing, Tiling
+
+FORMAT_VERSION = 1
+METADATA_KEY = "fringe"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """What a model file says of its weights; plain data, stored whole."""
+
+    architecture: str
+    backbone: str | None
+    classes: tuple[str, ...]
+    label_map: tuple[tuple[int, int], ...]
+    preprocessing: Preprocessing
+    statistics: Statistics | None
+    tiling: Tiling
+    frames: int = 1
+    validation: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Recipe, data fingerprint, code version, package versions, seed, parent, weights_sha256."""
+
+    @property
+    def channels(self) -> int:
+        """Channels the model sees."""
+        return self.preprocessing.channels
+
+
+def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Write a model file, whole or not at all; the hash of the weights joins the card's provenance."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    values = asdict(card) | {"format_version": FORMAT_VERSION, "channels": card.channels}
+    values["provenance"] = card.provenance | {"weights_sha256": weights_sha256(tensors)}
+    write_bytes(path, save(tensors, {METADATA_KEY: json.dumps(without_nan(values))}))
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+    """The network, in eval mode on `device`, and what its file says of it.
+
+    RequestError, naming file and field: no such file, not safetensors, not ours, another format version,
+    missing or extra tensors, wrong shapes, weights that are not those that were saved.
+    """
+    tensors, card = read_model(path)
+    model = build(
+        card.architecture, backbone=card.backbone, num_classes=len(card.classes), channels=card.channels
+    )
+    _check_tensors(path, tensors, model.state_dict())
+    model.load_state_dict(tensors)
+    return model.to(device).to(memory_format=torch.channels_last).eval(), card
+
+
+def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
+    """Tensors and card of a model file, checked against its own hash but not against an architecture."""
+    if not path.is_file():
+        raise RequestError(f"model {path} is not there; give the best.safetensors of a run")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    except SafetensorError as error:
+        raise RequestError(
+            f"model {path} is no safetensors file ({error}); give one that train wrote"
+        ) from None
+    if METADATA_KEY not in metadata:
+        raise RequestError(f"model {path} has no metadata {METADATA_KEY!r}; give one that train wrote")
+    card = _parse_card(path, json.loads(metadata[METADATA_KEY]))
+    if card.provenance.get("weights_sha256") != weights_sha256(tensors):
+        raise RequestError(
+            f"model {path}: provenance.weights_sha256 does not fit its weights; the file is damaged"
+        )
+    return tensors, card
+
+
+def weights_sha256(tensors: dict[str, Tensor]) -> str:
+    """Sha256, in hexadecimal, over each tensor's name, dtype, shape and bytes, in name order."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _parse_card(path: Path, values: dict[str, Any]) -> ModelCard:
+    version = values.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise RequestError(
+            f"model {path}: format_version is {version}, this fringe reads {FORMAT_VERSION}; train it again"
+        )
+    values.pop("channels", None)  # a copy, for other readers
+    try:
+        statistics = values["statistics"]
+        return ModelCard(
+            **values
+            | {
+                "classes": tuple(values["classes"]),
+                "label_map": tuple((stored, meant) for stored, meant in values["label_map"]),
+                "preprocessing": Preprocessing(**values["preprocessing"]),
+                "statistics": statistics and Statistics(**{k: _as_tuple(v) for k, v in statistics.items()}),
+                "tiling": Tiling(**{name: _as_tuple(value) for name, value in values["tiling"].items()}),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise RequestError(
+            f"model {path}: its metadata does not fit format {FORMAT_VERSION}: {error}"
+        ) from None
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    if odd := sorted(set(wanted) ^ set(found)):
+        kind = "lacks" if odd[0] in wanted else "has the unknown"
+        raise RequestError(
+            f"model {path} {kind} tensor {odd[0]} ({len(odd)} in all); it is of another architecture"
+        )
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            shapes = f"{tuple(found[name].shape)}, wanted {tuple(tensor.shape)}"
+            raise RequestError(f"model {path}: tensor {name} is {shapes}; its metadata and weights disagree")

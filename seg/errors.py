@@ -1,0 +1,68 @@
+"""The errors that somebody other than us can mend: the request's, and those of one image or its label."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RequestError(Exception):
+    """What was asked for cannot be done as asked: one sentence of what is wrong, where, and how to mend it.
+
+    Jobs print it without a traceback and exit with 2. It takes one message, so that it crosses processes.
+    """
+
+
+class ImageError(Exception):
+    """One image, or its label, cannot be used; `reason` is the word its quarantine row carries.
+
+    Scoring sets the image aside and goes on; training, which may not choose its data, refuses.
+    """
+
+    reason = "unreadable"
+
+
+class UnreadableImage(ImageError):
+    """The bytes are of no format we read, or damaged inside."""
+
+
+class TruncatedImage(ImageError):
+    """The file ends before its image does."""
+
+    reason = "truncated"
+
+
+class EmptyImage(ImageError):
+    """The file has no bytes, or the image no pixels."""
+
+    reason = "empty"
+
+
+class UnsupportedImage(ImageError):
+    """A sound image of a kind we do not score: its depth, its channels, or what the model was fitted on."""
+
+    reason = "unsupported"
+
+
+class TooLargeImage(ImageError):
+    """The header announces more pixels than we are willing to decode."""
+
+    reason = "too_large"
+
+
+class LabelMissing(ImageError):
+    """The image has no label where one is required."""
+
+    reason = "label_missing"
+
+
+class LabelMismatch(ImageError):
+    """The label is of another size than its image, has an unknown class id, or cannot be read."""
+
+    reason = "label_mismatch"
+
+
+def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """One sentence for a name that is not known: the nearest that are, best first, then all of them."""
+    known = tuple(known)
+    near = " or ".join(get_close_matches(name, known))
+    question = f"did you mean {near}? " if near else ""
+    return f"unknown {kind} {name!r}; {question}known: {', '.join(known)}"

@@ -1,0 +1,56 @@
+"""Files that are whole or absent: written under a temporary name, flushed, renamed."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".part"
+"""Ending of a file that is still being written; whatever finds one later may remove it."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; without an error it then becomes `path`, durably.
+
+    After a crash at any moment `path` holds the old content or the new, never a mixture.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole (see `replacing`)."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain data as JSON, readable by people too; NaN becomes null (DESIGN 3.4)."""
+    write_bytes(path, (json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def without_nan(value: Any) -> Any:
+    """The same plain data with None where a float is NaN, since JSON has no NaN."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value

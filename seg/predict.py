@@ -1,0 +1,118 @@
+"""A whole image through a model, window by window, at the image's own size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from seg.data.images import Pixels
+from seg.data.preprocess import Statistics, normalise
+from seg.recipes import Tiling
+from seg.tiling import Span, padded_length, place_spans, reflect_pad
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Class ids of an image, uint8 [H, W] on the model's device, and its mean top probability."""
+
+    ids: Tensor
+    confidence: float
+
+
+class Predictor:
+    """Predicts images with one model. Results depend on the image, the tiling and the batch size alone."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tiling: Tiling,
+        *,
+        batch: int,
+        device: torch.device,
+        precision: str = "float32",
+    ) -> None:
+        """`batch`: windows a forward pass sees, all of one image, the last batch filled up to that size."""
+        self.model = model.eval()
+        self.tiling = tiling
+        self.batch = batch
+        self.device = device
+        self.precision = precision
+
+    @torch.inference_mode()
+    def predict(self, working: Pixels, statistics: Statistics, size: tuple[int, int]) -> Prediction:
+        """Class ids at the image's own size (H, W), from its preprocessed pixels [h, w] or [h, w, 3].
+
+        Logits are interpolated in whole-image coordinates (bilinear, align_corners=False) before the argmax,
+        so that no window's edge shows; the confidence is a mean over working pixels.
+        """
+        image = torch.from_numpy(working).to(self.device)
+        image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+        small = (image.shape[-2], image.shape[-1])
+        (crop_height, crop_width), halo = self.tiling.crop_px, self.tiling.halo_px
+        image = reflect_pad(image, padded_length(small[0], crop_height), padded_length(small[1], crop_width))
+        columns = place_spans(small[1], crop_width, halo)
+        windows = [(row, column) for row in place_spans(small[0], crop_height, halo) for column in columns]
+        ids = torch.empty(size, dtype=torch.uint8, device=self.device)
+        top_probability = torch.zeros((), dtype=torch.float64, device=self.device)
+        for (row, column), logits in zip(windows, self._logits(image, windows, statistics), strict=True):
+            core = logits[:, _core(row), _core(column)]
+            top_probability += core.softmax(0).amax(0).sum(dtype=torch.float64)
+            if small == size:
+                ids[row.core_start : row.core_stop, column.core_start : column.core_stop] = core.argmax(0)
+            else:
+                down, across = _Resampling(row, small[0], size[0]), _Resampling(column, small[1], size[1])
+                ids[down.own, across.own] = across.apply(down.apply(logits, 1), 2).argmax(0)
+        return Prediction(ids, float(top_probability) / (small[0] * small[1]))
+
+    def _logits(
+        self, image: Tensor, windows: list[tuple[Span, Span]], statistics: Statistics
+    ) -> Iterator[Tensor]:
+        """Logits of each window in turn, float32 [C, crop height, crop width]."""
+        crop_height, crop_width = self.tiling.crop_px
+        mean, std = (
+            torch.tensor([values], dtype=torch.float64, device=self.device)
+            for values in (statistics.mean, statistics.std)
+        )
+        for first in range(0, len(windows), self.batch):
+            chosen = windows[first : first + self.batch]
+            filled = chosen + chosen[-1:] * (self.batch - len(chosen))
+            crops = torch.stack(
+                [
+                    image[:, row.start : row.start + crop_height, column.start : column.start + crop_width]
+                    for row, column in filled
+                ]
+            )
+            crops = normalise(crops, mean, std).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                logits = self.model(crops)
+            yield from logits.float()[: len(chosen)]
+
+
+def _core(span: Span) -> slice:
+    return slice(span.core_start - span.start, span.core_stop - span.start)
+
+
+class _Resampling:
+    """Linear interpolation along one axis from a window's working pixels to the own pixels of its core."""
+
+    def __init__(self, span: Span, small: int, full: int) -> None:
+        # own pixel Y lies in the core when its centre does: core_start <= (Y + 1/2) small / full < core_stop
+        first, last = (
+            -((small - 2 * edge * full) // (2 * small)) for edge in (span.core_start, span.core_stop)
+        )
+        self.own = slice(first, last)
+        self.span = span
+        self.small, self.full = small, full
+
+    def apply(self, logits: Tensor, axis: int) -> Tensor:
+        """`logits` with `axis` taken to own size; neighbours stay inside the image and inside the window."""
+        own = torch.arange(self.own.start, self.own.stop, device=logits.device, dtype=torch.float64)
+        place = ((own + 0.5) * (self.small / self.full) - 0.5).clamp(0, self.small - 1)
+        lower = place.floor().to(torch.int64)
+        upper = (lower + 1).clamp(max=self.small - 1)
+        share = (place - lower).float()
+        inside = logits.shape[axis] - 1
+        low = logits.index_select(axis, (lower - self.span.start).clamp(0, inside))
+        high = logits.index_select(axis, (upper - self.span.start).clamp(0, inside))
+        return torch.lerp(low, high, share[:, None] if axis == 1 else share)

@@ -1,0 +1,113 @@
+"""What a run keeps besides weights and state: identity, history, curves, summary (DESIGN 3.4)."""
+
+import csv
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seg import metrics
+from seg.data.training_data import TrainingData
+from seg.errors import RequestError
+from seg.files import replacing, write_bytes, write_json
+from seg.recipes import Recipe, recipe_to_dict
+from seg.training_state import Journal, read_journal, state_file
+
+
+def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Any]:
+    """What makes a run this run: plain data, the same whenever the same command is given."""
+    return {
+        "recipe": recipe_to_dict(recipe),
+        "data_fingerprint": data.fingerprint,
+        "train": [sample.name for sample in data.split.train],
+        "validation": [sample.name for sample in data.split.validation],
+        "split": data.split.how,
+        "seed": seed,
+    }
+
+
+def run_name(identity: dict[str, Any]) -> str:
+    """RECIPE-HASH: the default folder of a run."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{identity['recipe']['name']}-{digest[:8]}"
+
+
+def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Write run.json, or find that it says the same. RequestError: the folder is another run's, or not ours."""
+    file = folder / "run.json"
+    wanted = json.loads(json.dumps(identity))  # as it comes back: lists for tuples
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found != wanted:
+            raise RequestError(
+                f"--out {folder} holds another run, with {_difference(found, wanted)}; give another --out"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise RequestError(f"--out {folder} holds other files and no run.json; give an empty or a new folder")
+    else:
+        write_json(file, wanted)
+
+
+def _difference(found: Any, wanted: Any, where: str = "") -> str:
+    """The first field in which two plain values differ, with both."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(set(found) | set(wanted)):
+            if found.get(key) != wanted.get(key):
+                return _difference(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+    if isinstance(found, list):
+        return f"other values of {where}"
+    return f"{where} {found} instead of {wanted}"
+
+
+def read_run(folder: Path) -> Journal | None:
+    """The journal of a run that has finished an epoch; None before that."""
+    return read_journal(state_file(folder)) if state_file(folder).is_file() else None
+
+
+def write_history(folder: Path, journal: Journal) -> None:
+    """Write history.csv, a line an epoch, and curves.png from the journal; both are whole or the old ones."""
+    text = io.StringIO()
+    rows = journal.history
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(folder / "history.csv", text.getvalue().encode())
+    from seg.plots import plot_curves
+
+    with replacing(folder / "curves.png") as temporary:
+        plot_curves(temporary, rows)
+
+
+def training_summary(
+    folder: Path, recipe: Recipe, classes: tuple[str, ...], journal: Journal
+) -> dict[str, Any]:
+    """The figures of summary.json that the journal gives: those of the best epoch, on validation."""
+    confusion = np.array(journal.best_confusion, np.int64).reshape(-1, len(classes))
+    if not len(confusion):
+        confusion = np.zeros((len(classes), len(classes)), np.int64)
+    seconds = sum(float(row["seconds"] or 0) for row in journal.history)
+    rates = [float(row["crops_per_second"] or 0) for row in journal.history]
+    return {
+        "recipe": recipe.name,
+        "epochs_run": journal.epochs_done,
+        "best_epoch": journal.best_epoch,
+        "classes": classes,
+        **score_figures(confusion, classes),
+        "images_per_second": sum(rates) / max(1, len(rates)),
+        "seconds": seconds,
+        "model_file": str(folder / "best.safetensors"),
+    }
+
+
+def score_figures(confusion: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Ratios of a confusion matrix under the names that every summary.json uses."""
+    return {
+        "miou": metrics.mean_present(metrics.iou(confusion)),
+        "iou": dict(zip(classes, metrics.iou(confusion).tolist(), strict=True)),
+        "dice": dict(zip(classes, metrics.dice(confusion).tolist(), strict=True)),
+        "pixel_accuracy": metrics.pixel_accuracy(confusion),
+        "confusion": confusion.tolist(),
+    }
