@@ -1,0 +1,187 @@
+"""One image a row, read, predicted and counted where its logits are; only small rows leave (DESIGN 4)."""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from cluster.ledger import OUTCOME_SCHEMA
+from seg.ahead import map_ahead
+from seg.checkpoint import load_model
+from seg.data.images import FileBytes, Pixels, decode_image, read_file, split_page
+from seg.data.labels import IGNORE, decode_label
+from seg.data.preprocess import Statistics, bit_depth, choose_statistics, preprocess
+from seg.errors import ImageError, UnreadableImage
+from seg.files import replacing
+from seg.metrics import confusion_matrix
+from seg.predict import Predictor
+from seg.recipes import Tiling
+
+AHEAD = 3
+"""Images read and decoded before the model asks for them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScorerSettings:
+    """What every scorer of a run does alike; plain, so that it travels."""
+
+    archive: Path
+    labels: Path | None
+    masks: Path | None
+    """Folder the masks go to; None: none are written."""
+    model: Path
+    tiling: Tiling
+    batch: int
+    precision: str
+    threads: int
+
+
+@dataclass(slots=True)
+class _Work:
+    """One image on its way through a scorer, and the row it leaves."""
+
+    row: dict[str, Any]
+    working: Pixels | None = None
+    statistics: Statistics | None = None
+    truth: NDArray[np.uint8] | None = None
+    ids: NDArray[np.uint8] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class ImageScorer:
+    """Scores images with one model on one device. A plain class: Ray Data makes actors of it."""
+
+    def __init__(self, settings: ScorerSettings, device: str | None = None) -> None:
+        """`device`: None is the GPU where there is one."""
+        torch.set_num_threads(settings.threads)
+        cv2.setNumThreads(1)  # images are the parallelism
+        self.settings = settings
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model, self.card = load_model(settings.model, self.device)
+        self.num_classes = len(self.card.classes)
+        self.predictor = Predictor(
+            model, settings.tiling, batch=settings.batch, device=self.device, precision=settings.precision
+        )
+        self.pool = ThreadPoolExecutor(AHEAD)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Score a block of rows (image, label): a table of OUTCOME_SCHEMA, one row an image, in their order."""
+        return pa.Table.from_pylist(list(self.score(batch.to_pylist())), OUTCOME_SCHEMA)
+
+    def score(self, requests: list[dict[str, str | None]]) -> Iterator[dict[str, Any]]:
+        """One outcome row an image: reading runs ahead of the model, writing behind it."""
+        prepared = map_ahead(self.pool, self._prepare, requests, AHEAD)
+        predicted = (self._predict(work) for work in prepared)
+        return map_ahead(self.pool, self._finish, predicted, 2)
+
+    def _prepare(self, request: dict[str, str | None]) -> _Work:
+        image, label = request["image"], request["label"]
+        assert image is not None, "rows name their image"
+        work = _Work({"image": image, "reason": None, "attempt": 1})
+        try:
+            data, page = self._read(work, image), split_page(image)[1]
+            with _timed(work, "decode"):
+                pixels = decode_image(data, page)
+                work.row |= _describe(pixels)
+                work.truth = self._read_label(work, label, (pixels.shape[0], pixels.shape[1]))
+                work.working = preprocess(pixels, self.card.preprocessing)
+                work.statistics = choose_statistics(
+                    work.working, self.card.preprocessing, self.card.statistics
+                )
+        except ImageError as error:
+            work.row |= {"reason": error.reason, "detail": str(error), "attempts": 1}
+        return work
+
+    def _read(self, work: _Work, image: str) -> bytes:
+        with _timed(work, "read"):
+            file = _read_file(self.settings.archive / split_page(image)[0])
+        work.row |= {"bytes": len(file.data), "mtime_ns": file.mtime_ns, "sha256": file.sha256}
+        return file.data
+
+    def _read_label(self, work: _Work, label: str | None, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        work.row["labelled"] = label is not None
+        if label is None or self.settings.labels is None:
+            return None
+        path = self.settings.labels / label
+        file = _read_file(path)
+        work.row |= {
+            "label_path": label,
+            "label_bytes": len(file.data),
+            "label_mtime_ns": file.mtime_ns,
+            "label_sha256": file.sha256,
+        }
+        return decode_label(file.data, path, size, self.num_classes, self.card.label_map)
+
+    def _predict(self, work: _Work) -> _Work:
+        if work.working is None or work.statistics is None:
+            return work
+        with _timed(work, "model"):
+            size = (work.row["height"], work.row["width"])
+            prediction = self.predictor.predict(work.working, work.statistics, size)
+            ids = prediction.ids
+            work.row["confidence"] = prediction.confidence
+            work.row["class_pixels"] = torch.bincount(ids.flatten(), minlength=self.num_classes).tolist()
+            if work.truth is not None:
+                truth = torch.from_numpy(work.truth).to(self.device)
+                work.row["confusion"] = confusion_matrix(truth, ids, self.num_classes).flatten().tolist()
+                work.row["ignored"] = int((truth == IGNORE).sum())
+            work.ids = ids.cpu().numpy()
+        return work
+
+    def _finish(self, work: _Work) -> dict[str, Any]:
+        if work.ids is not None:
+            with _timed(work, "write"):
+                if self.settings.masks is not None:
+                    write_mask(self.settings.masks / f"{work.row['image']}.png", work.ids)
+            work.row["background_frames"] = 0
+            work.row |= {
+                f"seconds_{stage}": work.seconds[stage] for stage in ("read", "decode", "model", "write")
+            }
+            work.row["finished_at"] = datetime.now(UTC)
+        return work.row
+
+
+def write_mask(path: Path, ids: NDArray[np.uint8]) -> None:
+    """Write class ids as an 8-bit PNG of one channel, whole or not at all."""
+    encoded, data = cv2.imencode(".png", ids, (cv2.IMWRITE_PNG_COMPRESSION, 1))
+    assert encoded, "OpenCV encodes every 8-bit mask"
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _describe(pixels: Pixels) -> dict[str, int]:
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    return {
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "channels": channels,
+        "bit_depth": bit_depth(pixels),
+    }
+
+
+def _read_file(path: Path) -> FileBytes:
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise UnreadableImage(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from None
+
+
+@contextmanager
+def _timed(work: _Work, stage: str) -> Iterator[None]:
+    """Add a block's seconds to one stage of a work."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        work.seconds[stage] = work.seconds.get(stage, 0.0) + time.perf_counter() - started
