@@ -76,7 +76,7 @@ class ImageScorer:
         self.pool = ThreadPoolExecutor(AHEAD)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Score a block of rows (image, label): a table of OUTCOME_SCHEMA, one row an image, in their order."""
+        """Score a block of rows (image, label): a table of OUTCOME_SCHEMA, one row an image, in order."""
         return pa.Table.from_pylist(list(self.score(batch.to_pylist())), OUTCOME_SCHEMA)
 
     def score(self, requests: list[dict[str, str | None]]) -> Iterator[dict[str, Any]]:
@@ -145,9 +145,7 @@ class ImageScorer:
                 if self.settings.masks is not None:
                     write_mask(self.settings.masks / f"{work.row['image']}.png", work.ids)
             work.row["background_frames"] = 0
-            work.row |= {
-                f"seconds_{stage}": work.seconds[stage] for stage in ("read", "decode", "model", "write")
-            }
+            work.row |= {f"seconds_{stage}": seconds for stage, seconds in work.seconds.items()}
             work.row["finished_at"] = datetime.now(UTC)
         return work.row
 
@@ -157,7 +155,7 @@ def write_mask(path: Path, ids: NDArray[np.uint8]) -> None:
     encoded, data = cv2.imencode(".png", ids, (cv2.IMWRITE_PNG_COMPRESSION, 1))
     assert encoded, "OpenCV encodes every 8-bit mask"
     with replacing(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(data.tobytes())
 
 
 def _describe(pixels: Pixels) -> dict[str, int]:

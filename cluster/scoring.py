@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pyarrow as pa
 from cluster.image_scorer import ImageScorer, ScorerSettings
 from cluster.ledger import Ledger
 from cluster.outcome import EXIT_CODES, QUARANTINED, StoppedBy
+from cluster.quiet import quiet_loggers
 from cluster.session import Session
 from seg.checkpoint import ModelCard, read_model
 from seg.data.layout import is_plain_layout, label_folder, pair_labels, read_classes
@@ -243,6 +244,7 @@ def _outcomes_from_ray(plan: ScorePlan, workers: int, session: Session) -> Itera
     """Outcome rows in blocks, in any order; a worker that dies is replaced and its block run again."""
     import ray.data
 
+    quiet_loggers()
     ray.data.DataContext.get_current().enable_progress_bars = False
     size = min(MAX_BLOCK, max(1, len(plan.pending) // (workers * BLOCKS_PER_WORKER)))
     blocks = [
@@ -258,8 +260,7 @@ def _outcomes_from_ray(plan: ScorePlan, workers: int, session: Session) -> Itera
         num_gpus=1 if session.gpus_possible else 0,
     )
     for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow"):
-        assert isinstance(table, pa.Table), "asked for in this format"
-        yield table.to_pylist()
+        yield cast("pa.Table", table).to_pylist()  # the format asked for
 
 
 STAGES = {"read": "storage", "decode": "decode", "model": "model", "write": "write"}

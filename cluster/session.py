@@ -9,20 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.quiet import quiet_ray
 from seg.errors import RequestError
-
-QUIET = {
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default; unset, each start warns of it
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own table; we print ours
-}
-"""Ray's environment variables that keep its own bars and hints off our screen."""
 
 
 @dataclass(slots=True)
 class Session:
-    """What a job runs on: a running cluster, or this machine before and after our own Ray is started on it."""
+    """What a job runs on: a running cluster, or this machine, with our own Ray once it is started."""
 
     cpus: int
     gpus: int
@@ -63,13 +56,12 @@ def compute_session() -> Iterator[Session]:
     RAY_ADDRESS=local asks for this machine. On it Ray is not started before `Session.start`.
     RequestError: RAY_ADDRESS names a cluster that does not answer.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    try:
-        yield _find_cluster() or _this_machine()
-    finally:
-        if ray := sys.modules.get("ray"):
-            ray.shutdown()
+    with quiet_ray():
+        try:
+            yield _find_cluster() or _this_machine()
+        finally:
+            if ray := sys.modules.get("ray"):
+                ray.shutdown()
 
 
 def _find_cluster() -> Session | None:

@@ -1,17 +1,21 @@
 """A training on Ray Train or in this process: the same loop and folder, resumed by the same request."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cluster.outcome import EXIT_CODES, StoppedBy
+from cluster.quiet import quiet_loggers
 from cluster.session import Session
-from cluster.training_progress import Board, watch
+from cluster.training_progress import Board, BoardReader
+from cluster.watching import run_watched
 from seg.data.training_data import open_packs, open_training_data
 from seg.errors import RequestError
 from seg.files import without_nan, write_json
@@ -67,9 +71,9 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if workers:
             session.start()
-        stopped_by = watch(
-            plan, (lambda: _fit(plan, workers, session)) if workers else (lambda: _train_epochs(plan, device))
-        )
+        work = partial(_fit, plan, workers, session) if workers else partial(_train_epochs, plan, device)
+        reader = BoardReader(plan)
+        stopped_by = run_watched(f"training {plan.recipe.name}", reader.epochs_left, work, reader.show)
     return TrainSummary(plan.folder, _summarise(plan, workers, stopped_by))
 
 
@@ -94,7 +98,7 @@ def _check_recipe(recipe: Recipe, num_classes: int) -> None:
     build_loss(recipe.loss, recipe.class_weights or None)
     if recipe.class_weights and len(recipe.class_weights) != num_classes:
         raise RequestError(
-            f"recipe: class_weights has {len(recipe.class_weights)} values but the data {num_classes} classes; "
+            f"recipe: class_weights has {len(recipe.class_weights)} values, the data {num_classes} classes; "
             "give one for each, or none"
         )
 
@@ -122,6 +126,7 @@ def _fit(plan: TrainingPlan, workers: int, session: Session) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    quiet_loggers()
     use_gpu = session.gpus_possible > 0
     threads = 1 if use_gpu else max(1, session.cpus // workers)
     trainer = TorchTrainer(
@@ -140,6 +145,7 @@ def _fit(plan: TrainingPlan, workers: int, session: Session) -> None:
         ),
     )
     trainer.fit()
+    shutil.rmtree(plan.folder / "ray")
 
 
 def _train_worker(config: dict[str, Any]) -> None:

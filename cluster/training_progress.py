@@ -1,21 +1,13 @@
-"""How far a training is: rank 0 leaves it in the run's folder, the job shows it and hears Ctrl-C meanwhile."""
+"""How far a training is: rank 0 leaves it in the run's folder, the job shows it."""
 
 import json
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from cluster.outcome import StoppedBy
-from seg.errors import RequestError
 from seg.files import without_nan, write_bytes
-from seg.progress import Advance, progress
+from seg.progress import Advance
 from seg.run_folder import read_run
 from seg.training import Training, TrainingPlan
-
-POLL_S = 0.5
-LINE_EVERY_S = 15.0
-"""Seconds between two lines in a log: an epoch may take minutes."""
 
 
 def _progress_file(plan: TrainingPlan) -> Path:
@@ -51,57 +43,27 @@ class Board:
         write_bytes(_progress_file(self.training.plan), json.dumps(without_nan(state)).encode())
 
 
-def watch(plan: TrainingPlan, train: Callable[[], None]) -> StoppedBy:
-    """Run `train` in a thread and show how far it is, until it ends or the user stops it.
+class BoardReader:
+    """Brings a display to where the board says the training is."""
 
-    In a thread, because Ray Train's fit answers Ctrl-C by ending the process with exit code 0.
-    What `train` raises is raised here, a worker's RequestError as itself.
-    """
-    failures: list[BaseException] = []
+    def __init__(self, plan: TrainingPlan) -> None:
+        self.plan = plan
+        journal = read_run(plan.folder)
+        self.shown = journal.epochs_done if journal else 0
+        _progress_file(plan).unlink(missing_ok=True)
 
-    def run() -> None:
-        try:
-            train()
-        except Exception as error:
-            failures.append(error)
+    @property
+    def epochs_left(self) -> int:
+        """Epochs that are not shown as done."""
+        return self.plan.recipe.epochs - self.shown
 
-    _progress_file(plan).unlink(missing_ok=True)
-    journal = read_run(plan.folder)
-    first = journal.epochs_done if journal else 0
-    thread = threading.Thread(target=run, daemon=True)
-    try:
-        with progress(
-            f"training {plan.recipe.name}", plan.recipe.epochs - first, line_every_s=LINE_EVERY_S
-        ) as advance:
-            thread.start()
-            shown = first
-            while thread.is_alive():
-                thread.join(POLL_S)
-                shown = _show(plan, advance, shown)
-    except KeyboardInterrupt:
-        return StoppedBy.INTERRUPT
-    if failures:
-        raise _cause(failures[0])
-    return StoppedBy.FINISHED
-
-
-def _show(plan: TrainingPlan, advance: Advance, shown: int) -> int:
-    """Bring the display to where the workers are; returns the epochs shown as done."""
-    file = _progress_file(plan)
-    if not file.is_file():
-        return shown
-    state = json.loads(file.read_text(encoding="utf-8"))
-    miou = "" if state["miou"] is None else f"  mIoU {state['miou']:.3f}"
-    note = f"epoch {state['epoch']} step {state['step']}/{state['steps']}  loss {state['loss']:.4f}{miou}"
-    advance(state["epochs_done"] - shown, note)
-    return state["epochs_done"]
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, out of Ray's wrappers: a RequestError as itself, the rest with its traceback."""
-    failures = getattr(error, "worker_failures", None)
-    if not failures:
-        return error
-    failure = next(iter(failures.values()))
-    inner = getattr(failure, "_base_exc", failure)  # Ray's UserExceptionWithTraceback
-    return inner if isinstance(inner, RequestError) else failure
+    def show(self, advance: Advance) -> None:
+        """Show what is new since the last call."""
+        file = _progress_file(self.plan)
+        if not file.is_file():
+            return
+        state = json.loads(file.read_text(encoding="utf-8"))
+        miou = "" if state["miou"] is None else f"  mIoU {state['miou']:.3f}"
+        note = f"epoch {state['epoch']} step {state['step']}/{state['steps']}  loss {state['loss']:.4f}{miou}"
+        advance(state["epochs_done"] - self.shown, note)
+        self.shown = state["epochs_done"]

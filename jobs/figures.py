@@ -24,5 +24,16 @@ def print_figures(job: str, summary: dict[str, Any], folder: Path) -> None:
     console.print(f"{job}: {summary['stopped_by']}; {folder}")
 
 
+def print_leaderboard(rows: list[dict[str, Any]], shown: int = 10) -> None:
+    """Print the best trials of a search; leaderboard.csv has them all."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("trial", "mIoU", "epochs", "status", "lr", "loss", "backbone"):
+        table.add_column(heading)
+    for row in rows[:shown]:
+        numbers = _ratio(row["miou"]), str(row["epochs"])
+        table.add_row(row["trial"], *numbers, row["status"], f"{row['lr']:.2e}", row["loss"], row["backbone"])
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
 def _ratio(value: float | None) -> str:
     return "-" if value is None or isnan(value) else f"{value:.4f}"

@@ -16,7 +16,7 @@ def run_job(name: str, job: Callable[[], int]) -> int:
     SIGTERM becomes Ctrl-C: a job that can stop half-way ends with 4 itself; here, before it began, 4 as well.
     The traceback of a failure goes to a file, whose name is printed beside the cause.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return job()
     except RequestError as error:

@@ -14,7 +14,7 @@ from jobs.outcome import run_job
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Predict every image of an archive and count it against its label; the same command goes on where it was."""
+    """Predict every image of an archive and count it against its label; the same command resumes."""
 
     archive: Positional[Annotated[Path, arg(metavar="ARCHIVE")]]
     """Folder of the images, or one in the plain layout (images/, masks/, classes.txt)."""

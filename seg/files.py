@@ -45,6 +45,11 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def read_json(path: Path) -> Any:
+    """Plain data of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def without_nan(value: Any) -> Any:
     """The same plain data with None where a float is NaN, since JSON has no NaN."""
     if isinstance(value, float):

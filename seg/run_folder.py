@@ -36,7 +36,7 @@ def run_name(identity: dict[str, Any]) -> str:
 
 
 def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
-    """Write run.json, or find that it says the same. RequestError: the folder is another run's, or not ours."""
+    """Write run.json, or find that it says the same. RequestError: the folder is another's, or not ours."""
     file = folder / "run.json"
     wanted = json.loads(json.dumps(identity))  # as it comes back: lists for tuples
     if file.is_file():

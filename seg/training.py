@@ -28,7 +28,7 @@ from seg.recipes import Optimizer, Recipe, recipe_to_dict
 from seg.training_state import Journal, load_state, save_state, state_file
 
 OnStep = Callable[[int, int, float], None]
-"""Called after each step with the epoch (from 1), the step in it (from 1) and the step's loss on this rank."""
+"""Called after each step with the epoch and the step in it (both from 1) and this rank's loss."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

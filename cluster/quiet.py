@@ -1,0 +1,48 @@
+"""Keeps Ray's own bars, hints and native log lines off the screen; nothing is lost, they go to files."""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ENVIRONMENT = {
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default; unset, each start warns of it
+    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own table; we print ours
+}
+
+
+@contextmanager
+def quiet_ray() -> Iterator[None]:
+    """For the length of a block: Ray's Python loggers show errors alone, native output goes to a file.
+
+    Ray's core writes straight to file descriptor 2, among it a warning for every actor pool of Ray Data (ray
+    issue 57733). Our own lines keep the terminal, through a duplicate of the descriptor. The file lies in the
+    temporary folder and goes with a block that ends well.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    log = Path(tempfile.gettempdir()) / f"fringe-native-{os.getpid()}.log"
+    screen = os.dup(2)
+    python_stderr = sys.stderr
+    with log.open("ab") as file, os.fdopen(screen, "w", buffering=1) as stream:
+        sys.stderr = stream
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+            log.unlink()
+        finally:
+            os.dup2(screen, 2)
+            sys.stderr = python_stderr
+
+
+def quiet_loggers() -> None:
+    """Let the loggers that importing a part of Ray has set up show errors alone; their log files keep all."""
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        for handler in logging.getLogger(name).handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.ERROR)
