@@ -1,30 +1,38 @@
-# `make demo` and `make test` are the two commands; both set up .venv first, from python3 and git alone.
+# `make demo` and `make test` are the two commands; both set up .venv first, from python3, make and git alone.
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := demo
+RUN := RAY_ADDRESS=local $(BIN)/python
 
 .PHONY: setup lock demo check fix test faults clean
 
 setup: .venv/ready
 
 # uv installs exactly the locked versions, from whichever index this machine's pip is set up for.
-.venv/ready: requirements.lock
+.venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[^ ]*' requirements.lock)"
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
-	$(BIN)/python .ci/system.py
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	.ci/system.sh
 	touch $@
 
-# New versions of everything: names and versions alone, for Python 3.11 and 3.12.
+# Newest versions of everything: names and versions alone, good for Python 3.11 and 3.12.
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --group dev --no-annotate --no-header \
 		pyproject.toml --output-file requirements.lock
 
+# Four sequences: three to train and validate on, the fourth held out and scored. The same command resumes.
+demo: setup
+	$(RUN) jobs/simulate.py demo/data --sequences 3
+	$(RUN) jobs/simulate.py demo/heldout --sequences 1 --first-sequence 3
+	$(RUN) jobs/train.py interferogram-small --data demo/data --out demo/run --workers 2
+	$(RUN) jobs/score.py demo/heldout --model demo/run/best.safetensors --out demo/scores --workers 2
+
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --no-timing 2>&1 | tail -n 4; exit $${PIPESTATUS[0]}
+	$(BIN)/lint-imports
 	$(BIN)/pyright
 
 fix: setup
@@ -34,8 +42,9 @@ fix: setup
 test: check
 	$(BIN)/pytest
 
+# The long kills, minutes each.
 faults: setup
 	$(BIN)/pytest -m long
 
 clean:
-	rm -rf $(DEMO) .pytest_cache .ruff_cache .hypothesis
+	rm -rf demo .pytest_cache .ruff_cache .hypothesis

@@ -101,6 +101,8 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         """Folders are made when the first part is written."""
         self.ledger, self.quarantine = folder / "ledger", folder / "quarantine"
+        self.committed = 0
+        """Images that this object has put into the ledger."""
         self._open: list[dict[str, Any]] = []
         self._opened_at = time.monotonic()
 
@@ -116,9 +118,9 @@ class Ledger:
         """Ledger rows, a part at a time, so that a million of them hold the memory of 256."""
         return (pq.read_table(part, columns=columns) for part in _parts(self.ledger))
 
-    def quarantine_rows(self) -> list[dict[str, Any]]:
-        """Every quarantine row."""
-        return [row for part in _parts(self.quarantine) for row in pq.read_table(part).to_pylist()]
+    def quarantine_rows(self) -> Iterator[pa.Table]:
+        """Quarantine rows, a part at a time."""
+        return (pq.read_table(part) for part in _parts(self.quarantine))
 
     def totals(self, num_classes: int) -> Totals:
         """Sums over the whole ledger."""
@@ -149,6 +151,7 @@ class Ledger:
             if rows:
                 with replacing(folder / name) as temporary:
                     pq.write_table(pa.Table.from_pylist(rows, schema), temporary)
+        self.committed += len(scored)
         self._open = []
 
 

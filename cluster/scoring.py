@@ -173,6 +173,8 @@ def _identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
         "archive": str(settings.archive),
         "labels": settings.labels and str(settings.labels),
         "model_sha256": card.provenance["weights_sha256"],
+        "classes": card.classes,
+        "label_map": card.label_map,
         "preprocessing": asdict(card.preprocessing),
         "background": None,
         "crop_px": settings.tiling.crop_px,
@@ -270,17 +272,19 @@ STAGES = {"read": "storage", "decode": "decode", "model": "model", "write": "wri
 def summarise(plan: ScorePlan, stopped_by: StoppedBy, seconds: float) -> dict[str, Any]:
     """What summary.json holds (DESIGN 3.4): totals over the whole ledger, rates of this job alone."""
     totals = plan.ledger.totals(len(plan.card.classes))
-    quarantine = plan.ledger.quarantine_rows()
-    scored = totals.images - plan.skipped
+    reasons = Counter(
+        reason for rows in plan.ledger.quarantine_rows() for reason in rows["reason"].to_pylist()
+    )
+    scored = plan.ledger.committed
     pixels_per_image = totals.pixels / max(1, totals.images)
     slowest = max(STAGES, key=lambda stage: totals.seconds.get(stage, 0.0))
     return {
         "images_found": len(plan.listing.images),
         "images_scored": scored,
         "images_skipped": plan.skipped,
-        "images_quarantined": len(quarantine),
+        "images_quarantined": reasons.total(),
         "images_ignored": plan.listing.ignored,
-        "quarantine_reasons": dict(Counter(row["reason"] for row in quarantine)),
+        "quarantine_reasons": dict(reasons),
         "labelled": totals.labelled,
         "pixels": totals.pixels,
         "classes": plan.card.classes,

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from cluster.quiet import quiet_ray
 from seg.errors import RequestError
+
+_TOKEN = Path.home() / ".ray" / "auth_token"
 
 
 @dataclass(slots=True)
@@ -30,12 +33,12 @@ class Session:
             _start_own_ray()
             self.connected = True
 
-    def choose_workers(self, asked: int | None) -> int:
+    def choose_workers(self, asked: int | None, *, at_most: int | None = None) -> int:
         """Workers to run: as asked, else one a GPU, else $FRINGE_WORKERS, else 1; said on screen.
 
-        RequestError: more than there is room for.
+        at_most: workers that have work, where nothing was asked for. RequestError: there is no such room.
         """
-        workers = asked or self.gpus or _workers_from_environment()
+        workers = asked or min(self.gpus or _workers_from_environment(), at_most or self.cpus)
         room, kind = (self.gpus_possible, "GPUs") if self.gpus_possible else (self.cpus, "CPUs")
         if workers > room:
             raise RequestError(f"--workers {workers}: there are {room} {kind}; try --workers {room}")
@@ -50,34 +53,69 @@ def check_workers(workers: int | None, *, lowest: int) -> None:
 
 
 @contextmanager
-def compute_session() -> Iterator[Session]:
+def compute_session(*, use_ray: bool = True) -> Iterator[Session]:
     """What a job runs on, for the length of a block: RAY_ADDRESS, else a running cluster, else this machine.
 
     RAY_ADDRESS=local asks for this machine. On it Ray is not started before `Session.start`.
-    RequestError: RAY_ADDRESS names a cluster that does not answer.
+    use_ray: False where the job runs in this process (--workers 0). RequestError: RAY_ADDRESS names a cluster
+    that does not answer.
     """
     with quiet_ray():
         try:
-            yield _find_cluster() or _this_machine()
+            yield (_find_cluster() if use_ray else None) or _this_machine()
         finally:
             if ray := sys.modules.get("ray"):
                 ray.shutdown()
 
 
 def _find_cluster() -> Session | None:
-    address = os.environ.get("RAY_ADDRESS") or "auto"
-    if address == "local":
-        return None
-    import ray
+    """Connect to the cluster that RAY_ADDRESS or this machine's last `ray start` names, if there is one.
 
+    Not to any other Ray that runs here, as `ray.init` would: that may be another job's own, and end with it.
+    """
+    given = os.environ.get("RAY_ADDRESS")
+    if given == "local":
+        return None
+    if _token_exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # harmless where the cluster asks for none
+    import ray
+    from ray._private.utils import read_ray_address
+    from ray.exceptions import AuthenticationError
+
+    address = given or read_ray_address()
+    if address is None:
+        return None
+    if not _answers(address):
+        if given:
+            raise RequestError(
+                f"RAY_ADDRESS is {address} but nothing answers there; start the cluster, or unset it"
+            )
+        _say(f"no Ray at {address}, where one was started last; going on without it")
+        return None
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except ConnectionError as error:
-        if address == "auto":
-            return None
+    except (ConnectionError, AuthenticationError) as error:
         raise RequestError(
-            f"RAY_ADDRESS is {address} but no cluster answers there; start it, or unset RAY_ADDRESS"
+            f"the Ray cluster at {address} refused this job; put its token into ~/.ray/auth_token or "
+            "RAY_AUTH_TOKEN, or set RAY_ADDRESS=local to run without it"
         ) from error
+    return _describe_cluster()
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at host:port, as Ray itself would wait for minutes; ray:// is not tried."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return True
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _describe_cluster() -> Session:
+    import ray
     from ray._private.state import state
 
     resources = ray.cluster_resources()
@@ -108,13 +146,14 @@ def _start_own_ray() -> None:
 
 def _ensure_token() -> None:
     """Leave a token where Ray looks for one, readable by its owner alone."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    token = Path.home() / ".ray" / "auth_token"
-    if not token.is_file():
-        token.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+    if not _token_exists():
+        _TOKEN.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(_TOKEN, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
+
+
+def _token_exists() -> bool:
+    return any(os.environ.get(f"RAY_AUTH_TOKEN{kind}") for kind in ("", "_PATH")) or _TOKEN.is_file()
 
 
 def _workers_from_environment() -> int:

@@ -60,7 +60,9 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
 
     RequestError: data, recipe, folder or workers do not fit each other.
     """
-    workers = 0 if request.workers == 0 else session.choose_workers(request.workers)
+    workers = (
+        0 if request.workers == 0 else session.choose_workers(request.workers, at_most=request.recipe.batch)
+    )
     if request.recipe.batch < workers:
         raise RequestError(
             f"--workers {workers} share a batch of {request.recipe.batch}; try --batch {workers}"

@@ -58,7 +58,7 @@ def _score(args: Args) -> int:
     check_workers(args.workers, lowest=0)
     options = vars(args) | {"masks": args.masks == "png", "halo_px": args.halo}
     options.pop("halo")
-    with compute_session() as session:
+    with compute_session(use_ray=args.workers != 0) as session:
         summary = score(ScoreRequest(**options), session)
     write_report(summary.folder)
     print_figures("score", summary.values, summary.folder)

@@ -47,7 +47,7 @@ def _train(argv: Sequence[str] | None) -> int:
     from seg.data.default import default_data
 
     check_workers(args.workers, lowest=0)
-    with compute_session() as session:
+    with compute_session(use_ray=args.workers != 0) as session:
         args = parse(Args, argv, default_recipe(session.gpus_possible))
         request = TrainRequest(
             recipe=args.recipe,

@@ -16,8 +16,10 @@ def map_ahead(
     """Results of `function` in the items' order, while the pool is at most `ahead` items in front.
 
     Unlike Executor.map it submits nothing early, so that a million images hold the memory of `ahead`.
-    Whatever `function` raises comes out at its item's turn.
+    Whatever `function` raises comes out at its item's turn. ahead: 1 or more; ValueError: it is not.
     """
+    if ahead < 1:
+        raise ValueError(f"ahead is {ahead}, below 1: nothing would ever be submitted")
     source = iter(items)
     pending: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(source, ahead))
     while pending:

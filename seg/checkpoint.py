@@ -58,9 +58,12 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     missing or extra tensors, wrong shapes, weights that are not those that were saved.
     """
     tensors, card = read_model(path)
-    model = build(
-        card.architecture, backbone=card.backbone, num_classes=len(card.classes), channels=card.channels
-    )
+    try:
+        model = build(
+            card.architecture, backbone=card.backbone, num_classes=len(card.classes), channels=card.channels
+        )
+    except RequestError as error:
+        raise RequestError(f"model {path}: {error}") from None
     _check_tensors(path, tensors, model.state_dict())
     model.load_state_dict(tensors)
     return model.to(device).to(memory_format=torch.channels_last).eval(), card
@@ -80,7 +83,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
         ) from None
     if METADATA_KEY not in metadata:
         raise RequestError(f"model {path} has no metadata {METADATA_KEY!r}; give one that train wrote")
-    card = _parse_card(path, json.loads(metadata[METADATA_KEY]))
+    card = _parse_card(path, metadata[METADATA_KEY])
     if card.provenance.get("weights_sha256") != weights_sha256(tensors):
         raise RequestError(
             f"model {path}: provenance.weights_sha256 does not fit its weights; the file is damaged"
@@ -98,7 +101,11 @@ def weights_sha256(tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _parse_card(path: Path, values: dict[str, Any]) -> ModelCard:
+def _parse_card(path: Path, text: str) -> ModelCard:
+    try:
+        values = dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise RequestError(f"model {path}: its metadata {METADATA_KEY!r} is no JSON object") from None
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise RequestError(
@@ -117,7 +124,7 @@ def _parse_card(path: Path, values: dict[str, Any]) -> ModelCard:
                 "tiling": Tiling(**{name: _as_tuple(value) for name, value in values["tiling"].items()}),
             }
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, RequestError) as error:
         raise RequestError(
             f"model {path}: its metadata does not fit format {FORMAT_VERSION}: {error}"
         ) from None

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ def replacing(path: Path) -> Iterator[Path]:
     After a crash at any moment `path` holds the old content or the new, never a mixture.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    # not the process id: two containers that share the storage can have the same
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -41,7 +43,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write plain data as JSON, readable by people too; NaN becomes null (DESIGN 3.4)."""
+    """Write plain data as JSON, readable by people too; what is no number becomes null (DESIGN 3.4)."""
     write_bytes(path, (json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -51,9 +53,9 @@ def read_json(path: Path) -> Any:
 
 
 def without_nan(value: Any) -> Any:
-    """The same plain data with None where a float is NaN, since JSON has no NaN."""
+    """The same plain data with None where a float is NaN or infinite, since JSON has neither."""
     if isinstance(value, float):
-        return None if math.isnan(value) else value
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

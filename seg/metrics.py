@@ -14,9 +14,7 @@ def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int) -> Ten
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth is {tuple(truth.shape)} but prediction is {tuple(prediction.shape)}")
-    rows = (
-        num_classes + 1
-    )  # the last row takes the ignored pixels: boolean indexing would be 30x slower (CPU)
+    rows = num_classes + 1  # the last row takes the ignored pixels: boolean indexing is 30x slower (CPU)
     dtype = torch.uint8 if rows * num_classes <= 256 else torch.int32
     codes = truth.clamp(max=num_classes).to(dtype) * num_classes + prediction
     return torch.bincount(codes.flatten(), minlength=rows * num_classes).view(rows, -1)[:-1]

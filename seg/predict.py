@@ -46,7 +46,8 @@ class Predictor:
         Logits are interpolated in whole-image coordinates (bilinear, align_corners=False) before the argmax,
         so that no window's edge shows; the confidence is a mean over working pixels.
         """
-        image = torch.from_numpy(working).to(self.device)
+        # torch warns of read-only memory, which a pack's images are
+        image = torch.from_numpy(working if working.flags.writeable else working.copy()).to(self.device)
         image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
         small = (image.shape[-2], image.shape[-1])
         (crop_height, crop_width), halo = self.tiling.crop_px, self.tiling.halo_px

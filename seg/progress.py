@@ -8,6 +8,9 @@ from contextlib import contextmanager
 LINE_EVERY_S = 60.0
 """Seconds between two plain lines in a log."""
 
+QUICK_S = 2.0
+"""What takes less leaves no line in a log."""
+
 Advance = Callable[..., None]
 """`advance(steps=1, note="")`: so many more are done; the note stands at the line's end."""
 
@@ -43,7 +46,7 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
         task = bar.add_task(what, total=total, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:
-            bar.update(task, advance=steps, note=note)
+            bar.update(task, advance=steps, note=note or bar.tasks[task].fields["note"])
 
         yield advance
 
@@ -68,4 +71,5 @@ def _lines(what: str, total: int, line_every_s: float) -> Iterator[Advance]:
     try:
         yield advance
     finally:
-        say(time.monotonic())
+        if time.monotonic() - started >= QUICK_S:
+            say(time.monotonic())

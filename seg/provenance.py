@@ -24,11 +24,14 @@ def code_version() -> str:
         installed = version("fringe")
     except PackageNotFoundError:  # run from a bare checkout
         installed = "uninstalled"
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return f"{installed} {described.stdout.strip()}".strip()
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+    except OSError:  # no git on this machine: a finished epoch is worth more than its commit
+        described = ""
+    return f"{installed} {described.strip()}".strip()

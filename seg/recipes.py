@@ -1,8 +1,10 @@
 """Recipes: everything that decides a training's result, as frozen data; a field's text is its --help."""
 
+import re
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from math import inf
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -25,9 +27,9 @@ class Preprocessing:
     """Zero mean, unit variance: by each image's own statistics (any bit depth), or the training images'."""
 
     def __post_init__(self) -> None:
-        if self.shrink < 1:
+        if not 1 <= self.shrink < inf:
             raise RequestError(
-                f"recipe: preprocessing.shrink is {self.shrink}, below 1; try --preprocessing.shrink 1"
+                f"recipe: preprocessing.shrink is {self.shrink}, not 1 or more; try --preprocessing.shrink 1"
             )
 
 
@@ -90,8 +92,13 @@ class Optimizer:
     """How the rate moves over the run; one_cycle warms up over the first 30 % (arXiv:1708.07120)."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
+        if not 0 < self.lr < inf:
             raise RequestError(f"recipe: optimizer.lr is {self.lr}, not above 0; try --optimizer.lr 1e-3")
+        if not 0 <= self.weight_decay < inf:
+            raise RequestError(
+                f"recipe: optimizer.weight_decay is {self.weight_decay}, not 0 or more; "
+                "try --optimizer.weight-decay 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +141,14 @@ class Recipe:
             raise RequestError(
                 f"recipe: validation_share is {self.validation_share}, not between 0 and 1; try 0.2"
             )
+        if any(not 0 <= number <= 255 for pair in self.label_map for number in pair):
+            raise RequestError(f"recipe: label_map is {self.label_map}, but ids go from 0 to 255")
+        try:
+            re.compile(self.sequence)
+        except re.error as error:
+            raise RequestError(
+                f"recipe: sequence {self.sequence!r} is no regular expression: {error}"
+            ) from None
 
 
 def _check_positive(name: str, value: int) -> None:

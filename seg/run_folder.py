@@ -45,6 +45,8 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
             raise RequestError(
                 f"--out {folder} holds another run, with {_difference(found, wanted)}; give another --out"
             )
+    elif folder.exists() and not folder.is_dir():
+        raise RequestError(f"--out {folder} is a file; give an empty or a new folder")
     elif folder.is_dir() and any(folder.iterdir()):
         raise RequestError(f"--out {folder} holds other files and no run.json; give an empty or a new folder")
     else:

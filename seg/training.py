@@ -19,6 +19,7 @@ from seg.data.crops import CropSampler
 from seg.data.pack import Pack
 from seg.data.preprocess import Statistics
 from seg.data.training_data import TrainingData, open_packs
+from seg.errors import RequestError
 from seg.losses import build_loss, mean_loss
 from seg.metrics import confusion_matrix
 from seg.models.build import build
@@ -87,10 +88,14 @@ class Training:
         self.rank, self.world_size = _world()
         self.train_pack, self.validation_pack = open_packs(plan.data, recipe)
         fitted = recipe.preprocessing.normalisation == "fitted"
-        self.statistics = self.train_pack.pooled_statistics() if fitted else None
+        self.statistics = fit_statistics(self.train_pack, self.validation_pack) if fitted else None
         self.sampler = CropSampler(
             self.train_pack, recipe.crops, batch=recipe.batch, seed=plan.seed, fitted=self.statistics
         )
+        if self.sampler.batch < self.world_size:
+            raise RequestError(
+                f"{self.world_size} workers share a batch of {self.sampler.batch} crops; lower --workers"
+            )
         torch.manual_seed(plan.seed)
         self.model = build(
             recipe.model,
@@ -128,8 +133,9 @@ class Training:
             asked = time.perf_counter()
             batch = self.sampler.batch_at(epoch, step, rank=self.rank, world_size=self.world_size)
             waited += time.perf_counter() - asked
-            share_done = ((epoch - 1) * steps + step) / (self.recipe.epochs * steps)
-            rate = learning_rate(self.recipe.optimizer, share_done)
+            rate = learning_rate(
+                self.recipe.optimizer, (epoch - 1) * steps + step, self.recipe.epochs * steps
+            )
             loss = self._step(*batch.to_inputs(self.device), rate)
             total += loss
             if on_step is not None:
@@ -210,6 +216,18 @@ class Training:
         )
 
 
+def fit_statistics(train: Pack, validation: Pack) -> Statistics:
+    """Statistics of the training images' pixels. RequestError: a validation image has another bit depth."""
+    fitted = train.pooled_statistics()
+    for image in validation.images():
+        if image.statistics.bit_depth != fitted.bit_depth:
+            raise RequestError(
+                f"data: {image.name} has {image.statistics.bit_depth} bits, the training images "
+                f"{fitted.bit_depth}; use --preprocessing.normalisation per_image"
+            )
+    return fitted
+
+
 def count_confusion(
     predictor: Predictor, pack: Pack, indices: range, fitted: Statistics | None, num_classes: int
 ) -> Tensor:
@@ -236,18 +254,18 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimi
             )
 
 
-def learning_rate(settings: Optimizer, share_done: float) -> float:
-    """The rate of a step, a pure function of the share of the run's steps before it.
+def learning_rate(settings: Optimizer, step: int, steps: int) -> float:
+    """The rate of a step, counted from 0, of the run's `steps`: a pure function, so that it resumes.
 
     one_cycle: from lr / 25 up to lr over 30 % of the run, then down to lr / 250000, both along a half cosine
-    (Smith and Topin 2018, arXiv:1708.07120; the figures are those of torch's OneCycleLR).
+    (Smith and Topin 2018, arXiv:1708.07120; the same numbers as torch's OneCycleLR).
     """
     if settings.schedule == "constant":
         return settings.lr
-    start, end, warm_up = settings.lr / 25, settings.lr / 250_000, 0.3
-    if share_done < warm_up:
-        return _half_cosine(start, settings.lr, share_done / warm_up)
-    return _half_cosine(settings.lr, end, (share_done - warm_up) / (1 - warm_up))
+    start, end, peak, last = settings.lr / 25, settings.lr / 250_000, 0.3 * steps - 1, steps - 1
+    if step <= peak:
+        return _half_cosine(start, settings.lr, step / peak)
+    return _half_cosine(settings.lr, end, (step - peak) / (last - peak))
 
 
 def _half_cosine(begin: float, end: float, share: float) -> float:

@@ -46,8 +46,8 @@ class CropSampler:
         for image in pack.images():
             if image.mask.shape[0] < crops.size_px[0] or image.mask.shape[1] < crops.size_px[1]:
                 raise RequestError(
-                    f"recipe: crops.size_px is {crops.size_px} but {image.name} has {image.mask.shape} pixels at "
-                    "working size; lower --crops.size-px"
+                    f"recipe: crops.size_px is {crops.size_px} but {image.name} has {image.mask.shape} "
+                    "pixels at working size; lower --crops.size-px"
                 )
 
     @property

@@ -7,7 +7,6 @@ from pathlib import Path
 from seg.progress import progress
 
 FOLDER = Path("data/simulated")
-SEQUENCES, FRAMES, SIZE_PX = 4, 8, 3072
 
 
 def default_data() -> Path:
@@ -15,22 +14,11 @@ def default_data() -> Path:
     if given := os.environ.get("FRINGE_DATA"):
         print(f"data: {given} ($FRINGE_DATA)", file=sys.stderr)
         return Path(given)
-    from seg.data.simulate import simulate_archive
+    from seg.data.simulate import Simulation, simulate_archive
 
-    print(
-        f"data: {FOLDER}, {SEQUENCES} simulated sequences of {FRAMES} frames (no --data given)",
-        file=sys.stderr,
-    )
-    with progress("simulating", SEQUENCES * FRAMES) as advance:
-        simulate_archive(
-            FOLDER,
-            num_sequences=SEQUENCES,
-            num_frames=FRAMES,
-            size_px=SIZE_PX,
-            bits=8,
-            seed=0,
-            difficulty="standard",
-            workers=os.cpu_count() or 1,
-            advance=advance,
-        )
+    simulation = Simulation()
+    total = simulation.num_sequences * simulation.num_frames
+    print(f"data: {FOLDER}, {total} simulated frames (no --data given)", file=sys.stderr)
+    with progress("simulating", total) as advance:
+        simulate_archive(FOLDER, simulation, workers=len(os.sched_getaffinity(0)), advance=advance)
     return FOLDER

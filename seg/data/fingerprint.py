@@ -11,11 +11,13 @@ from seg.progress import progress
 
 def data_fingerprint(samples: Iterable[Sample], root: Path) -> str:
     """Sha256 in hexadecimal over sorted relative path + content hash of images and labels (DESIGN 3.3)."""
-    files = sorted({file for sample in samples for file in (sample.image, sample.label)})
+    given = {file for sample in samples for file in (sample.image, sample.label)}
+    files = sorted((file.relative_to(root).as_posix(), file) for file in given)
     total = hashlib.sha256()
     with ThreadPoolExecutor() as pool, progress("reading data", len(files)) as advance:
-        for file, digest in zip(files, pool.map(_file_sha256, files), strict=True):
-            total.update(f"{file.relative_to(root).as_posix()}\0{digest}\n".encode())
+        digests = pool.map(_file_sha256, (file for _, file in files))
+        for (name, _), digest in zip(files, digests, strict=True):
+            total.update(f"{name}\0{digest}\n".encode())
             advance()
     return total.hexdigest()
 

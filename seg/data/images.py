@@ -2,7 +2,11 @@
 
 import hashlib
 import io
+import math
 import os
+import struct
+import tokenize
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +28,15 @@ from seg.errors import (
 EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".npy"})
 MAX_PIXELS = 2**28
 """A header that announces more is refused before anything is allocated (16384 x 16384)."""
+MAX_SIDE_PX = 2**20
+"""The longest side that OpenCV decodes."""
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow only reads our headers; the limit above is ours, with our own message
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # a damaged TIFF is our error to raise
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we report damage ourselves, with the file
+
+PILLOW_ERRORS = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
+"""What Pillow raises on a damaged header; UnidentifiedImageError is an OSError."""
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 """[H, W] or, in RGB order, [H, W, 3]."""
@@ -62,15 +72,9 @@ def split_page(image: str) -> tuple[str, int | None]:
 def count_pages(path: Path) -> int:
     """Pages of a TIFF; 1 where the file cannot be read, since decoding will say so with its reason."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=("TIFF",)) as opened:
             return getattr(opened, "n_frames", 1)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # what Pillow raises on damaged directories
+    except PILLOW_ERRORS:
         return 1
 
 
@@ -96,28 +100,34 @@ def decode_image(data: bytes, page: int | None = None) -> Pixels:
 def _check_size(height: int, width: int) -> None:
     if height < 1 or width < 1:
         raise EmptyImage(f"the image is {width} x {height} pixels")
-    if height * width > MAX_PIXELS:
-        raise TooLargeImage(f"the header announces {width} x {height} pixels, over the limit of {MAX_PIXELS}")
+    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE_PX:
+        raise TooLargeImage(
+            f"the header announces {width} x {height} pixels, over the limit of {MAX_PIXELS} "
+            f"({MAX_SIDE_PX} a side)"
+        )
 
 
 def _check_header(data: bytes, page: int) -> None:
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "TIFF")) as opened:
             opened.seek(page)
             _check_size(opened.height, opened.width)
             if opened.format == "TIFF":
-                _check_strips(opened, len(data))
-    except UnidentifiedImageError:
-        raise UnreadableImage("the content is no PNG, BMP, TIFF, JPEG or NPY image") from None
+                _check_tiff(opened, len(data))
     except EOFError:
         raise UnreadableImage(f"the file has no page {page}") from None
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError) as error:  # Pillow's, on a damaged header
-        raise UnreadableImage(f"the header is damaged: {error}") from None
+    except UnidentifiedImageError:
+        raise _damage(data, "the content is no PNG, BMP, TIFF, JPEG or NPY image") from None
+    except PILLOW_ERRORS as error:
+        raise _damage(data, f"the header is damaged: {error}") from None
 
 
-def _check_strips(tiff: Image.Image, size: int) -> None:
-    """OpenCV says only that a TIFF is bad; where its strips or tiles end says whether it was cut short."""
+def _check_tiff(tiff: Image.Image, size: int) -> None:
+    """Refuse what OpenCV scales without a word, and find a file cut short, of which it says only 'bad'."""
     tags = tiff.tag_v2  # pyright: ignore[reportAttributeAccessIssue]  # on TiffImageFile
+    bits = tags.get(258, (1,))  # BitsPerSample
+    if not {1, 2, 4, 8, 16, 32, 64}.issuperset(bits):  # packed 12 bits would come back times 16
+        raise UnsupportedImage(f"the pixels are packed {bits[0]} bits, wanted 8 or 16; unpack them to 16")
     for offsets, counts in ((273, 279), (324, 325)):  # TIFF 6.0: StripOffsets and -ByteCounts; tiles the same
         ends = [
             start + length for start, length in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)
@@ -128,35 +138,55 @@ def _check_strips(tiff: Image.Image, size: int) -> None:
 
 def _decode_opencv(data: bytes, page: int | None) -> NDArray[np.generic]:
     buffer = np.frombuffer(data, np.uint8)
-    if page is None:
-        pixels = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
-    else:
-        decoded, pages = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
-        pixels = pages[0] if decoded and pages else None
+    try:
+        if page is None:
+            pixels = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
+        else:
+            decoded, pages = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
+            pixels = pages[0] if decoded and pages else None
+    except cv2.error:  # where Pillow and OpenCV read two sizes from one damaged header
+        pixels = None
     if pixels is None:
-        raise _damage(data)
+        raise _damage(data, "the image data is damaged")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 and pixels.shape[2] == 3 else pixels
 
 
-def _damage(data: bytes) -> ImageError:
+def _damage(data: bytes, detail: str) -> ImageError:
+    """The error for bytes that do not decode: cut short, where the format lets us tell, else `detail`."""
     cut_png = data.startswith(b"\x89PNG") and b"IEND" not in data[-16:]
+    cut_jpeg = data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-16:]
     cut_bmp = data.startswith(b"BM") and len(data) < int.from_bytes(data[2:6], "little")
-    if cut_png or cut_bmp:
+    if cut_png or cut_jpeg or cut_bmp or _is_cut_tiff(data):
         return TruncatedImage(f"the file ends after {len(data)} bytes, before its image does")
-    return UnreadableImage("the image data is damaged")
+    return UnreadableImage(detail)
+
+
+def _is_cut_tiff(data: bytes) -> bool:
+    """Whether a TIFF ends before its first directory does, or that one's values (TIFF 6.0, section 2)."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        return False
+    try:
+        (start,) = struct.unpack_from(f"{order}I", data, 4)
+        (entries,) = struct.unpack_from(f"{order}H", data, start)
+        fields = [struct.unpack_from(f"{order}HHII", data, start + 2 + 12 * k) for k in range(entries)]
+    except struct.error:
+        return True
+    sizes = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes of a value by its type, else 1
+    values = [(at, count * sizes.get(kind, 1)) for _, kind, count, at in fields]
+    return any(size > 4 and at + size > len(data) for at, size in values)
 
 
 def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
     # OpenCV, Pillow and torchvision return a full array for a JPEG damaged inside; simplejpeg raises
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(height, width)
+        _check_size(int(height), int(width))
         if colours == "Gray":
             return simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0]
         return simplejpeg.decode_jpeg(data, "RGB")
     except ValueError as error:
-        kind = TruncatedImage if "Premature end" in str(error) else UnreadableImage
-        raise kind(f"the JPEG is damaged: {error}") from None
+        raise _damage(data, f"the JPEG is damaged: {error}") from None
 
 
 def _decode_npy(data: bytes) -> NDArray[np.generic]:
@@ -164,16 +194,20 @@ def _decode_npy(data: bytes) -> NDArray[np.generic]:
     try:
         major, _ = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    except ValueError as error:
+        found, by_columns, dtype = read(file)
+    except (ValueError, tokenize.TokenError) as error:
         raise UnreadableImage(f"the NPY header is damaged: {error}") from None
-    if len(shape) < 2 or dtype.hasobject:
+    shape = tuple(int(side) for side in found)
+    if major > 3:
+        raise UnreadableImage(f"the NPY header is damaged: there is no format version {major}")
+    if len(shape) < 2 or shape[2:] not in ((), (1,), (3,)) or dtype.kind != "u":
         raise UnsupportedImage(f"the array is {dtype} of shape {shape}, wanted uint8 or uint16 [H, W(, 3)]")
-    _check_size(int(shape[0]), int(shape[1]))
-    wanted = file.tell() + int(np.prod(shape)) * dtype.itemsize
+    _check_size(shape[0], shape[1])
+    wanted = file.tell() + math.prod(shape) * dtype.itemsize
     if len(data) < wanted:
         raise TruncatedImage(f"the file has {len(data)} bytes, its header announces {wanted}")
-    return np.load(io.BytesIO(data), allow_pickle=False)
+    pixels = np.frombuffer(data, dtype, math.prod(shape), file.tell())
+    return pixels.reshape(shape, order="F" if by_columns else "C").astype(dtype.newbyteorder("="))
 
 
 def _check_kind(pixels: NDArray[np.generic]) -> Pixels:
@@ -185,6 +219,6 @@ def _check_kind(pixels: NDArray[np.generic]) -> Pixels:
         )
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels, np.uint8)
-    if pixels.dtype == np.uint16:  # equal too when the bytes of an NPY are big-endian
+    if pixels.dtype == np.uint16:
         return np.ascontiguousarray(pixels, np.uint16)
     raise UnsupportedImage(f"the pixels are {pixels.dtype}, wanted 8 or 16 bits without a sign")

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from math import inf, isfinite
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from seg.data.images import decode_image
+from seg.data.images import PILLOW_ERRORS, decode_image
 from seg.errors import ImageError, LabelMismatch
 
 IGNORE = 255
@@ -32,9 +33,7 @@ def decode_label(
         return _draw_boxes(_parse_yolo(data, path, size), size, num_classes, path)
     if path.suffix.lower() == ".json":
         return _draw_boxes(_parse_json(data, path), size, num_classes, path)
-    mask = _decode_ids(data, path)
-    if mask.shape != size:
-        raise LabelMismatch(f"label {path} is {_size(mask.shape)} but its image is {_size(size)}")
+    mask = _decode_ids(data, path, size)
     return _map_ids(mask, num_classes, label_map, path)
 
 
@@ -42,15 +41,20 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} x {shape[0]} pixels"
 
 
-def _decode_ids(data: bytes, path: Path) -> NDArray[np.uint8]:
+def _decode_ids(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data)) as opened:
+            if (opened.height, opened.width) != size:  # before anything is allocated
+                found = _size((opened.height, opened.width))
+                raise LabelMismatch(f"label {path} is {found} but its image is {_size(size)}")
             if opened.mode == "P":  # OpenCV would turn a palette's ids into its colours
                 return np.asarray(opened, np.uint8)
         mask = decode_image(data)
     except UnidentifiedImageError:
         raise LabelMismatch(f"label {path} is no image; a mask is a PNG of class ids") from None
-    except (ImageError, OSError, SyntaxError) as error:
+    except LabelMismatch:
+        raise
+    except (ImageError, *PILLOW_ERRORS) as error:
         raise LabelMismatch(f"label {path} cannot be read: {error}") from None
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise LabelMismatch(
@@ -61,9 +65,9 @@ def _decode_ids(data: bytes, path: Path) -> NDArray[np.uint8]:
 
 def _map_ids(mask: NDArray[np.uint8], num_classes: int, label_map: LabelMap, path: Path) -> NDArray[np.uint8]:
     table = np.arange(256, dtype=np.int16)
-    table[num_classes:IGNORE] = -1  # ids that nobody knows
     for stored, meant in label_map:
         table[stored] = meant
+    table[(table >= num_classes) & (table != IGNORE)] = -1  # ids that nobody knows, mapped or not
     mapped = cv2.LUT(mask, table)
     if mapped.min(initial=0) < 0:
         unknown = ", ".join(str(number) for number in np.unique(mask[mapped < 0])[:5])
@@ -86,9 +90,11 @@ def _parse_yolo(data: bytes, path: Path, size: tuple[int, int]) -> list[Box]:
             continue
         try:
             kind, x, y, w, h = (float(field) for field in line.split())
+            if not (kind.is_integer() and 0 <= x <= 1 and 0 <= y <= 1 and 0 <= w < inf and 0 <= h < inf):
+                raise ValueError
         except ValueError:
             raise LabelMismatch(
-                f"label {path}, line {number}: {line!r} is not 'class x y width height'"
+                f"label {path}, line {number}: {line!r} is not 'class x y width height', shares of the image"
             ) from None
         left, top = (x - w / 2) * width, (y - h / 2) * height
         boxes.append((int(kind) + 1, left, top, left + w * width, top + h * height))
@@ -98,13 +104,15 @@ def _parse_yolo(data: bytes, path: Path, size: tuple[int, int]) -> list[Box]:
 def _parse_json(data: bytes, path: Path) -> list[Box]:
     try:
         rows = [[float(value) for value in box] for box in json.loads(data)["boxes"]]
+        if not all(isfinite(value) for row in rows for value in row) or any(min(row[2:]) < 0 for row in rows):
+            raise ValueError("a box is not finite, or has a negative size")
         return [(1, x, y, x + w, y + h) for x, y, w, h in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise LabelMismatch(f'label {path} is not {{"boxes": [[x, y, w, h], ...]}}: {error}') from None
 
 
 def _draw_boxes(boxes: list[Box], size: tuple[int, int], num_classes: int, path: Path) -> NDArray[np.uint8]:
-    """Fill boxes in file order, so that later ones cover earlier ones; edges go to the nearest pixel border."""
+    """Fill boxes in file order: later ones cover earlier ones, edges go to the nearest pixel border."""
     mask = np.zeros(size, np.uint8)
     for kind, *edges in boxes:
         if not 0 < kind < num_classes:

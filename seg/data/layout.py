@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seg.data.images import split_page
-from seg.data.listing import list_images, sequence_of
+from seg.data.listing import list_images, refuse_unlisted, sequence_of
 from seg.errors import RequestError
+
+MAX_CLASSES = 255
+"""A mask has 8 bits, and its 255 is no class."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled image of a data set: its name (relative, with '/'), its two files, its sequence."""
+    """One labelled image of a data set: its name (relative, with '/'), its two files, its sequence.
+
+    The name of a page of a TIFF ends in '#' and the page; `image` is the file that holds it.
+    """
 
     name: str
     image: Path
@@ -42,7 +48,7 @@ def pair_labels(images: list[str], folder: Path) -> dict[str, str]:
         )
     there = {
         Path(place, name).relative_to(folder).as_posix()
-        for place, _, names in os.walk(folder)
+        for place, _, names in os.walk(folder, onerror=refuse_unlisted)
         for name in names
     }
     labels: dict[str, str] = {}
@@ -56,9 +62,10 @@ def pair_labels(images: list[str], folder: Path) -> dict[str, str]:
             labels[image] = candidates[0]
     for label, uses in Counter(labels.values()).items():
         if uses > 1:
-            sharing = " and ".join(image for image in labels if labels[image] == label)
+            sharing = [image for image in labels if labels[image] == label]
             raise RequestError(
-                f"labels {folder}: {label} fits {sharing}; name it after one, as {sharing.split()[0]}.png"
+                f"labels {folder}: {label} fits {' and '.join(sharing)}; "
+                f"name it after one, as {sharing[0]}.png"
             )
     return labels
 
@@ -70,12 +77,19 @@ def _label_names(image: str) -> list[str]:
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names of a classes.txt, one a line in id order. RequestError: an empty or repeated name."""
+    """Class names of a classes.txt, one a line in id order.
+
+    RequestError: an empty or repeated name, or more than ids below 255.
+    """
     names = tuple(file.read_text(encoding="utf-8").split("\n"))
     names = names[:-1] if names and not names[-1] else names
     names = tuple(name.strip() for name in names)
     if not names or "" in names or len(set(names)) < len(names):
         raise RequestError(f"{file}: class names must be there, one a line, and differ; found {names}")
+    if len(names) > MAX_CLASSES:
+        raise RequestError(
+            f"{file}: {len(names)} classes, but ids end at {MAX_CLASSES - 1} and 255 is ignored"
+        )
     return names
 
 
@@ -107,7 +121,7 @@ def open_plain(root: Path, sequence: str = "") -> DataSet:
     listed = list_images(images).images
     labels = pair_labels(listed, folder)
     samples = tuple(
-        Sample(name, images / name, folder / labels[name], sequence_of(name, sequence))
+        Sample(name, images / split_page(name)[0], folder / labels[name], sequence_of(name, sequence))
         for name in listed
         if name in labels
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from seg.data.images import EXTENSIONS, count_pages
+from seg.data.images import EXTENSIONS, count_pages, split_page
 from seg.errors import RequestError
 
 
@@ -30,7 +30,7 @@ def list_images(archive: Path, *, include: tuple[str, ...] = (), exclude: tuple[
     """List the images of an archive (DESIGN 3.1); the pages of a TIFF are 'a.tif#0', 'a.tif#1', ...
 
     include, exclude: shell patterns on the relative path; empty: everything, nothing.
-    RequestError: no such folder.
+    RequestError: no such folder, or one in it that cannot be listed.
     """
     if not archive.is_dir():
         raise RequestError(f"archive {archive} is no folder; give the folder that holds the images")
@@ -40,6 +40,7 @@ def list_images(archive: Path, *, include: tuple[str, ...] = (), exclude: tuple[
         name = path.relative_to(archive).as_posix()
         wanted = not include or any(fnmatch(name, pattern) for pattern in include)
         if not wanted or any(fnmatch(name, pattern) for pattern in exclude):
+            ignored[path.suffix.lower()] += 1
             continue
         pages = count_pages(path) if path.suffix.lower() in {".tif", ".tiff"} else 1
         images += [name] if pages == 1 else [f"{name}#{page}" for page in range(pages)]
@@ -49,7 +50,7 @@ def list_images(archive: Path, *, include: tuple[str, ...] = (), exclude: tuple[
 def _walk(archive: Path, ignored: Counter[str]) -> Iterator[Path]:
     """Image files under `archive`; everything else is counted in `ignored`."""
     root = archive.resolve()
-    for folder, folders, files in os.walk(archive):
+    for folder, folders, files in os.walk(archive, onerror=refuse_unlisted):
         visible = [name for name in folders if not name.startswith(".")]
         ignored["(link)"] += sum(Path(folder, name).is_symlink() for name in visible)
         folders[:] = visible
@@ -65,6 +66,11 @@ def _walk(archive: Path, ignored: Counter[str]) -> Iterator[Path]:
                 yield path
 
 
+def refuse_unlisted(error: OSError) -> None:
+    """What os.walk calls for a folder that it cannot list, and would else leave out without a word."""
+    raise RequestError(f"folder {error.filename} cannot be listed: {error.strerror}; mend its permissions")
+
+
 def sequence_of(image: str, pattern: str = "") -> str:
     """The sequence an image belongs to: its folder, or its file where it is a page of one.
 
@@ -77,5 +83,6 @@ def sequence_of(image: str, pattern: str = "") -> str:
             raise RequestError(
                 f"recipe: sequence {pattern!r} does not match {image}; mend the regular expression"
             )
-        return match[1] if match.groups() else match[0]
-    return image.rpartition("#")[0] if "#" in Path(image).name else Path(image).parent.as_posix()
+        return next(found for found in (*match.groups()[:1], match[0]) if found is not None)
+    file, page = split_page(image)
+    return Path(image).parent.as_posix() if page is None else file

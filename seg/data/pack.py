@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seg.ahead import map_ahead
-from seg.data.images import Pixels, decode_image, read_file
+from seg.data.images import Pixels, decode_image, read_file, split_page
 from seg.data.labels import LabelMap, decode_label
 from seg.data.layout import Sample
 from seg.data.preprocess import (
@@ -86,12 +86,17 @@ def ensure_pack(samples: tuple[Sample, ...], fingerprint: str, settings: PackSet
 
     Two processes may build the same pack at once: both write the same bytes, the later rename wins.
     """
-    identity = [FORMAT_VERSION, fingerprint, [sample.name for sample in samples], asdict(settings)]
+    identity = [FORMAT_VERSION, fingerprint, [_row_identity(sample) for sample in samples], asdict(settings)]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
     path = pack_folder() / f"{key}.arrow"
     if not _is_whole(path):
         _build_pack(path, samples, settings)
     return path
+
+
+def _row_identity(sample: Sample) -> tuple[str, str, str]:
+    """What a row depends on besides the content of files: among others, which label goes with which image."""
+    return sample.name, os.path.relpath(sample.label, sample.image.parent), sample.sequence
 
 
 def _is_whole(path: Path) -> bool:
@@ -121,7 +126,7 @@ def _build_pack(path: Path, samples: tuple[Sample, ...], settings: PackSettings)
 
 def _pack_row(sample: Sample, settings: PackSettings) -> dict[str, Any]:
     try:
-        image = decode_image(read_file(sample.image).data)
+        image = decode_image(read_file(sample.image).data, split_page(sample.name)[1])
         size = (image.shape[0], image.shape[1])
         label = sample.label.read_bytes()
         own_mask = decode_label(label, sample.label, size, settings.num_classes, settings.label_map)

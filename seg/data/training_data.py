@@ -24,8 +24,12 @@ class TrainingData:
 def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | None = None) -> TrainingData:
     """Find, split and fingerprint the data a recipe trains on; `limit`: the first images of each part.
 
-    RequestError: no such folder, not the recipe's layout, no labels, too few images.
+    RequestError: no such folder, not the recipe's layout, no labels, too few images, a seed below 0.
     """
+    if seed < 0:
+        raise RequestError(f"--seed is {seed}; give 0 or more")
+    if limit is not None and limit < 1:
+        raise RequestError(f"--limit is {limit}; give 1 or more, or leave it out")
     if not root.is_dir():
         raise RequestError(f"data {root} is no folder; give the one that holds the data set")
     if recipe.dataset not in DATASETS:

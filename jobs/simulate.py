@@ -1,0 +1,58 @@
+"""Simulate an archive: python jobs/simulate.py OUT --sequences N --frames N --size N [--difficulty hard]."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from jobs.outcome import run_job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Simulate holograms of cells in a channel, with masks and boxes; the same command resumes."""
+
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]
+    """Folder to write, in the plain layout: images/, masks/, boxes/, classes.txt."""
+    sequences: Annotated[int, arg(metavar="N")] = 4
+    """How many sequences; each has a background of its own."""
+    frames: Annotated[int, arg(metavar="N")] = 8
+    """Frames a sequence."""
+    size: Annotated[int, arg(metavar="N")] = 3072
+    """Side of a frame in pixels, 64 to 8192; a cell is 90 to 220 px across at any size."""
+    bits: Literal[8, 16] = 8
+    """Bits a pixel."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Another seed, another archive."""
+    difficulty: Literal["easy", "standard", "hard"] = "standard"
+    """Contrast, noise, dust, density and defocus."""
+    first_sequence: Annotated[int, arg(metavar="N")] = 0
+    """Number of the first sequence: 3 with --sequences 1 makes the fourth of four alone."""
+    workers: Annotated[int, arg(metavar="N")] = len(os.sched_getaffinity(0))
+    """Processes, by default one a core; at 3072 px each takes 1 GB."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job("simulate", lambda: _simulate(tyro.cli(Args, args=argv)))
+
+
+def _simulate(args: Args) -> int:
+    from seg.data.simulate import Simulation, simulate_archive  # here, so that --help loads no SciPy
+    from seg.progress import progress
+
+    same = {name: getattr(args, name) for name in ("bits", "seed", "difficulty", "first_sequence")}
+    plan = Simulation(num_sequences=args.sequences, num_frames=args.frames, size_px=args.size, **same)
+    with progress("simulating", args.sequences * args.frames) as advance:
+        num_made = simulate_archive(args.out, plan, workers=args.workers, advance=advance)
+    print(f"{args.out}: {args.sequences} x {args.frames} frames, {num_made} of them new")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Fixtures that several folders of tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+SHARED = Path(__file__).parents[1] / "../shared/data"
+
+WriteArchive = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Packs of a test stay in its own folder."""
+    monkeypatch.setenv("FRINGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real images; without it the test is skipped, visibly."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real images are not there: {SHARED}")
+    return SHARED.resolve()
+
+
+@pytest.fixture
+def write_archive(tmp_path: Path) -> WriteArchive:
+    """Writes a small archive in the plain layout: bright discs (class 1) on a dim noisy ground."""
+
+    def write(
+        name: str = "archive", *, sequences: int = 2, frames: int = 3, size: tuple[int, int] = (64, 96)
+    ) -> Path:
+        root = tmp_path / name
+        for sequence in range(sequences):
+            for frame in range(frames):
+                image, mask = draw_disc(size, np.random.default_rng([sequence, frame]))
+                for folder, pixels in (("images", image), ("masks", mask)):
+                    path = root / folder / f"s{sequence}" / f"{frame}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    cv2.imwrite(str(path), pixels)
+        (root / "classes.txt").write_text("background\ndisc\n")
+        return root
+
+    return write
+
+
+def draw_disc(
+    size: tuple[int, int], random: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """One image, uint8 [H, W], and its mask: a disc somewhere, one row of truth ignored."""
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    centre = random.uniform(0.3, 0.7, 2) * size
+    mask = (np.hypot(rows - centre[0], columns - centre[1]) < 0.25 * min(size)).astype(np.uint8)
+    image = np.where(mask == 1, 170, 80) + random.normal(0, 8, size)
+    mask[3] = 255
+    return image.clip(0, 255).astype(np.uint8), mask

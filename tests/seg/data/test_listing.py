@@ -1,0 +1,113 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from seg.data.listing import list_images, natural_key, sequence_of
+from seg.errors import RequestError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+@given(st.lists(st.integers(0, 10**6), unique=True), st.sampled_from(["", "frame-", "s1/a_"]))
+def test_digit_runs_sort_as_numbers(numbers: list[int], prefix: str) -> None:
+    names = [f"{prefix}{number}.png" for number in numbers]
+    assert sorted(names, key=natural_key) == [f"{prefix}{number}.png" for number in sorted(numbers)]
+
+
+@given(st.lists(st.text(alphabet="a0123/#é٣.-"), unique=True), st.randoms(use_true_random=False))
+def test_natural_order_is_one_order_whatever_the_names(names: list[str], random: "st.Random") -> None:
+    shuffled = list(names)
+    random.shuffle(shuffled)
+    assert sorted(shuffled, key=natural_key) == sorted(names, key=natural_key)
+
+
+def test_images_are_listed_by_extension_in_any_case_and_the_rest_is_counted(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        *("s2/10.PNG", "s2/9.png", "s10/a.Bmp", "a.JPEG", "b.jpg", "c.npy", "d.tiff"),
+        *("notes.txt", "s2/x.TXT", "README", ".hidden.png", ".cache/e.png", "s2/f.png.part"),
+    )
+    listing = list_images(tmp_path)
+    assert listing.images == ["a.JPEG", "b.jpg", "c.npy", "d.tiff", "s2/9.png", "s2/10.PNG", "s10/a.Bmp"]
+    assert listing.ignored == {"(hidden)": 1, "(none)": 1, ".part": 1, ".txt": 2}
+
+
+def test_what_include_and_exclude_leave_out_is_counted_too(tmp_path: Path) -> None:
+    touch(tmp_path, "s1/1.png", "s1/2.png", "s2/1.png", "s2/1.bmp")
+    listing = list_images(tmp_path, include=("s1/*", "*.bmp"), exclude=("*/2.png",))
+    assert listing.images == ["s1/1.png", "s2/1.bmp"]
+    assert listing.ignored == {".png": 2}
+
+
+def test_links_out_of_the_archive_are_ignored_and_counted(tmp_path: Path) -> None:
+    outside = touch(tmp_path / "outside", "x.png")
+    archive = touch(tmp_path / "archive", "s/a.png")
+    (archive / "inside.png").symlink_to(archive / "s/a.png")
+    (archive / "leaves.png").symlink_to(outside / "x.png")
+    (archive / "folder").symlink_to(outside)
+    listing = list_images(archive)
+    assert listing.images == ["inside.png", "s/a.png"]
+    assert listing.ignored == {"(link)": 2}
+
+
+def test_pages_of_a_tiff_are_images_in_page_order(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((2, 3), number, np.uint8)) for number in range(11)]
+    pages[0].save(tmp_path / "b.TIF", "TIFF", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "a.tif")
+    assert list_images(tmp_path).images == ["a.tif", *(f"b.TIF#{page}" for page in range(11))]
+
+
+@pytest.mark.parametrize("name", ["missing", "file.png"])
+def test_an_archive_that_is_no_folder_is_refused(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "file.png")
+    with pytest.raises(RequestError, match=f"archive .*{name} is no folder; give the folder"):
+        list_images(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "s1/a.png", "s2/a.png")
+    scandir = os.scandir
+
+    def scan(path: str) -> "os.ScandirIterator[str]":  # permissions do not stop root, who runs CI
+        if Path(path).name == "s2":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(RequestError, match="s2 cannot be listed: Permission denied; mend"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "pattern", "sequence"),
+    [
+        ("a/b/1.png", "", "a/b"),
+        ("1.png", "", "."),
+        ("a/b.tif#3", "", "a/b.tif"),
+        ("a/cell#3.png", "", "a"),  # no page: a name that holds '#'
+        ("run7/0001TP_12.png", r"(\w+)_\d+", "0001TP"),
+        ("run7/12.png", r"run\d", "run7"),
+        ("run7/12.png", r"(x)?run7", "run7"),
+    ],
+)
+def test_a_sequence_is_the_folder_the_file_of_pages_or_what_the_pattern_says(
+    image: str, pattern: str, sequence: str
+) -> None:
+    assert sequence_of(image, pattern) == sequence
+
+
+def test_a_pattern_that_does_not_match_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"sequence 'x\(\.\)' does not match a/1.png"):
+        sequence_of("a/1.png", "x(.)")

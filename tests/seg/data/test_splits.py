@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seg.data.layout import DataSet, Sample
+from seg.data.splits import split_samples
+from seg.errors import RequestError
+
+
+def make_data(
+    counts: list[int], given_split: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+) -> DataSet:
+    samples = tuple(
+        Sample(f"s{k}/{frame}.png", Path(f"i{k}/{frame}"), Path(f"m{k}/{frame}"), f"s{k}")
+        for k, count in enumerate(counts)
+        for frame in range(count)
+    )
+    return DataSet(Path("root"), ("a", "b"), samples, given_split)
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=12), st.floats(0.01, 0.99), st.integers(0, 2**40))
+def test_whole_sequences_are_held_out_and_nothing_is_lost(counts: list[int], share: float, seed: int) -> None:
+    data = make_data(counts)
+    split = split_samples(data, share, seed)
+    train, validation = ({sample.sequence for sample in part} for part in (split.train, split.validation))
+    assert train
+    assert validation
+    assert not train & validation
+    assert len(validation) == min(max(1, round(share * len(counts))), len(counts) - 1)
+    assert sorted((*split.train, *split.validation), key=data.samples.index) == list(data.samples)
+    assert list(split.train) == sorted(split.train, key=data.samples.index)  # in order
+    assert f"{len(validation)} of {len(counts)} sequences" in split.how
+    assert split == split_samples(data, share, seed)
+
+
+def test_the_seed_draws_the_sequences() -> None:
+    drawn = {split_samples(make_data([1] * 10), 0.1, seed).validation[0].sequence for seed in range(40)}
+    assert len(drawn) > 5
+
+
+@given(st.integers(3, 500), st.floats(0.01, 0.5))
+def test_one_sequence_validates_on_its_last_block_after_a_gap(total: int, share: float) -> None:
+    data = make_data([total])
+    split = split_samples(data, share, seed=0)
+    train, validation = len(split.train), len(split.validation)
+    assert split.train == data.samples[:train]
+    assert split.validation == data.samples[total - validation :]
+    assert validation == max(1, round(share * total))
+    assert total - train - validation == max(1, round(0.05 * total))
+    assert f"last {validation} images validate" in split.how
+
+
+@pytest.mark.parametrize("total", [1, 2])
+def test_too_few_images_are_refused(total: int) -> None:
+    with pytest.raises(RequestError, match=f"{total} labelled images are too few"):
+        split_samples(make_data([total]), 0.2, seed=0)
+
+
+def test_given_lists_win_over_sequences() -> None:
+    lists = (("s0/1.png", "s1/0.png"), ("s0/0.png",))
+    split = split_samples(make_data([2, 1], lists), 0.5, seed=0)
+    assert tuple(sample.name for sample in split.train) == lists[0]
+    assert tuple(sample.name for sample in split.validation) == lists[1]
+    assert split.how == "the data set's own lists"
+
+
+def test_an_empty_given_list_is_refused() -> None:
+    with pytest.raises(RequestError, match="1 images to train, 0 to validate"):
+        split_samples(make_data([1], (("s0/0.png",), ())), 0.5, seed=0)
+
+
+def test_a_limit_keeps_the_first_of_each_part() -> None:
+    split = split_samples(make_data([5, 5, 5]), 0.3, seed=0)
+    limited = split.limited(2)
+    assert limited.train == split.train[:2]
+    assert limited.validation == split.validation[:2]
+    assert split.limited(None) == split

@@ -1,0 +1,45 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def run_python(code: str) -> str:
+    """What a fresh interpreter prints; it fails with what that says."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+WALK = """
+import sys
+blocked = ["ray", "triton", "mlflow", "onnx", "openvino", "segmentation_models_pytorch"]
+sys.modules.update(dict.fromkeys(blocked))
+import importlib, json, pkgutil, seg
+names = [found.name for found in pkgutil.walk_packages(seg.__path__, "seg.")]
+for name in names:
+    importlib.import_module(name)
+print(json.dumps(names))
+"""
+
+
+def test_every_module_of_seg_imports_without_ray_and_extras() -> None:
+    names = json.loads(run_python(WALK))
+    assert {"seg.training", "seg.data.pack", "seg.models.icnet", "seg.plots"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("seg", ["torch", "numpy", "cv2", "tyro"]),
+        ("seg.errors", ["torch", "numpy", "cv2", "tyro"]),
+        ("seg.recipes", ["torch", "cv2", "matplotlib", "rich.progress"]),  # --help answers in under 1 s
+        ("seg.data.default", ["torch", "matplotlib"]),
+        ("seg.training", ["matplotlib", "pandas"]),
+        ("seg.checkpoint", ["matplotlib", "pyarrow"]),
+    ],
+)
+def test_a_module_loads_no_more_than_it_needs(module: str, absent: list[str]) -> None:
+    loaded = run_python(f"import sys, {module}; print(*(name for name in {absent} if name in sys.modules))")
+    assert loaded.split() == []

@@ -1,0 +1,80 @@
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from seg.metrics import confusion_matrix, dice, iou, mean_present, pixel_accuracy
+
+# 15 and 16: the last number of classes whose codes fit a uint8, and the first that does not
+CLASSES = [1, 2, 11, 15, 16, 19, 254, 255]
+
+
+@pytest.mark.parametrize("num_classes", CLASSES)
+@pytest.mark.parametrize("part", [1, 37, 64])
+def test_matrices_of_parts_add_up_to_the_whole(num_classes: int, part: int) -> None:
+    seeded = torch.Generator().manual_seed(0)
+    truth, prediction = torch.randint(num_classes, (2, 64, 48), generator=seeded, dtype=torch.uint8)
+    truth[:, ::7] = 255
+    parts = zip(truth.split(part), prediction.split(part), strict=True)
+    total = torch.stack([confusion_matrix(t, p, num_classes) for t, p in parts]).sum(0)
+    seen = Counter(zip(truth.flatten().tolist(), prediction.flatten().tolist(), strict=True))
+    assert total.dtype == torch.int64
+    assert total.tolist() == [[seen[t, p] for p in range(num_classes)] for t in range(num_classes)]  # exactly
+
+
+@pytest.mark.parametrize("num_classes", [2, 19])
+def test_the_extreme_ids_are_counted_where_they_belong(num_classes: int) -> None:
+    last = num_classes - 1
+    truth = torch.tensor([[0, last, 255, 255, last]], dtype=torch.uint8)
+    prediction = torch.tensor([[last, 0, 0, last, last]], dtype=torch.uint8)
+    matrix = confusion_matrix(truth, prediction, num_classes)
+    assert (matrix[0, last], matrix[last, 0], matrix[last, last], matrix.sum()) == (1, 1, 1, 3)
+
+
+def test_views_count_like_copies() -> None:
+    truth = torch.arange(60, dtype=torch.uint8).view(6, 10) % 3
+    turned = confusion_matrix(truth.T, truth.T.flip(0), 3)
+    assert torch.equal(turned, confusion_matrix(truth.T.contiguous(), truth.T.flip(0).contiguous(), 3))
+
+
+def test_nothing_to_count_gives_zeros_and_nan() -> None:
+    ignored = torch.full((4, 4), 255, dtype=torch.uint8)
+    matrix = confusion_matrix(ignored, torch.zeros_like(ignored), 3)
+    assert matrix.tolist() == [[0] * 3] * 3
+    assert np.isnan(iou(matrix.numpy())).all()
+    assert np.isnan(mean_present(iou(matrix.numpy())))
+    assert np.isnan(pixel_accuracy(matrix.numpy()))
+
+
+def test_shapes_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"truth is \(2, 3\) but prediction is \(3, 2\)"):
+        confusion_matrix(torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(3, 2, dtype=torch.uint8), 2)
+
+
+@given(arrays(np.int64, (4, 4), elements=st.sampled_from([0, 0, 1, 7, 10**12])))
+def test_ratios_are_those_of_exact_fractions(confusion: np.ndarray) -> None:
+    rows = confusion.tolist()
+    overlaps, dices = [], []
+    for c in range(4):
+        hits = rows[c][c]
+        missed = sum(rows[c]) - hits
+        invented = sum(row[c] for row in rows) - hits
+        whole = hits + missed + invented
+        overlaps.append(float(Fraction(hits, whole)) if whole else float("nan"))
+        dices.append(float(Fraction(2 * hits, 2 * hits + missed + invented)) if whole else float("nan"))
+    np.testing.assert_array_equal(iou(confusion), overlaps)  # one correctly rounded division each
+    np.testing.assert_array_equal(dice(confusion), dices)
+    total = sum(map(sum, rows))
+    trace = sum(rows[c][c] for c in range(4))
+    np.testing.assert_equal(pixel_accuracy(confusion), float(Fraction(trace, total)) if total else np.nan)
+
+
+def test_an_absent_class_is_left_out_of_the_mean() -> None:
+    confusion = np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
+    assert iou(confusion)[:2].tolist() == [3 / 4, 4 / 5]
+    assert mean_present(iou(confusion)) == pytest.approx((3 / 4 + 4 / 5) / 2)

@@ -1,0 +1,70 @@
+import io
+import sys
+
+import pytest
+
+from seg.progress import progress
+
+
+@pytest.fixture
+def nothing_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seg.progress.QUICK_S", 0)
+
+
+@pytest.mark.usefixtures("nothing_is_quick")
+def test_a_log_gets_plain_lines_now_and_then_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("scoring", 5, line_every_s=0) as advance:
+        advance(2, note="s1/a.png")
+        advance()
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.splitlines() == [
+        "scoring: 2/5 in 0 s  s1/a.png",
+        "scoring: 3/5 in 0 s  s1/a.png",
+        "scoring: 3/5 in 0 s  s1/a.png",
+    ]
+
+
+def test_what_is_quick_leaves_no_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("packing", 3) as advance:
+        advance()
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("nothing_is_quick")
+def test_a_work_of_less_than_a_minute_is_one_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("packing", 3) as advance:
+        for _ in range(3):
+            advance()
+    assert capsys.readouterr().err == "packing: 3/3 in 0 s\n"
+
+
+def fail_after_one(total: int) -> None:
+    with progress("packing", total) as advance:
+        advance()
+        raise KeyError
+
+
+@pytest.mark.usefixtures("nothing_is_quick")
+def test_an_error_still_says_how_far_it_came(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyError):
+        fail_after_one(3)
+    assert capsys.readouterr().err == "packing: 1/3 in 0 s\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_with_count_and_last_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress("scoring", 5) as advance:
+        advance(2, note="s1/a.png")
+        advance()
+    shown = terminal.getvalue().rsplit("scoring", 1)[1]
+    assert "3/5" in shown
+    assert "s1/a.png" in shown

@@ -1,0 +1,286 @@
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from seg.checkpoint import load_model
+from seg.data.pack import Pack
+from seg.data.training_data import open_training_data
+from seg.errors import RequestError
+from seg.predict import Predictor
+from seg.recipes import Crops, Optimizer, Preprocessing, Recipe, Tiling
+from seg.run_folder import read_run, run_identity, training_summary, write_history
+from seg.training import (
+    Training,
+    TrainingPlan,
+    build_optimizer,
+    count_confusion,
+    fit_statistics,
+    learning_rate,
+)
+from seg.training_state import state_file
+from tests.conftest import WriteArchive
+
+CPU = torch.device("cpu")
+TINY = Recipe(
+    name="tiny",
+    crops=Crops(size_px=(64, 64), per_image=3, flip_rows=True, on_object_share=0.5),
+    optimizer=Optimizer(lr=3e-3),
+    batch=4,
+    epochs=2,
+    precision="float32",
+    tiling=Tiling(crop_px=(64, 64), halo_px=16),
+)
+
+
+@pytest.fixture
+def make_plan(write_archive: WriteArchive, tmp_path: Path) -> Callable[..., TrainingPlan]:
+    root = write_archive(sequences=3, frames=2)
+
+    def make(folder: str = "run", **changes: Any) -> TrainingPlan:
+        recipe = replace(TINY, **changes)
+        data = open_training_data(root, recipe, seed=1)
+        return TrainingPlan(recipe=recipe, data=data, seed=1, folder=tmp_path / folder, parent="test")
+
+    return make
+
+
+MakePlan = Callable[..., TrainingPlan]
+TIMES = {"seconds", "crops_per_second", "wait_share"}
+
+
+def what_is_left(
+    folder: Path,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[dict[str, Any]], list[Any]]:
+    """All that a run leaves but its times: state, best weights, history, the best epoch."""
+    journal = read_run(folder)
+    assert journal is not None
+    history = [{name: row[name] for name in row if name not in TIMES} for row in journal.history]
+    best = [journal.best_epoch, journal.best_miou, journal.best_confusion]
+    return load_file(state_file(folder)), load_file(folder / "best.safetensors"), history, best
+
+
+@pytest.mark.parametrize(
+    ("precision", "optimizer"), [("float32", "adamw"), ("bf16", "adamw"), ("float32", "sgd")]
+)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    make_plan: MakePlan, precision: str, optimizer: str
+) -> None:
+    changes = {"precision": precision, "optimizer": Optimizer(name=optimizer, lr=3e-3)}  # type: ignore[arg-type]
+    whole, parts = make_plan("whole", **changes), make_plan("parts", **changes)
+    assert [result.epoch for result in Training(whole, CPU).epochs()] == [1, 2]
+    assert next(Training(parts, CPU).epochs()).epoch == 1  # and the process ends here
+    assert [result.epoch for result in Training(parts, CPU).epochs()] == [2]
+    assert not list(Training(parts, CPU).epochs())
+    expected, found = what_is_left(whole.folder), what_is_left(parts.folder)
+    for wanted, tensors in zip(expected[:2], found[:2], strict=True):
+        assert tensors.keys() == wanted.keys()
+        assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+    assert found[2:] == expected[2:]
+
+
+def test_the_loss_falls_and_the_model_file_scores_what_the_journal_says(make_plan: MakePlan) -> None:
+    plan = make_plan(epochs=6)
+    results = list(Training(plan, CPU).epochs())
+    assert results[-1].loss < results[0].loss / 2
+    journal = read_run(plan.folder)
+    assert journal is not None
+    assert journal.best_miou == max(result.miou for result in results) > 0.6
+    model, card = load_model(plan.folder / "best.safetensors")
+    training = Training(plan, CPU)
+    predictor = Predictor(model, card.tiling, batch=1, device=CPU)
+    pack = training.validation_pack
+    confusion = count_confusion(predictor, pack, range(len(pack)), card.statistics, len(card.classes))
+    assert confusion.tolist() == journal.best_confusion == card.validation["confusion"]
+    counted = sum(int((np.asarray(row.own_mask) != 255).sum()) for row in pack.images())
+    assert int(confusion.sum()) == counted
+    assert card.provenance["data_fingerprint"] == plan.data.fingerprint
+    assert (card.provenance["seed"], card.provenance["parent"]) == (1, "test")
+
+
+def test_the_folder_tells_the_run(make_plan: MakePlan) -> None:
+    plan = make_plan(epochs=1)
+    steps: list[tuple[int, int]] = []
+    list(Training(plan, CPU).epochs(lambda epoch, step, loss: steps.append((epoch, step))))
+    assert steps == [(1, 1), (1, 2), (1, 3)]
+    journal = read_run(plan.folder)
+    assert journal is not None
+    write_history(plan.folder, journal)
+    rows = list(csv.DictReader((plan.folder / "history.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1"]
+    assert (plan.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal)
+    assert summary["confusion"] == journal.best_confusion
+    assert summary["miou"] == journal.best_miou
+    assert set(summary["iou"]) == {"background", "disc"}
+    assert summary["epochs_run"] == summary["best_epoch"] == 1
+    assert Path(summary["model_file"]).is_file()
+
+
+def test_the_seed_decides_the_weights(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    one, same, other = (Training(replace(plan, seed=seed), CPU).model.state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["score.weight"], other["score.weight"])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 180])
+def test_one_cycle_is_torchs_schedule(steps: int) -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
+    for step in range(steps):
+        assert learning_rate(Optimizer(lr=3e-3), step, steps) == pytest.approx(
+            schedule.get_last_lr()[0], rel=1e-9, abs=1e-15
+        )
+        optimizer.step()
+        if step < steps - 1:
+            schedule.step()
+
+
+def test_a_constant_schedule_is_constant() -> None:
+    settings = Optimizer(lr=0.1, schedule="constant")
+    assert {learning_rate(settings, step, 9) for step in range(9)} == {0.1}
+
+
+def test_fitted_statistics_are_the_training_images_and_travel_in_the_model_file(make_plan: MakePlan) -> None:
+    plan = make_plan(preprocessing=Preprocessing(normalisation="fitted"), epochs=1)
+    training = Training(plan, CPU)
+    list(training.epochs())
+    pixels = np.concatenate([row.pixels.ravel() for row in training.train_pack.images()]).astype(np.float64)
+    _, card = load_model(plan.folder / "best.safetensors")
+    assert card.statistics is not None
+    assert card.statistics.mean[0] == pytest.approx(pixels.mean(), rel=1e-12)
+    assert card.statistics.std[0] == pytest.approx(pixels.std(), rel=1e-9)
+
+
+def test_fitted_statistics_refuse_validation_images_of_another_depth(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    sample = plan.data.split.validation[0]
+    from PIL import Image
+
+    Image.fromarray(np.asarray(Image.open(sample.image)).astype(np.uint16)).save(sample.image)
+    training = Training(replace(plan, data=replace(plan.data, fingerprint="changed")), CPU)
+    with pytest.raises(RequestError, match=f"{sample.name} has 16 bits, the training images 8"):
+        fit_statistics(training.train_pack, training.validation_pack)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"seed": -1}, "--seed is -1; give 0 or more"),
+        ({"limit": 0}, "--limit is 0; give 1 or more"),
+        ({"recipe": replace(TINY, dataset="plane")}, "unknown dataset 'plane'; did you mean plain"),
+    ],
+)
+def test_data_that_cannot_be_opened_as_asked_is_refused(
+    write_archive: WriteArchive, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(RequestError, match=text):
+        open_training_data(write_archive(), **({"recipe": TINY, "seed": 0} | changes))
+
+
+# two processes
+
+
+class PlainNet(nn.Module):
+    """A network without batch norm, whose step over ranks must be the step of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(images)))
+
+
+def make_uneven_batch() -> tuple[Tensor, Tensor]:
+    """Four crops; in the second rank's two nearly everything is ignored."""
+    seeded = torch.Generator().manual_seed(3)
+    images = torch.randn(4, 1, 32, 32, generator=seeded)
+    truth = torch.randint(2, (4, 32, 32), generator=seeded, dtype=torch.uint8)
+    truth[1, 3:] = truth[3, :, 1:] = 255
+    return images, truth
+
+
+def step_plain_net(training: Training) -> tuple[float, list[float]]:
+    """Loss of this rank's share of a step, and the weights after it."""
+    torch.manual_seed(7)
+    training.model = PlainNet()
+    training.network = training.model
+    if training.world_size > 1:
+        training.network = DistributedDataParallel(training.model)
+    training.optimizer = build_optimizer(training.model, Optimizer(name="sgd", lr=0.5))
+    images, truth = (part[training.rank :: training.world_size] for part in make_uneven_batch())
+    loss = training._step(images, truth, 0.5)
+    return float(loss), torch.cat([weight.flatten() for weight in training.model.parameters()]).tolist()
+
+
+def run_rank(rank: int, plan: TrainingPlan, meeting: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    training = Training(plan, CPU)
+    validated = training.validate().tolist()
+    loss, weights = step_plain_net(training)
+    trained = Training(replace(plan, folder=plan.folder.with_name("two")), CPU)
+    result = next(trained.epochs())
+    answer = {
+        "validated": validated,
+        "loss": loss,
+        "weights": weights,
+        "trained": [result.loss, result.confusion.tolist(), trained.validate().tolist()],
+    }
+    meeting.with_name(f"rank{rank}.json").write_text(json.dumps(answer))
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_agree_with_one(
+    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(epochs=1, loss="cross_entropy+dice", class_weights=(1.0, 4.0))
+    alone = Training(plan, CPU)
+    list(alone.epochs())
+    expected = alone.validate().tolist()
+    with torch.random.fork_rng():
+        loss, weights = step_plain_net(alone)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    torch.multiprocessing.spawn(run_rank, (plan, tmp_path / "meeting"), nprocs=2)
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    for rank in ranks:
+        assert rank["validated"] == expected  # every image once, whoever counts it
+        assert rank["weights"] == pytest.approx(weights, abs=1e-6)  # float32 sums in another order
+        assert rank["trained"][1] == rank["trained"][2]
+    assert ranks[0]["loss"] + ranks[1]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert ranks[0]["weights"] == ranks[1]["weights"]
+    assert ranks[0]["trained"] == ranks[1]["trained"]
+
+
+def test_a_pack_has_what_the_validation_of_each_rank_needs(make_plan: MakePlan) -> None:
+    training = Training(make_plan(), CPU)
+    assert isinstance(training.validation_pack, Pack)
+    assert all(row.own_mask is not None for row in training.validation_pack.images())
+    assert all(row.own_mask is None for row in training.train_pack.images())
+
+
+def test_an_identity_is_the_same_for_the_same_request(make_plan: MakePlan) -> None:
+    one, other = make_plan(), make_plan("elsewhere")
+    assert run_identity(one.recipe, one.data, 1) == run_identity(other.recipe, other.data, 1)

@@ -1,0 +1,95 @@
+"""Rules of the repository (STYLE 1 and 2) that a linter cannot judge."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("seg", "cluster", "jobs", "bench", "tests")
+FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+OURS = [path for path in FILES if path.relative_to(ROOT).parts[0] in ("seg", "cluster", "jobs")]
+REGISTRIES = {"seg/models/__init__.py", "seg/data/__init__.py"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def count_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_no_file_is_over_600_lines() -> None:
+    assert FILES
+    assert {name(path): count_lines(path) for path in FILES if count_lines(path) > 600} == {}
+
+
+def test_a_job_is_under_60_lines() -> None:
+    jobs = {path: count_lines(path) for path in (ROOT / "jobs").glob("*.py")}
+    assert {name(path): lines for path, lines in jobs.items() if lines >= 60} == {}
+
+
+def test_init_files_are_empty_save_for_the_registries() -> None:
+    found = {name(path) for path in FILES if path.name == "__init__.py" and path.read_text().strip()}
+    assert found <= REGISTRIES
+
+
+@pytest.mark.parametrize("registry", sorted(REGISTRIES))
+def test_a_registry_is_a_literal_dict(registry: str) -> None:
+    body = ast.parse((ROOT / registry).read_text()).body
+    kinds = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.Expr)
+    assert all(isinstance(node, kinds) for node in body)
+    values = [node.value for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    assert [type(value) for value in values] == [ast.Dict]
+
+
+def test_no_file_is_named_after_nothing() -> None:
+    vague = {"utils.py", "util.py", "common.py", "base.py", "helpers.py", "misc.py"}
+    assert [name(path) for path in FILES if path.name in vague] == []
+
+
+def list_undocumented(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    missing = [] if ast.get_docstring(tree) or not tree.body else [name(path)]
+    scopes: list[ast.Module | ast.ClassDef] = [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef))]
+    for scope in scopes:
+        for node in scope.body:
+            kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+            if isinstance(node, kinds) and not node.name.startswith("_") and not ast.get_docstring(node):
+                missing.append(f"{name(path)}: {node.name}")
+    return missing
+
+
+def test_every_module_class_and_public_function_says_what_it_is() -> None:
+    assert [missing for path in OURS for missing in list_undocumented(path)] == []
+
+
+def test_every_module_of_seg_has_its_tests_at_the_same_path() -> None:
+    tested_elsewhere = {
+        "seg/errors.py",  # where each error is raised
+        "seg/plots.py",  # with run_folder
+        "seg/provenance.py",  # with training
+        "seg/training_state.py",  # with training
+        "seg/data/training_data.py",  # with training
+        "seg/data/fingerprint.py",  # with pack
+        "seg/data/default.py",  # with the jobs
+        "seg/data/cells.py",  # with simulate
+        "seg/data/holograms.py",  # with simulate
+    }
+    modules = [path for path in OURS if name(path).startswith("seg/") and path.name != "__init__.py"]
+    missing = {
+        name(path)
+        for path in modules
+        if path.parent.name != "models"  # one parametrised file tests them all
+        and not (ROOT / "tests" / path.relative_to(ROOT).with_name(f"test_{path.name}")).is_file()
+    }
+    assert missing <= tested_elsewhere
+
+
+def test_the_lock_file_has_exact_versions_and_no_address() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pinned = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+_-]+( ; [^;]+)?")
+    assert len(lines) > 50
+    assert [line for line in lines if not pinned.fullmatch(line) or "://" in line] == []
