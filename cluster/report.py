@@ -149,13 +149,15 @@ class Report:
     error_legend: list[tuple[str, str]]
 
 
-def write_report(folder: Path) -> None:
+def write_report(folder: Path) -> Path:
     """Write report.html of a scores folder, from its run.json, summary.json, ledger, quarantine and masks.
 
     The same folder gives the same bytes. Memory is that of a part of the ledger, two floats an image and the
     images shown.
     """
-    write_bytes(folder / "report.html", render(gather(folder)).encode())
+    report = folder / "report.html"
+    write_bytes(report, render(gather(folder)).encode())
+    return report
 
 
 def render(report: Report) -> str:

@@ -7,11 +7,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+ENDINGS = {
+    "finished": "finished",
+    "interrupt": "stopped before the end, the same command goes on from here",
+    "deadline": "stopped at the deadline, the same command goes on from here",
+}
+
 
 def print_figures(job: str, summary: dict[str, Any], folder: Path) -> None:
     """Print IoU and Dice by class, then the totals, then how the job ended and where its results are."""
     console = Console(width=None, highlight=False, soft_wrap=True)
-    if "confusion" in summary:
+    if summary.get("labelled", 1) and "confusion" in summary:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("class")
         for heading in ("IoU", "Dice", "true pixels"):
@@ -21,7 +27,12 @@ def print_figures(job: str, summary: dict[str, Any], folder: Path) -> None:
             table.add_row(name, _ratio(summary["iou"][name]), _ratio(summary["dice"][name]), f"{pixels:,}")
         console.print(table)
         console.print(f"mIoU {_ratio(summary['miou'])}  pixel accuracy {_ratio(summary['pixel_accuracy'])}")
-    console.print(f"{job}: {summary['stopped_by']}; {folder}")
+    if "images_found" in summary:
+        console.print(
+            f"{summary['images_found']} images: {summary['images_scored']} scored now, "
+            f"{summary['images_skipped']} were in the ledger, {summary['images_quarantined']} in quarantine"
+        )
+    console.print(f"{job}: {ENDINGS[summary['stopped_by']]}; {folder}")
 
 
 def print_leaderboard(rows: list[dict[str, Any]], shown: int = 10) -> None:

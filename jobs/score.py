@@ -60,8 +60,9 @@ def _score(args: Args) -> int:
     options.pop("halo")
     with compute_session(use_ray=args.workers != 0) as session:
         summary = score(ScoreRequest(**options), session)
-    write_report(summary.folder)
+    report = write_report(summary.folder)
     print_figures("score", summary.values, summary.folder)
+    print(f"report: {report}")
     return summary.exit_code
 
 

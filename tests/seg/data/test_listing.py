@@ -24,6 +24,10 @@ def test_digit_runs_sort_as_numbers(numbers: list[int], prefix: str) -> None:
     assert sorted(names, key=natural_key) == [f"{prefix}{number}.png" for number in sorted(numbers)]
 
 
+def test_leading_zeros_do_not_count_as_digits() -> None:
+    assert sorted(["a010", "a9", "a0008", "a11"], key=natural_key) == ["a0008", "a9", "a010", "a11"]
+
+
 @given(st.lists(st.text(alphabet="a0123/#é٣.-"), unique=True), st.randoms(use_true_random=False))
 def test_natural_order_is_one_order_whatever_the_names(names: list[str], random: "st.Random") -> None:
     shuffled = list(names)
