@@ -22,7 +22,7 @@ from seg.checkpoint import load_model
 from seg.data.images import FileBytes, Pixels, decode_image, read_file, split_page
 from seg.data.labels import IGNORE, decode_label
 from seg.data.preprocess import Statistics, bit_depth, choose_statistics, preprocess
-from seg.errors import ImageError, UnreadableImage
+from seg.errors import ImageError, LabelMismatch, UnreadableImage
 from seg.files import replacing
 from seg.metrics import confusion_matrix
 from seg.predict import Predictor
@@ -114,7 +114,11 @@ class ImageScorer:
         if label is None or self.settings.labels is None:
             return None
         path = self.settings.labels / label
-        file = _read_file(path)
+        try:
+            file = read_file(path)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise LabelMismatch(f"label {path} cannot be read: {reason}") from None
         work.row |= {
             "label_path": label,
             "label_bytes": len(file.data),

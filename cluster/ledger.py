@@ -104,7 +104,8 @@ class Ledger:
         self.committed = 0
         """Images that this object has put into the ledger."""
         self._open: list[dict[str, Any]] = []
-        self._opened_at = time.monotonic()
+        self._open_name = ""
+        self._closed_at = time.monotonic()
 
     def finished_images(self) -> set[str]:
         """Every image in the ledger, by its path relative to the archive."""
@@ -130,18 +131,20 @@ class Ledger:
         return totals
 
     def add(self, outcomes: list[dict[str, Any]]) -> None:
-        """Gather rows of OUTCOME_SCHEMA; a full or old part is committed."""
+        """Gather rows of OUTCOME_SCHEMA; a full part, or one PART_S after the last, is committed."""
         if not self._open:
-            self._opened_at = time.monotonic()
+            self._open_name = f"{time.time_ns()}-{os.getpid()}.parquet"
         self._open += outcomes
-        if len(self._open) >= PART_ROWS or time.monotonic() - self._opened_at >= PART_S:
+        if len(self._open) >= PART_ROWS or time.monotonic() - self._closed_at >= PART_S:
             self.commit()
 
     def commit(self) -> None:
-        """Write the open part: quarantine first, the ledger's file last; each appears whole or not at all."""
+        """Write the open part: quarantine first, the ledger's file last; each appears whole or not at all.
+
+        Interrupted at any point (Ctrl-C) and called again, it writes the same files: no row is there twice.
+        """
         if not self._open:
             return
-        name = f"{time.time_ns()}-{os.getpid()}.parquet"
         scored = [row for row in self._open if row["reason"] is None]
         aside = [row for row in self._open if row["reason"] is not None]
         for folder, schema, rows in (
@@ -149,10 +152,10 @@ class Ledger:
             (self.ledger, LEDGER_SCHEMA, scored),
         ):
             if rows:
-                with replacing(folder / name) as temporary:
+                with replacing(folder / self._open_name) as temporary:
                     pq.write_table(pa.Table.from_pylist(rows, schema), temporary)
-        self.committed += len(scored)
-        self._open = []
+        self.committed, self._open = self.committed + len(scored), []
+        self._closed_at = time.monotonic()
 
 
 def _parts(folder: Path) -> list[Path]:

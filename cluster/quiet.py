@@ -26,15 +26,15 @@ def quiet_ray() -> Iterator[None]:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    log = Path(tempfile.gettempdir()) / f"fringe-native-{os.getpid()}.log"
+    native, log = tempfile.mkstemp(prefix=f"fringe-native-{os.getpid()}-", suffix=".log")
     screen = os.dup(2)
     python_stderr = sys.stderr
-    with log.open("ab") as file, os.fdopen(screen, "w", buffering=1) as stream:
+    with os.fdopen(native, "ab") as file, os.fdopen(screen, "w", buffering=1) as stream:
         sys.stderr = stream
         os.dup2(file.fileno(), 2)
         try:
             yield
-            log.unlink()
+            Path(log).unlink()
         finally:
             os.dup2(screen, 2)
             sys.stderr = python_stderr

@@ -15,8 +15,9 @@ from cluster.image_scorer import ImageScorer, ScorerSettings
 from cluster.ledger import Ledger
 from cluster.outcome import EXIT_CODES, QUARANTINED, StoppedBy
 from cluster.quiet import quiet_loggers
+from cluster.requests import ScoreRequest
 from cluster.session import Session
-from seg.checkpoint import ModelCard, read_model
+from seg.checkpoint import ModelCard, load_model
 from seg.data.layout import is_plain_layout, label_folder, pair_labels, read_classes
 from seg.data.listing import Listing, list_images
 from seg.errors import RequestError
@@ -30,27 +31,6 @@ MAX_BLOCK = 16
 """Images a block at most: its rows come out together, so it is also the commit's grain."""
 BLOCKS_PER_WORKER = 8
 """Blocks a worker at least, where there are enough images: the last ones then end together."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScoreRequest:
-    """What a user asked to be scored."""
-
-    archive: Path
-    model: Path
-    out: Path
-    labels: Path | None = None
-    masks: bool = True
-    workers: int | None = None
-    """0: in this process, without Ray; None: as many as there are GPUs."""
-    limit: int | None = None
-    halo_px: int | None = None
-    """None: as the model file says."""
-    batch: int = 4
-    precision: str = "float32"
-    threads: int = 1
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +69,9 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
 
     RequestError: archive, model, labels or folder do not fit each other; nothing is written then.
     """
-    workers = 0 if request.workers == 0 else session.choose_workers(request.workers)
+    workers = (
+        0 if request.workers == 0 else session.choose_workers(request.workers, threads=request.threads)
+    )
     plan = plan_scoring(request)
     started = time.perf_counter()
     stopped_by = StoppedBy.ERROR
@@ -104,14 +86,14 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
 
 def plan_scoring(request: ScoreRequest) -> ScorePlan:
     """Check a request against what is on disk, claim its folder, find what is left to do."""
+    _check_counts(request)
     archive, labels = _find_labels(request.archive.resolve(), request.labels)
     out = request.out.resolve()
-    if out.is_relative_to(archive):
+    if out.is_relative_to(request.archive.resolve()):
         raise RequestError(
             f"--out {out} lies inside the archive, so masks would become images; move it outside"
         )
-    tensors, card = read_model(request.model)
-    del tensors
+    _, card = load_model(request.model)  # whole, as the scorers will: a wrong tensor is refused here
     listing = list_images(archive, include=request.include, exclude=request.exclude)
     if not listing.images:
         seen = ", ".join(f"{count} {kind}" for kind, count in listing.ignored.items()) or "nothing"
@@ -122,7 +104,7 @@ def plan_scoring(request: ScoreRequest) -> ScorePlan:
     settings = ScorerSettings(
         archive=archive,
         labels=labels,
-        masks=out / "masks" if request.masks else None,
+        masks=out / "masks" if request.masks == "png" else None,
         model=request.model.resolve(),
         tiling=_tiling(card, request.halo_px),
         batch=request.batch,
@@ -144,6 +126,12 @@ def plan_scoring(request: ScoreRequest) -> ScorePlan:
         pending=[image for image in chosen if image not in done],
         skipped=sum(image in finished for image in chosen),
     )
+
+
+def _check_counts(request: ScoreRequest) -> None:
+    for name, count in (("limit", request.limit), ("batch", request.batch), ("threads", request.threads)):
+        if count is not None and count < 1:
+            raise RequestError(f"--{name} is {count}, below 1; try --{name} 1")
 
 
 def _find_labels(archive: Path, labels: Path | None) -> tuple[Path, Path | None]:
@@ -190,11 +178,11 @@ def _identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
 
 def _score_pending(plan: ScorePlan, workers: int, session: Session) -> StoppedBy:
     """Score the pending images; Ctrl-C keeps what has arrived."""
-    if workers:
-        session.start()
-    outcomes = _outcomes_from_ray(plan, workers, session) if workers else _outcomes_in_process(plan)
     tally = Tally(len(plan.card.classes))
     try:
+        if workers:
+            session.start()
+        outcomes = _outcomes_from_ray(plan, workers, session) if workers else _outcomes_in_process(plan)
         with progress("scoring", len(plan.pending)) as advance:
             for rows in outcomes:
                 plan.ledger.add(rows)

@@ -11,9 +11,11 @@ import torch
 
 from cluster.outcome import EXIT_CODES, StoppedBy
 from cluster.quiet import quiet_loggers
+from cluster.requests import SearchRequest
 from cluster.session import Session
 from cluster.watching import run_watched
 from seg.checkpoint import load_model, save_model
+from seg.data.default import default_data
 from seg.data.training_data import TrainingData, open_packs, open_training_data
 from seg.errors import RequestError
 from seg.files import read_json, without_nan, write_json
@@ -30,18 +32,6 @@ RATE_RANGE = 10.0
 """The learning rate is searched from a tenth of the recipe's to ten times it, by logarithm."""
 ASHA_REDUCTION = 3
 """Of the trials that reach a rung, the best third goes on (Li et al. 2020, arXiv:1810.05934)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SearchRequest:
-    """What a user asked to be searched."""
-
-    recipe: Recipe
-    data: Path
-    out: Path | None = None
-    trials: int = 16
-    limit: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +84,7 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     if request.trials < 1:
         raise RequestError(f"--trials is {request.trials}, below 1; try --trials 16")
     recipe = request.recipe
-    data = open_training_data(request.data, recipe, seed=request.seed, limit=request.limit)
+    data = open_training_data(request.data or default_data(), recipe, seed=request.seed, limit=request.limit)
     with torch.device("meta"):
         build(
             recipe.model,

@@ -3,10 +3,12 @@
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,23 +35,24 @@ class Session:
             _start_own_ray()
             self.connected = True
 
-    def choose_workers(self, asked: int | None, *, at_most: int | None = None) -> int:
+    def choose_workers(self, asked: int | None, *, at_most: int | None = None, threads: int = 1) -> int:
         """Workers to run: as asked, else one a GPU, else $FRINGE_WORKERS, else 1; said on screen.
 
-        at_most: workers that have work, where nothing was asked for. RequestError: there is no such room.
+        at_most: workers that have work, where nothing was asked for. threads: CPUs that each worker takes.
+        RequestError: there is no such room, for which Ray would wait without end.
         """
+        if asked is not None and asked < 1:
+            raise RequestError(f"--workers is {asked}, below 0; try --workers 1")
         workers = asked or min(self.gpus or _workers_from_environment(), at_most or self.cpus)
         room, kind = (self.gpus_possible, "GPUs") if self.gpus_possible else (self.cpus, "CPUs")
         if workers > room:
             raise RequestError(f"--workers {workers}: there are {room} {kind}; try --workers {room}")
+        if not self.gpus_possible and workers * threads > self.cpus:
+            raise RequestError(
+                f"--workers {workers} with {threads} threads each: there are {self.cpus} CPUs; try --threads 1"
+            )
         _say(f"{workers} worker{'s' if workers > 1 else ''}")
         return workers
-
-
-def check_workers(workers: int | None, *, lowest: int) -> None:
-    """RequestError where --workers is below what the job can run with."""
-    if workers is not None and workers < lowest:
-        raise RequestError(f"--workers is {workers}, below {lowest}; try --workers 1")
 
 
 @contextmanager
@@ -93,7 +96,7 @@ def _find_cluster() -> Session | None:
         _say(f"no Ray at {address}, where one was started last; going on without it")
         return None
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        _init_ray(address)
     except (ConnectionError, AuthenticationError) as error:
         raise RequestError(
             f"the Ray cluster at {address} refused this job; put its token into ~/.ray/auth_token or "
@@ -139,17 +142,33 @@ def _start_own_ray() -> None:
     """Ray listens on every interface whatever it is told, so ours demands a token."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     _ensure_token()
+    _init_ray("local")
+
+
+def _init_ray(address: str) -> None:
+    """ray.init, without the handlers of SIGTERM that it leaves behind: they exit with 1 or 15, not 4."""
     import ray
 
-    ray.init(address="local", logging_level=logging.ERROR, log_to_driver=False)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except SystemExit:  # what those handlers raise, where the signal comes while Ray starts
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _ensure_token() -> None:
-    """Leave a token where Ray looks for one, readable by its owner alone."""
-    if not _token_exists():
-        _TOKEN.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(_TOKEN, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+    """Leave a token where Ray looks for one, readable by its owner alone, whole or not at all."""
+    if _token_exists():
+        return
+    _TOKEN.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=_TOKEN.parent)  # mode 0600
+    with os.fdopen(handle, "w") as file:
+        file.write(secrets.token_hex(32))
+    with suppress(FileExistsError):  # another job was faster: its token is everybody's
+        os.link(temporary, _TOKEN)
+    Path(temporary).unlink()
 
 
 def _token_exists() -> bool:
@@ -158,7 +177,7 @@ def _token_exists() -> bool:
 
 def _workers_from_environment() -> int:
     text = os.environ.get("FRINGE_WORKERS", "1")
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise RequestError(f"FRINGE_WORKERS is {text!r}, not a number of workers; set it to 1, or unset it")
     return int(text)
 

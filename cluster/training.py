@@ -13,9 +13,11 @@ import torch
 
 from cluster.outcome import EXIT_CODES, StoppedBy
 from cluster.quiet import quiet_loggers
+from cluster.requests import TrainRequest
 from cluster.session import Session
 from cluster.training_progress import Board, BoardReader
 from cluster.watching import run_watched
+from seg.data.default import default_data
 from seg.data.training_data import open_packs, open_training_data
 from seg.errors import RequestError
 from seg.files import without_nan, write_json
@@ -27,19 +29,6 @@ from seg.training import Training, TrainingPlan
 
 RESTARTS = 3
 """Times a worker group is built again after a worker died."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainRequest:
-    """What a user asked to be trained."""
-
-    recipe: Recipe
-    data: Path
-    out: Path | None = None
-    workers: int | None = None
-    """0: in this process, without Ray; None: as many as there are GPUs."""
-    limit: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +70,9 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
 
 def plan_training(request: TrainRequest) -> TrainingPlan:
     """Open the data and claim the run's folder. RequestError: they or the recipe do not fit."""
-    data = open_training_data(request.data, request.recipe, seed=request.seed, limit=request.limit)
+    data = open_training_data(
+        request.data or default_data(), request.recipe, seed=request.seed, limit=request.limit
+    )
     _check_recipe(request.recipe, len(data.classes))
     identity = run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_name(identity)).resolve()

@@ -64,6 +64,7 @@ class BoardReader:
             return
         state = json.loads(file.read_text(encoding="utf-8"))
         miou = "" if state["miou"] is None else f"  mIoU {state['miou']:.3f}"
-        note = f"epoch {state['epoch']} step {state['step']}/{state['steps']}  loss {state['loss']:.4f}{miou}"
+        loss = "nan" if state["loss"] is None else f"{state['loss']:.4f}"  # a training that diverged
+        note = f"epoch {state['epoch']} step {state['step']}/{state['steps']}  loss {loss}{miou}"
         advance(state["epochs_done"] - self.shown, note)
         self.shown = state["epochs_done"]

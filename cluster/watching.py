@@ -25,7 +25,7 @@ def run_watched(
     def run() -> None:
         try:
             work()
-        except Exception as error:
+        except BaseException as error:  # a SystemExit too: what did not end well is not finished
             failures.append(error)
 
     thread = threading.Thread(target=run, daemon=True)

@@ -1,29 +1,52 @@
 """Command lines whose options are a recipe's fields, with the named recipe's values as defaults."""
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
-from seg.recipes import RECIPES, Recipe, find_recipe
+from cluster.requests import DataRequest
+from jobs.outcome import run_job
+from seg.recipes import RECIPES, find_recipe
+
+if TYPE_CHECKING:
+    from cluster.session import Session
 
 CPU_RECIPE, GPU_RECIPE = "interferogram-small", "interferogram-icnet"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeArgs:
+class RecipeArgs(DataRequest):
     """A recipe by name, and its fields as options."""
 
     recipe_name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = None
     """interferogram-icnet where the cluster has a GPU, else interferogram-small; --list names them all."""
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")] = field(default_factory=lambda: RECIPES[CPU_RECIPE])
     list: bool = False
     """Print the recipes, a line each, and exit."""
 
 
 Args = TypeVar("Args", bound=RecipeArgs)
+
+
+def run_recipe_job(
+    name: str, kind: type[Args], argv: Sequence[str] | None, job: Callable[[Args, "Session"], int]
+) -> int:
+    """Parse a recipe's options, find what to run on, run `job` with both; returns the exit code."""
+    return run_job(name, lambda: _run(kind, argv, job))
+
+
+def _run(kind: type[Args], argv: Sequence[str] | None, job: Callable[[Args, "Session"], int]) -> int:
+    args = parse(kind, argv)
+    if args.list:
+        print_recipes()
+        return 0
+    from cluster.session import compute_session  # here, so that --help loads no torch and no ray
+
+    with compute_session(use_ray=getattr(args, "workers", None) != 0) as session:
+        default = GPU_RECIPE if session.gpus_possible else CPU_RECIPE
+        return job(parse(kind, argv, default), session)
 
 
 def parse(kind: type[Args], argv: Sequence[str] | None, default_recipe: str = CPU_RECIPE) -> Args:
@@ -40,11 +63,6 @@ def parse(kind: type[Args], argv: Sequence[str] | None, default_recipe: str = CP
 def _parse(kind: type[Args], argv: list[str], recipe: str) -> Args:
     options = tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff
     return tyro.cli(kind, args=argv, default=kind(recipe=find_recipe(recipe)), config=options)
-
-
-def default_recipe(gpus: int) -> str:
-    """The recipe that a command without one trains, on a cluster that has or can start so many GPUs."""
-    return GPU_RECIPE if gpus else CPU_RECIPE
 
 
 def print_recipes() -> None:
