@@ -1,4 +1,4 @@
-"""One image a row, read, predicted and counted where its logits are; only small rows leave (DESIGN 4)."""
+"""One image a row, read, predicted and counted where its logits are; only small rows leave."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Which images are scored, and which were set aside, in parts that are whole or absent (DESIGN 3.4)."""
+"""Which images are scored, and which were set aside, in parts that are whole or absent (docs/formats.md)."""
 
 import os
 import time

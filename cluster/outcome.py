@@ -1,4 +1,4 @@
-"""How a job ends, in the words of summary.json and in its exit code (DESIGN 3.5)."""
+"""How a job ends, in the words of summary.json and in its exit code (docs/formats.md)."""
 
 from enum import StrEnum
 

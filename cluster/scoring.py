@@ -59,7 +59,7 @@ class ScoreSummary:
 
     @property
     def exit_code(self) -> int:
-        """See DESIGN 3.5: 3 where the quarantine is not empty, unless the job did not finish."""
+        """See docs/formats.md: 3 where the quarantine is not empty, unless the job did not finish."""
         code = EXIT_CODES[self.values["stopped_by"]]
         return QUARANTINED if code == 0 and self.values["images_quarantined"] else code
 
@@ -69,9 +69,7 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
 
     RequestError: archive, model, labels or folder do not fit each other; nothing is written then.
     """
-    workers = (
-        0 if request.workers == 0 else session.choose_workers(request.workers, threads=request.threads)
-    )
+    workers = 0 if request.workers == 0 else session.choose_workers(request.workers, threads=request.threads)
     plan = plan_scoring(request)
     started = time.perf_counter()
     stopped_by = StoppedBy.ERROR
@@ -156,7 +154,7 @@ def _tiling(card: ModelCard, halo_px: int | None) -> Tiling:
 
 
 def _identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
-    """What makes a scoring this scoring (DESIGN 3.4); not its workers or limits."""
+    """What makes a scoring this scoring (docs/formats.md); not its workers or limits."""
     return {
         "archive": str(settings.archive),
         "labels": settings.labels and str(settings.labels),
@@ -258,7 +256,7 @@ STAGES = {"read": "storage", "decode": "decode", "model": "model", "write": "wri
 
 
 def summarise(plan: ScorePlan, stopped_by: StoppedBy, seconds: float) -> dict[str, Any]:
-    """What summary.json holds (DESIGN 3.4): totals over the whole ledger, rates of this job alone."""
+    """What summary.json holds (docs/formats.md): totals over the whole ledger, rates of this job alone."""
     totals = plan.ledger.totals(len(plan.card.classes))
     reasons = Counter(
         reason for rows in plan.ledger.quarantine_rows() for reason in rows["reason"].to_pylist()

@@ -13,15 +13,14 @@ from cluster.outcome import EXIT_CODES, StoppedBy
 from cluster.quiet import quiet_loggers
 from cluster.requests import SearchRequest
 from cluster.session import Session
+from cluster.training import check_packs, check_recipe
 from cluster.watching import run_watched
 from seg.checkpoint import load_model, save_model
 from seg.data.default import default_data
 from seg.data.training_data import TrainingData, open_packs, open_training_data
 from seg.errors import RequestError
 from seg.files import read_json, without_nan, write_json
-from seg.losses import build_loss
 from seg.models import MODELS
-from seg.models.build import build
 from seg.predict import Predictor
 from seg.recipes import Recipe
 from seg.run_folder import claim_folder, run_identity, run_name, score_figures
@@ -56,7 +55,7 @@ class SearchSummary:
 
     @property
     def exit_code(self) -> int:
-        """See DESIGN 3.5."""
+        """See docs/formats.md."""
         return EXIT_CODES[self.values["stopped_by"]]
 
 
@@ -66,17 +65,21 @@ def search(request: SearchRequest, session: Session) -> SearchSummary:
     RequestError: data, recipe or folder do not fit each other.
     """
     plan = plan_search(request)
+    if finished := _read_finished(plan):
+        return finished
     started = time.perf_counter()
-    stopped_by = StoppedBy.FINISHED
-    if not _is_finished(plan):
-        session.start()
-        stopped_by = _run_trials(plan, session)
+    session.start()
+    stopped_by = _run_trials(plan, session)
     return _conclude(plan, stopped_by, time.perf_counter() - started)
 
 
-def _is_finished(plan: SearchPlan) -> bool:
-    summary = plan.folder / "summary.json"
-    return summary.is_file() and read_json(summary)["stopped_by"] == StoppedBy.FINISHED
+def _read_finished(plan: SearchPlan) -> SearchSummary | None:
+    """The summary that a finished search left; None where trials are left."""
+    file = plan.folder / "summary.json"
+    summary = read_json(file) if file.is_file() else {}
+    if summary.get("stopped_by") != StoppedBy.FINISHED:
+        return None
+    return SearchSummary(plan.folder, summary, _leaderboard(plan))
 
 
 def plan_search(request: SearchRequest) -> SearchPlan:
@@ -85,18 +88,11 @@ def plan_search(request: SearchRequest) -> SearchPlan:
         raise RequestError(f"--trials is {request.trials}, below 1; try --trials 16")
     recipe = request.recipe
     data = open_training_data(request.data or default_data(), recipe, seed=request.seed, limit=request.limit)
-    with torch.device("meta"):
-        build(
-            recipe.model,
-            backbone=recipe.backbone,
-            num_classes=len(data.classes),
-            channels=recipe.preprocessing.channels,
-        )
-    for loss in {recipe.loss, *LOSSES}:
-        build_loss(loss, recipe.class_weights or None)
+    for loss in sorted({recipe.loss, *LOSSES}):
+        check_recipe(replace(recipe, loss=loss), len(data.classes))
     identity = run_identity(recipe, data, request.seed) | {"trials": request.trials}
     folder = (request.out or Path("search") / run_name(identity)).resolve()
-    open_packs(data, recipe)
+    check_packs(data, recipe)
     claim_folder(folder, identity)
     return SearchPlan(
         recipe=recipe,
@@ -119,7 +115,7 @@ def apply_trial(recipe: Recipe, params: dict[str, Any]) -> Recipe:
 
 
 def default_params(plan: SearchPlan) -> dict[str, Any]:
-    """The recipe's own point, which is tried first: a search never does worse than not searching."""
+    """The recipe's own point, which is tried first: a search begins with not searching."""
     recipe = plan.recipe
     return {"lr": recipe.optimizer.lr, "loss": recipe.loss, "backbone": recipe.backbone or plan.backbones[0]}
 
@@ -212,13 +208,13 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
     """Write leaderboard and summary; of a search that finished also the winner's model file."""
     from cluster.trials import read_trials, write_leaderboard
 
-    trials = read_trials(plan.folder / "trials")
-    rows = [trial.row(plan.recipe.epochs) for trial in trials]
+    trials, rows = read_trials(plan.folder / "trials"), _leaderboard(plan)
     write_leaderboard(plan.folder / "leaderboard.csv", rows)
     statuses = [row["status"] for row in rows]
     best = next((row for row in rows if row["miou"] is not None), None)
     if best is None and stopped_by is StoppedBy.FINISHED:
-        raise RuntimeError(f"no trial finished an epoch; the first failed with: {rows[0]['error']}")
+        causes = [row["error"] for row in rows] or ["none began"]
+        raise RuntimeError(f"no trial finished an epoch; the first: {causes[0]}")
     summary: dict[str, Any] = {
         "recipe": plan.recipe.name,
         "trials": plan.trials,
@@ -235,6 +231,12 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
         summary |= {"model_file": str(winner), "classes": plan.data.classes, **figures}
     write_json(plan.folder / "summary.json", summary)
     return SearchSummary(plan.folder, summary, rows)
+
+
+def _leaderboard(plan: SearchPlan) -> list[dict[str, Any]]:
+    from cluster.trials import read_trials
+
+    return [trial.row(plan.recipe.epochs) for trial in read_trials(plan.folder / "trials")]
 
 
 def _evaluate_winner(plan: SearchPlan, trial_model: Path, winner: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Session:
             raise RequestError(f"--workers {workers}: there are {room} {kind}; try --workers {room}")
         if not self.gpus_possible and workers * threads > self.cpus:
             raise RequestError(
-                f"--workers {workers} with {threads} threads each: there are {self.cpus} CPUs; try --threads 1"
+                f"--workers {workers} of {threads} threads each: there are {self.cpus} CPUs; try --threads 1"
             )
         _say(f"{workers} worker{'s' if workers > 1 else ''}")
         return workers
@@ -79,9 +79,7 @@ def _find_cluster() -> Session | None:
     given = os.environ.get("RAY_ADDRESS")
     if given == "local":
         return None
-    if _token_exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # harmless where the cluster asks for none
-    import ray
+    _demand_token()  # harmless where the cluster asks for none
     from ray._private.utils import read_ray_address
     from ray.exceptions import AuthenticationError
 
@@ -140,9 +138,14 @@ def _this_machine() -> Session:
 
 def _start_own_ray() -> None:
     """Ray listens on every interface whatever it is told, so ours demands a token."""
+    _demand_token()
+    _init_ray("local")
+
+
+def _demand_token() -> None:
+    """Before `import ray`, which reads the mode once: set later, our own Ray would refuse ourselves."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     _ensure_token()
-    _init_ray("local")
 
 
 def _init_ray(address: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +18,17 @@ from cluster.requests import TrainRequest
 from cluster.session import Session
 from cluster.training_progress import Board, BoardReader
 from cluster.watching import run_watched
+from seg.data.crops import CropSampler
 from seg.data.default import default_data
-from seg.data.training_data import open_packs, open_training_data
+from seg.data.labels import IGNORE
+from seg.data.training_data import TrainingData, open_packs, open_training_data
 from seg.errors import RequestError
 from seg.files import without_nan, write_json
 from seg.losses import build_loss
 from seg.models.build import build
 from seg.recipes import Recipe
 from seg.run_folder import claim_folder, read_run, run_identity, run_name, training_summary, write_history
-from seg.training import Training, TrainingPlan
+from seg.training import Training, TrainingPlan, fit_statistics
 
 RESTARTS = 3
 """Times a worker group is built again after a worker died."""
@@ -40,7 +43,7 @@ class TrainSummary:
 
     @property
     def exit_code(self) -> int:
-        """See DESIGN 3.5."""
+        """See docs/formats.md."""
         return EXIT_CODES[self.values["stopped_by"]]
 
 
@@ -73,17 +76,19 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     data = open_training_data(
         request.data or default_data(), request.recipe, seed=request.seed, limit=request.limit
     )
-    _check_recipe(request.recipe, len(data.classes))
+    check_recipe(request.recipe, len(data.classes))
+    counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
+    print(f"data {data.root}: {counts}; {data.split.how}", file=sys.stderr, flush=True)
     identity = run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_name(identity)).resolve()
-    open_packs(data, request.recipe)  # before the claim: a bad image or label is refused with nothing written
+    check_packs(data, request.recipe)  # before the claim: bad data is refused with nothing written
     claim_folder(folder, identity)
     return TrainingPlan(
         recipe=request.recipe, data=data, seed=request.seed, folder=folder, parent=folder.name
     )
 
 
-def _check_recipe(recipe: Recipe, num_classes: int) -> None:
+def check_recipe(recipe: Recipe, num_classes: int) -> None:
     """Refuse at once what the workers would only find out after a minute of starting."""
     channels = recipe.preprocessing.channels
     with torch.device("meta"):
@@ -93,6 +98,18 @@ def _check_recipe(recipe: Recipe, num_classes: int) -> None:
         raise RequestError(
             f"recipe: class_weights has {len(recipe.class_weights)} values, the data {num_classes} classes; "
             "give one for each, or none"
+        )
+
+
+def check_packs(data: TrainingData, recipe: Recipe) -> None:
+    """Build the packs, then try what the workers will. RequestError: a bad image or label, or no truth."""
+    train, validation = open_packs(data, recipe)
+    fitted = fit_statistics(train, validation) if recipe.preprocessing.normalisation == "fitted" else None
+    CropSampler(train, recipe.crops, batch=recipe.batch, seed=0, fitted=fitted)
+    if not any((image.own_mask != IGNORE).any() for image in validation.images()):
+        raise RequestError(
+            f"data {data.root}: every pixel of the {len(validation)} validation images is ignored, so that "
+            "no epoch could be judged; label some, or use another --seed"
         )
 
 
@@ -110,6 +127,7 @@ def _summarise(plan: TrainingPlan, workers: int, stopped_by: StoppedBy) -> dict[
     ending = {"workers": workers, "stopped_by": stopped_by}
     if journal is None:
         return {"recipe": plan.recipe.name, "epochs_run": 0} | ending
+    write_history(plan.folder, journal)  # killed after its last epoch was saved, a run may lack its line
     summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal) | ending
     write_json(plan.folder / "summary.json", summary)
     return summary

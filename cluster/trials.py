@@ -39,7 +39,7 @@ class TrialRecord:
         """The trial's line in leaderboard.csv."""
         return {
             "trial": self.name,
-            "miou": self.journal.best_miou if self.journal.epochs_done else None,
+            "miou": self.journal.best_miou if self.journal.best_epoch else None,
             "best_epoch": self.journal.best_epoch,
             "epochs": self.journal.epochs_done,
             "status": self.status(epochs),

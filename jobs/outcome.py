@@ -1,4 +1,4 @@
-"""Exit codes of every job (DESIGN 3.5), and the one place where an error becomes a line on the screen."""
+"""Exit codes of every job, and the one place where an error becomes a line on the screen."""
 
 import signal
 import sys

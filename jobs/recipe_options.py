@@ -66,7 +66,7 @@ def _parse(kind: type[Args], argv: list[str], recipe: str) -> Args:
 
 
 def print_recipes() -> None:
-    """One line a recipe: name first, tab-separated, never wrapped (DESIGN 3.7)."""
+    """One line a recipe: name first, tab-separated, never wrapped (docs/formats.md)."""
     for recipe in RECIPES.values():
         backbone = f" on {recipe.backbone}" if recipe.backbone else ""
         print(recipe.name, f"{recipe.model}{backbone}", recipe.dataset, recipe.loss, sep="\t")

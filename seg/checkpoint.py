@@ -1,4 +1,4 @@
-"""The model file: weights and everything needed to use them, in one .safetensors (DESIGN 3.3)."""
+"""The model file: weights and everything needed to use them, in one .safetensors (docs/formats.md)."""
 
 import hashlib
 import json

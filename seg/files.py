@@ -43,7 +43,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write plain data as JSON, readable by people too; what is no number becomes null (DESIGN 3.4)."""
+    """Write plain data as JSON, readable by people too; what is no number becomes null (docs/formats.md)."""
     write_bytes(path, (json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n").encode())
 
 

@@ -1,4 +1,4 @@
-"""A metric's state is one integer matrix: merging is `+`, and ratios come last (DESIGN 3.6)."""
+"""A metric's state is one integer matrix: merging is `+`, and ratios come last (docs/architecture.md)."""
 
 import numpy as np
 import torch

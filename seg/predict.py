@@ -10,6 +10,7 @@ from seg.data.images import Pixels
 from seg.data.preprocess import Statistics, normalise
 from seg.recipes import Tiling
 from seg.tiling import Span, padded_length, place_spans, reflect_pad
+from seg.upsampling import Resampling, classes_at_own_size, top_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,11 @@ class Predictor:
             core = logits[:, _core(row), _core(column)]
             top_probability += core.softmax(0).amax(0).sum(dtype=torch.float64)
             if small == size:
-                ids[row.core_start : row.core_stop, column.core_start : column.core_stop] = core.argmax(0)
+                ids[row.core_start : row.core_stop, column.core_start : column.core_stop] = top_class(core)
             else:
-                down, across = _Resampling(row, small[0], size[0]), _Resampling(column, small[1], size[1])
-                ids[down.own, across.own] = across.apply(down.apply(logits, 1), 2).argmax(0)
+                down = Resampling(row, small[0], size[0], crop_height, self.device)
+                across = Resampling(column, small[1], size[1], crop_width, self.device)
+                ids[down.own, across.own] = classes_at_own_size(logits, down, across)
         return Prediction(ids, float(top_probability) / (small[0] * small[1]))
 
     def _logits(
@@ -92,28 +94,3 @@ class Predictor:
 
 def _core(span: Span) -> slice:
     return slice(span.core_start - span.start, span.core_stop - span.start)
-
-
-class _Resampling:
-    """Linear interpolation along one axis from a window's working pixels to the own pixels of its core."""
-
-    def __init__(self, span: Span, small: int, full: int) -> None:
-        # own pixel Y lies in the core when its centre does: core_start <= (Y + 1/2) small / full < core_stop
-        first, last = (
-            -((small - 2 * edge * full) // (2 * small)) for edge in (span.core_start, span.core_stop)
-        )
-        self.own = slice(first, last)
-        self.span = span
-        self.small, self.full = small, full
-
-    def apply(self, logits: Tensor, axis: int) -> Tensor:
-        """`logits` with `axis` taken to own size; neighbours stay inside the image and inside the window."""
-        own = torch.arange(self.own.start, self.own.stop, device=logits.device, dtype=torch.float64)
-        place = ((own + 0.5) * (self.small / self.full) - 0.5).clamp(0, self.small - 1)
-        lower = place.floor().to(torch.int64)
-        upper = (lower + 1).clamp(max=self.small - 1)
-        share = (place - lower).float()
-        inside = logits.shape[axis] - 1
-        low = logits.index_select(axis, (lower - self.span.start).clamp(0, inside))
-        high = logits.index_select(axis, (upper - self.span.start).clamp(0, inside))
-        return torch.lerp(low, high, share[:, None] if axis == 1 else share)

@@ -20,7 +20,7 @@ def progress(what: str, total: int, *, line_every_s: float = LINE_EVERY_S) -> It
     """Show how far `what` is out of `total` on standard error while the block runs.
 
     A terminal gets a bar with counts and time left. Anything else gets a plain line every `line_every_s`
-    seconds and one at the end, since a job's log keeps every redraw of a bar.
+    seconds and, after QUICK_S, one at the end, since a job's log keeps every redraw of a bar.
     """
     if sys.stderr.isatty():
         with _bar(what, total) as advance:

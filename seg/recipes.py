@@ -17,12 +17,12 @@ STRIDE_PX = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """What happens to a whole image before it is cut (DESIGN 3.2)."""
+    """What happens to a whole image before it is cut."""
 
     channels: Literal[1, 3] = 1
     """Channels the model sees; colour becomes gray by ITU-R BT.601 luma, gray is repeated."""
     shrink: float = 1.0
-    """Work at this fraction of the image's own size: 3 is a third, by area averaging."""
+    """Work at the image's own size divided by this, by area averaging: 3 is a third."""
     normalisation: Literal["per_image", "fitted"] = "per_image"
     """Zero mean, unit variance: by each image's own statistics (any bit depth), or the training images'."""
 
@@ -172,7 +172,7 @@ RECIPES: dict[str, Recipe] = {
             crops=Crops(size_px=(256, 256), per_image=16, on_object_share=0.7, flip_rows=True),
             class_weights=(1.0, 4.0),
             optimizer=Optimizer(lr=3e-3),
-            epochs=6,
+            epochs=8,
             tiling=Tiling(crop_px=(576, 576), halo_px=64),
         ),
         Recipe(

@@ -1,4 +1,4 @@
-"""What a run keeps besides weights and state: identity, history, curves, summary (DESIGN 3.4)."""
+"""What a run keeps besides weights and state: identity, history, curves, summary (docs/formats.md)."""
 
 import csv
 import hashlib

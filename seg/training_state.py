@@ -1,4 +1,4 @@
-"""Resumable state of a training: one safetensors file, its scalars as JSON in the metadata (DESIGN 3.4)."""
+"""Resumable state of a training: one safetensors file, its scalars as JSON in the metadata."""
 
 import json
 from dataclasses import asdict, dataclass, field

@@ -6,7 +6,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
+
+settings.register_profile("fringe", deadline=None, derandomize=True)  # nothing timed, nothing random
+settings.load_profile("fringe")
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
 

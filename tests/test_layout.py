@@ -27,7 +27,9 @@ def test_no_file_is_over_600_lines() -> None:
 
 
 def test_a_job_is_under_60_lines() -> None:
-    jobs = {path: count_lines(path) for path in (ROOT / "jobs").glob("*.py")}
+    verbs = [path for path in (ROOT / "jobs").glob("*.py") if "def main(" in path.read_text()]
+    jobs = {path: count_lines(path) for path in verbs}
+    assert len(jobs) >= 4
     assert {name(path): lines for path, lines in jobs.items() if lines >= 60} == {}
 
 
@@ -72,6 +74,7 @@ def test_every_module_of_seg_has_its_tests_at_the_same_path() -> None:
         "seg/plots.py",  # with run_folder
         "seg/provenance.py",  # with training
         "seg/training_state.py",  # with training
+        "seg/upsampling.py",  # with predict
         "seg/data/training_data.py",  # with training
         "seg/data/fingerprint.py",  # with pack
         "seg/data/default.py",  # with the jobs

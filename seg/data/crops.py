@@ -1,4 +1,4 @@
-"""Random training crops, each decided by (seed, epoch, sample index) alone (DESIGN 4)."""
+"""Random training crops, each decided by (seed, epoch, sample index) alone (docs/architecture.md)."""
 
 from dataclasses import dataclass
 
@@ -69,7 +69,7 @@ class CropSampler:
 
     def _crop(self, epoch: int, index: int) -> tuple[Pixels, NDArray[np.uint8], Statistics]:
         image = self.pack[index % len(self.pack)]
-        random = np.random.default_rng([self.seed, epoch, index])
+        random = np.random.default_rng([self.seed, epoch, 1 + index])  # [seed, epoch, 0] draws the order
         top, left = place_crop(image, self.crops, random)
         window = np.s_[top : top + self.crops.size_px[0], left : left + self.crops.size_px[1]]
         pixels, truth = image.pixels[window], image.mask[window]

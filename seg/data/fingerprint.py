@@ -10,7 +10,7 @@ from seg.progress import progress
 
 
 def data_fingerprint(samples: Iterable[Sample], root: Path) -> str:
-    """Sha256 in hexadecimal over sorted relative path + content hash of images and labels (DESIGN 3.3)."""
+    """Sha256 in hexadecimal over sorted relative path + content hash of images and labels."""
     given = {file for sample in samples for file in (sample.image, sample.label)}
     files = sorted((file.relative_to(root).as_posix(), file) for file in given)
     total = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Images with their labels: pairing by name, and the plain layout (DESIGN 3.1)."""
+"""Images with their labels: pairing by name, and the plain layout (docs/formats.md)."""
 
 import os
 from collections import Counter
@@ -38,7 +38,7 @@ class DataSet:
 
 
 def pair_labels(images: list[str], folder: Path) -> dict[str, str]:
-    """Each labelled image's label, relative to `folder`: P.ext.png, else P.png, P.txt or P.json (DESIGN 3.1).
+    """Each labelled image's label, relative to `folder`: P.ext.png, else P.png, P.txt or P.json.
 
     RequestError: `folder` is missing; an image has two candidates, or a label two images.
     """
@@ -94,7 +94,7 @@ def read_classes(file: Path) -> tuple[str, ...]:
 
 
 def is_plain_layout(root: Path) -> bool:
-    """Whether a folder is laid out as DESIGN 3.1 says: classes.txt beside images/."""
+    """Whether a folder is laid out as docs/formats.md says: classes.txt beside images/."""
     return (root / "classes.txt").is_file() and (root / "images").is_dir()
 
 

@@ -27,7 +27,7 @@ def natural_key(name: str) -> list[str | tuple[int, str]]:
 
 
 def list_images(archive: Path, *, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> Listing:
-    """List the images of an archive (DESIGN 3.1); the pages of a TIFF are 'a.tif#0', 'a.tif#1', ...
+    """List the images of an archive (docs/formats.md); the pages of a TIFF are 'a.tif#0', 'a.tif#1', ...
 
     include, exclude: shell patterns on the relative path; empty: everything, nothing.
     RequestError: no such folder, or one in it that cannot be listed.

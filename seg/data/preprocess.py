@@ -1,4 +1,4 @@
-"""From an image as read to the pixels a model sees: one function for training and scoring (DESIGN 3.2)."""
+"""From an image as read to the pixels a model sees: one function for training and scoring."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which samples train and which validate: by sequence, never by frame (DESIGN 3.1)."""
+"""Which samples train and which validate: by sequence, never by frame (docs/formats.md)."""
 
 from dataclasses import dataclass
 
@@ -52,7 +52,7 @@ def _given(data: DataSet) -> Split:
         raise RequestError(
             f"data {data.root}: its lists give {len(train)} images to train, {len(validation)} to validate"
         )
-    return Split(train, validation, "the data set's own lists")
+    return Split(train, validation, "split by the data set's own lists")
 
 
 def _blocks(data: DataSet, validation_share: float) -> Split:

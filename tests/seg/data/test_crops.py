@@ -20,15 +20,15 @@ CROPS = Crops(size_px=(32, 64), per_image=3, flip_rows=True, flip_columns=True)
 def pack(tmp_path: Path) -> Pack:
     """Three 16-bit images whose pixels say where they are; their masks are a function of the pixel alone.
 
-    Two have one 9 px square of class 1, which covers a point of the search grid; the third has none.
+    Two have a square of class 1, of 9 px and of 1 px on a point of the search grid; the third has none.
     """
     places = (np.arange(HEIGHT)[:, None] * WIDTH + np.arange(WIDTH)).astype(np.uint16)
     samples = []
     for number in range(3):
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         if number < 2:
-            top, left = ((0, 0), (83, 111))[number]
-            mask[top : top + 9, left : left + 9] = 1
+            top, left, side = ((0, 0, 9), (88, 112, 1))[number]
+            mask[top : top + side, left : left + side] = 1
         image, label = tmp_path / f"{number}.png", tmp_path / f"{number}m.png"
         Image.fromarray(places + np.uint16(number * HEIGHT * WIDTH)).save(image)
         Image.fromarray(mask).save(label)

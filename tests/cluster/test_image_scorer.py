@@ -1,0 +1,188 @@
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cluster.image_scorer import ImageScorer, ScorerSettings, write_mask
+from cluster.ledger import OUTCOME_SCHEMA
+from seg.data.layout import pair_labels
+from seg.data.preprocess import Statistics
+from seg.recipes import Preprocessing, Tiling
+from tests.small import count_by_hand, read_tree, write_image, write_model, write_odd_archive
+
+TILING = Tiling(crop_px=(64, 64), halo_px=16)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ScorerSettings:
+    return ScorerSettings(
+        archive=tmp_path / "archive" / "images",
+        labels=tmp_path / "archive" / "masks",
+        masks=tmp_path / "out" / "masks",
+        model=write_model(tmp_path / "model.safetensors"),
+        tiling=TILING,
+        batch=3,
+        precision="float32",
+        threads=1,
+    )
+
+
+def score(settings: ScorerSettings, images: list[str]) -> dict[str, dict[str, Any]]:
+    labels = pair_labels(images, settings.labels) if settings.labels else {}
+    requests = [{"image": image, "label": labels.get(image)} for image in images]
+    table = ImageScorer(settings, "cpu")(pa.Table.from_pylist(requests))
+    assert table.schema.equals(OUTCOME_SCHEMA)
+    assert table["image"].to_pylist() == images  # a row an image, in order
+    return {row["image"]: row for row in table.to_pylist()}
+
+
+def test_every_kind_of_image_is_counted_as_by_hand(settings: ScorerSettings) -> None:
+    labels = write_odd_archive(settings.archive.parent)
+    rows = score(settings, list(labels))
+    assert settings.masks is not None
+    assert {row["reason"] for row in rows.values()} == {None}
+    for image, row in rows.items():
+        mask = cv2.imread(str(settings.masks / f"{image}.png"), cv2.IMREAD_UNCHANGED)
+        assert mask is not None
+        assert mask.shape == (row["height"], row["width"])
+        assert row["class_pixels"] == [int((mask == k).sum()) for k in range(2)]
+        assert 0.5 <= row["confidence"] <= 1
+        assert row["labelled"] == (labels[image] is not None)
+        if labels[image] is None:
+            assert row["confusion"] is row["ignored"] is row["label_path"] is row["label_sha256"] is None
+            continue
+        confusion = np.reshape(row["confusion"], (2, 2))
+        assert confusion.tolist() == count_by_hand(settings.masks, {image: labels[image]})
+        assert confusion.sum() + row["ignored"] == mask.size
+    assert sum(row["class_pixels"][0] for row in rows.values()) > 0
+    assert sum(row["class_pixels"][1] for row in rows.values()) > 0  # or the count would prove little
+
+
+def test_a_row_says_what_was_read(settings: ScorerSettings) -> None:
+    write_odd_archive(settings.archive.parent)
+    rows = score(settings, ["deep/colour.tif", "pages.tif#2", "dot.png"])
+    for image, row in rows.items():
+        file = settings.archive / image.removesuffix("#2")
+        assert row["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert (row["bytes"], row["mtime_ns"]) == (file.stat().st_size, file.stat().st_mtime_ns)
+        assert settings.labels is not None
+        label = settings.labels / row["label_path"]
+        assert label == settings.labels / f"{image}.png"
+        assert row["label_sha256"] == hashlib.sha256(label.read_bytes()).hexdigest()
+        assert (row["label_bytes"], row["label_mtime_ns"]) == (
+            label.stat().st_size,
+            label.stat().st_mtime_ns,
+        )
+        assert row["attempt"] == 1
+        assert row["finished_at"] is not None
+        assert all(row[f"seconds_{stage}"] >= 0 for stage in ("read", "decode", "model", "write"))
+    kinds = [
+        tuple(row[name] for name in ("height", "width", "channels", "bit_depth")) for row in rows.values()
+    ]
+    assert kinds == [(97, 130, 3, 16), (70, 130, 1, 8), (1, 1, 1, 8)]
+
+
+def test_an_image_is_scored_alike_alone_and_among_others(settings: ScorerSettings) -> None:
+    images = list(write_odd_archive(settings.archive.parent))
+    together = score(settings, images)
+    for image in images[:4]:
+        (alone,) = score(settings, [image]).values()
+        assert alone["confusion"] == together[image]["confusion"]
+        assert alone["confidence"] == together[image]["confidence"]
+
+
+def test_without_masks_nothing_is_written(settings: ScorerSettings, tmp_path: Path) -> None:
+    images = list(write_odd_archive(settings.archive.parent))
+    before = read_tree(tmp_path)
+    rows = score(replace(settings, masks=None), images)
+    assert read_tree(tmp_path) == before
+    assert {row["reason"] for row in rows.values()} == {None}
+
+
+BAD_LABELS = {
+    "another size": np.zeros((64, 63), np.uint8),
+    "an unknown id": np.full((64, 64), 7, np.uint8),
+    "colour": np.zeros((64, 64, 3), np.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LABELS)
+def test_a_label_that_does_not_fit_sets_its_image_aside_and_names_the_file(
+    settings: ScorerSettings, kind: str
+) -> None:
+    assert settings.labels is not None
+    for name in ("good.png", "bad.png"):
+        write_image(settings.archive / name, np.zeros((64, 64), np.uint8))
+        write_image(
+            settings.labels / name, BAD_LABELS[kind] if name == "bad.png" else np.ones((64, 64), np.uint8)
+        )
+    rows = score(settings, ["good.png", "bad.png"])
+    assert rows["good.png"]["reason"] is None
+    assert rows["bad.png"]["reason"] == "label_mismatch"
+    assert str(settings.labels / "bad.png") in rows["bad.png"]["detail"]
+    assert rows["bad.png"]["confusion"] is None
+    assert not (settings.masks / "bad.png.png").exists()  # type: ignore[operator]
+
+
+def test_files_that_cannot_be_read_are_set_aside_with_their_reason(settings: ScorerSettings) -> None:
+    assert settings.labels is not None
+    for name in ("gone.png", "unlabelled.png"):
+        write_image(settings.archive / name, np.zeros((64, 64), np.uint8))
+        write_image(settings.labels / name, np.zeros((64, 64), np.uint8))
+    (settings.archive / "gone.png").unlink()  # after it was listed
+    (settings.labels / "unlabelled.png").unlink()
+    (settings.labels / "unlabelled.png").symlink_to("nowhere.png")
+    rows = score(settings, ["gone.png", "unlabelled.png"])
+    found = {image: (row["reason"], row["detail"]) for image, row in rows.items()}
+    assert found == {
+        "gone.png": (
+            "unreadable",
+            f"{settings.archive}/gone.png cannot be read: No such file or directory",
+        ),
+        "unlabelled.png": (
+            "label_mismatch",
+            f"label {settings.labels}/unlabelled.png cannot be read: No such file or directory",
+        ),
+    }
+
+
+def test_an_image_of_another_depth_than_the_model_was_fitted_on_is_unsupported(
+    settings: ScorerSettings, tmp_path: Path
+) -> None:
+    write_image(settings.archive / "deep.png", np.zeros((64, 64), np.uint16))
+    fitted = write_model(
+        tmp_path / "fitted.safetensors",
+        preprocessing=Preprocessing(normalisation="fitted"),
+        statistics=Statistics((80.0,), (20.0,), 8),
+    )
+    (row,) = score(replace(settings, model=fitted, labels=None), ["deep.png"]).values()
+    assert (row["reason"], row["detail"]) == (
+        "unsupported",
+        "the image has 16 bits, the model was fitted on 8",
+    )
+
+
+def test_a_models_label_map_is_applied_to_the_truth(settings: ScorerSettings, tmp_path: Path) -> None:
+    assert settings.labels is not None
+    write_image(settings.archive / "a.png", np.zeros((64, 64), np.uint8))
+    truth = np.zeros((64, 64), np.uint8)
+    truth[:10], truth[10:15] = 200, 99
+    write_image(settings.labels / "a.png", truth)
+    model = write_model(tmp_path / "mapped.safetensors", label_map=((200, 1), (99, 255)))
+    (row,) = score(replace(settings, model=model), ["a.png"]).values()
+    assert np.reshape(row["confusion"], (2, 2)).sum(1).tolist() == [49 * 64, 10 * 64]
+    assert row["ignored"] == 5 * 64
+
+
+def test_a_mask_is_one_channel_of_ids(tmp_path: Path) -> None:
+    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    write_mask(tmp_path / "new" / "a.tif#0.png", ids)
+    read = cv2.imread(str(tmp_path / "new" / "a.tif#0.png"), cv2.IMREAD_UNCHANGED)
+    assert read is not None
+    assert np.array_equal(read, ids)
+    assert len(list((tmp_path / "new").iterdir())) == 1

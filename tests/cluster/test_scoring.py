@@ -1,0 +1,287 @@
+import json
+import os
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cluster.ledger import Ledger
+from cluster.outcome import QUARANTINED, STOPPED_EARLY
+from cluster.requests import ScoreRequest
+from cluster.scoring import ScoreSummary, score
+from cluster.session import Session
+from tests.conftest import WriteArchive
+from tests.small import (
+    archive_labels,
+    count_by_hand,
+    ledger_rows,
+    own_processes,
+    read_tree,
+    start_job,
+    sum_ledger,
+    wait_until,
+    write_model,
+    write_odd_archive,
+)
+
+Score = Callable[..., ScoreSummary]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model.safetensors")
+
+
+@pytest.fixture
+def score_in_process(tmp_path: Path, model: Path, idle: Session) -> Score:
+    """Scores an archive without Ray into tmp_path/out, or another folder."""
+
+    def score_it(archive: Path, out: str = "out", **options: object) -> ScoreSummary:
+        request = ScoreRequest(archive=archive, model=model, out=tmp_path / out, workers=0)
+        return score(ScoreRequest(**(vars(request) | options)), idle)  # type: ignore[arg-type]
+
+    return score_it
+
+
+def parts(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, data in read_tree(folder).items() if name.endswith(".parquet")}
+
+
+def check_whole(folder: Path, labels: dict[str, Path | None]) -> list[list[int]]:
+    """Every image is in the ledger once and its matrices are those of the masks on disk; their sum."""
+    assert [row["image"] for row in ledger_rows(folder)] == sorted(labels)
+    total = sum_ledger(folder)
+    assert total == count_by_hand(folder / "masks", labels)
+    assert json.loads((folder / "summary.json").read_text())["confusion"] == total
+    return total
+
+
+@pytest.mark.ray
+def test_no_worker_one_and_two_give_the_same_integers_and_masks(
+    tmp_path: Path, session: Session, model: Path, score_in_process: Score
+) -> None:
+    labels = write_odd_archive(tmp_path / "archive")
+    summaries = [score_in_process(tmp_path / "archive", "0")]
+    for workers in (1, 2):
+        request = ScoreRequest(
+            archive=tmp_path / "archive", model=model, out=tmp_path / str(workers), workers=workers
+        )
+        summaries.append(score(request, session))
+    total = check_whole(tmp_path / "0", labels)
+    assert min(map(sum, total)) > 0
+    for workers in "12":
+        assert check_whole(tmp_path / workers, labels) == total
+        assert read_tree(tmp_path / workers / "masks") == read_tree(tmp_path / "0" / "masks")
+        volatile = {"attempt", "finished_at", *(f"seconds_{s}" for s in ("read", "decode", "model", "write"))}
+        rows, expected = (
+            [{name: row[name] for name in row.keys() - volatile} for row in ledger_rows(tmp_path / out)]
+            for out in (workers, "0")
+        )
+        assert rows == expected
+    for summary in summaries:
+        assert summary.exit_code == 0
+        assert summary.values["images_scored"] == summary.values["images_found"] == len(labels)
+        assert summary.values["labelled"] == sum(label is not None for label in labels.values())
+        assert summary.values["images_ignored"] == {".md": 1}
+        assert summary.values["pixels"] == sum(row["height"] * row["width"] for row in rows)
+
+
+@pytest.mark.ray
+def test_a_killed_worker_loses_nothing_and_counts_nothing_twice(
+    tmp_path: Path, session: Session, model: Path, write_archive: WriteArchive, score_in_process: Score
+) -> None:
+    archive = write_archive(sequences=2, frames=60, size=(160, 192))
+    score_in_process(archive, "whole")
+    out = tmp_path / "out"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        killed.append(own_processes("ImageScorer")[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    with when(lambda: len(list(out.rglob("masks/*/*.png"))) >= 5, kill_one):
+        summary = score(ScoreRequest(archive=archive, model=model, out=out, workers=2), session)
+    assert len(killed) == 1
+    assert summary.exit_code == 0
+    total = check_whole(out, archive_labels(archive))
+    assert total == sum_ledger(tmp_path / "whole")
+    assert read_tree(out / "masks") == read_tree(tmp_path / "whole" / "masks")
+
+
+@contextmanager
+def when(condition: Callable[[], object], act: Callable[[], None]) -> Iterator[None]:
+    """Act in another thread as soon as the condition holds, while the block runs."""
+
+    def watch() -> None:
+        wait_until(condition, "the moment to act")
+        act()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_scoring_again_does_nothing_and_starts_no_ray(
+    write_archive: WriteArchive, score_in_process: Score, idle: Session, tmp_path: Path
+) -> None:
+    archive = write_archive()
+    first = score_in_process(archive)
+    before = parts(tmp_path / "out"), read_tree(tmp_path / "out" / "masks")
+    again = score_in_process(archive, workers=1)  # a worker of Ray, had there been anything to do
+    assert (parts(tmp_path / "out"), read_tree(tmp_path / "out" / "masks")) == before
+    assert not idle.connected
+    counts = [again.values[f"images_{kind}"] for kind in ("found", "scored", "skipped", "quarantined")]
+    assert counts == [6, 0, 6, 0]
+    assert (again.exit_code, again.values["stopped_by"]) == (0, "finished")
+    assert again.values["confusion"] == first.values["confusion"]
+
+
+def test_a_limit_then_the_rest_is_the_whole(
+    write_archive: WriteArchive, score_in_process: Score, tmp_path: Path
+) -> None:
+    archive = write_archive(sequences=2, frames=11)
+    whole = score_in_process(archive, "whole")
+    part = score_in_process(archive, limit=12)
+    assert [part.values[f"images_{kind}"] for kind in ("found", "scored", "skipped")] == [12, 12, 0]
+    first = [f"s0/{k}.png" for k in range(11)] + ["s1/0.png"]  # natural order: 2 before 10
+    assert {row["image"] for row in ledger_rows(tmp_path / "out")} == set(first)
+    rest = score_in_process(archive)
+    assert [rest.values[f"images_{kind}"] for kind in ("found", "scored", "skipped")] == [22, 10, 12]
+    assert check_whole(tmp_path / "out", archive_labels(archive)) == whole.values["confusion"]
+
+
+def test_found_is_scored_and_skipped_and_quarantined(
+    write_archive: WriteArchive, score_in_process: Score
+) -> None:
+    archive = write_archive(sequences=2, frames=4)
+    (archive / "images/s0/1.png").write_bytes(b"")
+    (archive / "images/s1/2.png").write_bytes(b"no image")
+    for options in ({"limit": 3}, {}, {}):
+        summary = score_in_process(archive, **options)
+        values = summary.values
+        kinds = [values[f"images_{kind}"] for kind in ("scored", "skipped", "quarantined")]
+        assert values["images_found"] == sum(kinds)
+        assert summary.exit_code == QUARANTINED
+        assert values["stopped_by"] == "finished"
+
+
+def test_an_unlabelled_archive_has_no_ratios(
+    write_archive: WriteArchive, score_in_process: Score, tmp_path: Path
+) -> None:
+    archive = write_archive()
+    summary = score_in_process(archive / "images")
+    assert (summary.values["labelled"], summary.exit_code) == (0, 0)
+    saved = json.loads((tmp_path / "out/summary.json").read_text())
+    assert (saved["miou"], saved["pixel_accuracy"]) == (None, None)
+    assert sum(sum(row) for row in saved["confusion"]) == 0
+    assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 6
+
+
+def test_include_and_exclude_choose_images(write_archive: WriteArchive, score_in_process: Score) -> None:
+    archive = write_archive()
+    summary = score_in_process(archive, include=("s0/*", "s1/*"), exclude=("*/2.png",))
+    assert (summary.values["images_found"], summary.values["images_ignored"]) == (4, {".png": 2})
+
+
+def test_ctrl_c_keeps_what_has_arrived_and_the_same_request_finishes(
+    write_archive: WriteArchive, score_in_process: Score, tmp_path: Path
+) -> None:
+    archive = write_archive(sequences=3, frames=50, size=(160, 192))
+    out = tmp_path / "out"
+    with when(
+        lambda: len(list(out.rglob("masks/*/*.png"))) >= 10, lambda: os.kill(os.getpid(), signal.SIGINT)
+    ):
+        stopped = score_in_process(archive)
+    assert (stopped.exit_code, stopped.values["stopped_by"]) == (STOPPED_EARLY, "interrupt")
+    assert 0 < stopped.values["images_scored"] < 150
+    assert len(Ledger(out).finished_images()) == stopped.values["images_scored"]
+    rest = score_in_process(archive)
+    assert rest.values["images_skipped"] == stopped.values["images_scored"]
+    whole = score_in_process(archive, "whole")
+    assert check_whole(out, archive_labels(archive)) == whole.values["confusion"]
+
+
+def score_words(tmp_path: Path, archive: Path, model: Path, workers: int) -> tuple[object, ...]:
+    return (archive, "--model", model, "--out", tmp_path / "out", "--workers", workers)
+
+
+def test_a_killed_job_goes_on_with_the_same_command_and_counts_each_image_once(
+    write_archive: WriteArchive, score_in_process: Score, model: Path, tmp_path: Path
+) -> None:
+    archive = write_archive(sequences=2, frames=140)
+    out = tmp_path / "out"
+    new_masks = lambda: len(list(out.rglob("masks/*/*.png")))  # noqa: E731
+    moments: list[Callable[[], object]] = [
+        (out / "run.json").exists,
+        lambda: new_masks() >= 40,
+        lambda: any(out.glob("ledger/[!.]*")),
+    ]
+    for moment in moments:
+        with start_job("score", *score_words(tmp_path, archive, model, workers=0)) as job:
+            wait_until(lambda now=moment, job=job: now() or job.poll() is not None, "the moment to kill")
+            assert job.poll() is None
+            job.kill()
+            job.communicate()
+    left = len(Ledger(out).finished_images())
+    assert 0 < left < 280
+    summary = score_in_process(archive)
+    assert summary.values["images_skipped"] == left
+    whole = score_in_process(archive, "whole")
+    assert check_whole(out, archive_labels(archive)) == whole.values["confusion"]
+    assert read_tree(out / "masks").keys() >= read_tree(tmp_path / "whole" / "masks").keys()
+
+
+@pytest.mark.ray
+def test_sigterm_while_ray_scores_is_exit_code_4_and_the_token_is_the_owners_alone(
+    write_archive: WriteArchive, score_in_process: Score, model: Path, tmp_path: Path
+) -> None:
+    archive = write_archive(sequences=2, frames=100, size=(160, 192))
+    out = tmp_path / "out"
+    (tmp_path / "home").mkdir()
+    words = score_words(tmp_path, archive, model, workers=1)
+    with start_job("score", *words, HOME=tmp_path / "home", RAY_ADDRESS="local", RAY_AUTH_TOKEN="") as job:
+        begun = lambda: any(out.rglob("masks/*/*.png")) or job.poll() is not None  # noqa: E731
+        wait_until(begun, "the first mask")
+        job.terminate()
+        _, errors = job.communicate()
+    assert job.returncode == STOPPED_EARLY, errors
+    assert json.loads((out / "summary.json").read_text())["stopped_by"] == "interrupt"
+    assert (out / "report.html").is_file()
+    token = tmp_path / "home" / ".ray" / "auth_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert len(token.read_text()) == 64
+    left = len(Ledger(out).finished_images())
+    assert left < 200
+    assert score_in_process(archive).values["images_skipped"] == left
+    check_whole(out, archive_labels(archive))
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_killed_job_on_ray_goes_on_with_the_same_command(
+    write_archive: WriteArchive, score_in_process: Score, model: Path, tmp_path: Path
+) -> None:
+    archive = write_archive(sequences=6, frames=100, size=(160, 192))
+    out = tmp_path / "out"
+    words = score_words(tmp_path, archive, model, workers=2)
+    for masks in (1, 150, 300):
+        with start_job("score", *words, RAY_ADDRESS="local") as job:
+            wait_until(
+                lambda masks=masks, job=job: (
+                    len(list(out.rglob("masks/*/*.png"))) >= masks or job.poll() is not None
+                ),
+                "masks",
+                within_s=120,
+            )
+            job.kill()
+            job.communicate()
+    with start_job("score", *words, RAY_ADDRESS="local") as job:
+        _, errors = job.communicate()
+    assert job.returncode == 0, errors
+    whole = score_in_process(archive, "whole")
+    assert check_whole(out, archive_labels(archive)) == whole.values["confusion"]

@@ -1,0 +1,167 @@
+import os
+import re
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cluster.session
+from cluster.quiet import ENVIRONMENT
+from cluster.session import Session, compute_session
+from seg.errors import RequestError
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No cluster of the user's, no token of the user's; the job's environment goes with the test."""
+    for name in (*ENVIRONMENT, "RAY_ADDRESS", "FRINGE_WORKERS", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+
+
+@pytest.fixture
+def free_port() -> Iterator[int]:
+    """A port that is taken, so that nobody else listens on it either, and answers nothing."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def test_local_is_this_machine_and_starts_nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with compute_session() as session:
+        assert (session.cpus, session.connected) == (cpus(), False)
+
+
+def test_without_ray_no_address_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense:1")
+    with compute_session(use_ray=False) as session:
+        assert not session.connected
+
+
+def test_an_address_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port}")
+    message = (
+        f"RAY_ADDRESS is 127.0.0.1:{free_port} but nothing answers there; start the cluster, or unset it"
+    )
+    with pytest.raises(RequestError, match=f"^{re.escape(message)}$"), compute_session():
+        pass
+
+
+def test_a_cluster_that_was_here_and_is_gone_is_gone_on_without(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, free_port: int
+) -> None:
+    file = tmp_path / "ray" / "ray_current_cluster"
+    file.parent.mkdir()
+    file.write_text(f"127.0.0.1:{free_port}\n")
+    with compute_session() as session:
+        assert (session.cpus, session.connected) == (cpus(), False)
+    assert capfd.readouterr().err == (
+        f"no Ray at 127.0.0.1:{free_port}, where one was started last; going on without it\n"
+    )
+
+
+def test_a_machine_that_never_had_a_cluster_is_used_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with compute_session() as session:
+        assert not session.connected
+    assert capfd.readouterr().err == ""
+
+
+def test_the_mode_is_set_before_ray_is_loaded() -> None:
+    """Ray reads it once: without this, the first job of a machine could not enter the Ray it starts."""
+    with compute_session():
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def test_a_token_is_made_once_for_its_owner_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    token = tmp_path / "home" / ".ray" / "auth_token"
+    monkeypatch.setattr(cluster.session, "_TOKEN", token)
+    mask = os.umask(0)
+    try:
+        with compute_session():
+            first = token.read_text()
+    finally:
+        os.umask(mask)
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert re.fullmatch(r"[0-9a-f]{64}", first)
+    with compute_session():
+        assert token.read_text() == first
+    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+
+
+def test_a_token_that_another_job_made_meanwhile_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("theirs")
+    monkeypatch.setattr(cluster.session, "_TOKEN", token)
+    monkeypatch.setattr(cluster.session, "_token_exists", lambda: False)  # as it was a moment ago
+    with compute_session():
+        assert token.read_text() == "theirs"
+    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+
+
+@pytest.mark.parametrize(
+    ("session", "asked", "at_most", "chosen"),
+    [
+        (Session(8, 0, 0, connected=True), None, None, 1),
+        (Session(8, 0, 0, connected=True), 8, None, 8),
+        (Session(8, 4, 4, connected=True), None, None, 4),
+        (Session(8, 4, 4, connected=True), None, 3, 3),
+        (Session(8, 4, 4, connected=True), 2, None, 2),
+        (Session(8, 0, 4, connected=True), 4, None, 4),  # an autoscaler starts them
+        (Session(8, 0, 4, connected=True), None, None, 1),
+    ],
+)
+def test_workers_are_as_asked_else_one_a_gpu_else_one(
+    capsys: pytest.CaptureFixture[str], session: Session, asked: int, at_most: int, chosen: int
+) -> None:
+    assert session.choose_workers(asked, at_most=at_most) == chosen
+    assert capsys.readouterr().err == f"{chosen} worker{'s' if chosen > 1 else ''}\n"
+
+
+def test_the_environment_chooses_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRINGE_WORKERS", "3")
+    assert Session(8, 0, 0, connected=True).choose_workers(None) == 3
+    assert Session(8, 0, 0, connected=True).choose_workers(None, at_most=2) == 2
+    assert Session(8, 2, 2, connected=True).choose_workers(None) == 2
+    assert Session(8, 0, 0, connected=True).choose_workers(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("session", "asked", "threads", "message"),
+    [
+        (Session(2, 0, 0, connected=True), 3, 1, "--workers 3: there are 2 CPUs; try --workers 2"),
+        (Session(64, 2, 2, connected=True), 3, 1, "--workers 3: there are 2 GPUs; try --workers 2"),
+        (Session(2, 0, 0, connected=True), -1, 1, "--workers is -1, below 0; try --workers 1"),
+        (
+            Session(4, 0, 0, connected=True),
+            2,
+            3,
+            "--workers 2 of 3 threads each: there are 4 CPUs; try --threads 1",
+        ),
+    ],
+)
+def test_more_workers_than_there_is_room_for_are_refused(
+    session: Session, asked: int, threads: int, message: str
+) -> None:
+    with pytest.raises(RequestError, match=f"^{re.escape(message)}$"):
+        session.choose_workers(asked, threads=threads)
+
+
+@pytest.mark.ray
+def test_a_job_keeps_its_own_handler_of_sigterm_once_ray_is_started(session: Session) -> None:
+    assert session.connected
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # Ray's own would exit with 1 or 15

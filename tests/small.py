@@ -1,0 +1,191 @@
+"""What tests of jobs use: a small model, an archive of odd images, a count by hand, jobs as processes."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cluster.ledger import Ledger
+from seg.checkpoint import ModelCard, save_model
+from seg.data.preprocess import Statistics
+from seg.models.build import build
+from seg.recipes import Preprocessing, Tiling
+from tests.conftest import draw_disc
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("background", "disc")
+TINY_WORDS = (
+    *("interferogram-small", "--preprocessing.shrink", "1", "--precision", "float32"),
+    *("--crops.size-px", "64", "64", "--crops.per-image", "2", "--batch", "4"),
+    *("--tiling.crop-px", "64", "64", "--tiling.halo-px", "16"),
+)
+"""A recipe for images of 64 pixels and more, as a user types it."""
+
+
+def write_model(
+    path: Path,
+    *,
+    classes: tuple[str, ...] = CLASSES,
+    preprocessing: Preprocessing | None = None,
+    architecture: str = "unet",
+    statistics: Statistics | None = None,
+    label_map: tuple[tuple[int, int], ...] = (),
+) -> Path:
+    """A model file with random weights that predicts several classes: each is the likeliest somewhere."""
+    preprocessing = preprocessing or Preprocessing()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(
+            architecture, backbone=None, num_classes=len(classes), channels=preprocessing.channels
+        ).eval()
+        with torch.inference_mode():
+            logits = model(torch.randn(2, preprocessing.channels, 64, 64))
+        score = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)][-1]
+        if score.bias is not None and len(score.bias) == len(classes):
+            score.bias.data -= logits.movedim(1, 0).flatten(1).median(1).values
+    card = ModelCard(
+        architecture=architecture,
+        backbone=None,
+        classes=classes,
+        label_map=label_map,
+        preprocessing=preprocessing,
+        statistics=statistics,
+        tiling=Tiling(crop_px=(64, 64), halo_px=16),
+    )
+    save_model(path, model, card)
+    return path
+
+
+def write_odd_archive(root: Path) -> dict[str, Path | None]:
+    """Images of many sizes, depths and formats in the plain layout; each image's label, None without one.
+
+    Two are in folders, one is a TIFF of three pages, one is a single pixel.
+    """
+    random = np.random.default_rng(5)
+    gray, mask = draw_disc((97, 130), random)
+    small, small_mask = draw_disc((64, 64), random)
+    deep = gray.astype(np.uint16) * 257 + random.integers(0, 200, gray.shape).astype(np.uint16)
+    colour = cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR) + np.arange(3, dtype=np.uint8) * 9
+    images: dict[str, tuple[NDArray[Any], NDArray[np.uint8] | None]] = {
+        "s1/frame-2.png": (gray, mask),
+        "s1/frame-10.png": (np.flipud(gray), None),
+        "deep.png": (deep, mask),
+        "deep/colour.tif": (cv2.cvtColor(deep, cv2.COLOR_GRAY2BGR), mask),
+        "colour.bmp": (colour, mask),
+        "photo.JPG": (small, small_mask),
+        "dot.png": (gray[:1, :1], mask[:1, :1]),
+        "nothing known.png": (small, np.full_like(small_mask, 255)),
+    }
+    for name, (pixels, _) in images.items():
+        write_image(root / "images" / name, pixels)
+    np.save(root / "images" / "array.npy", deep[:50])
+    images["array.npy"] = (deep[:50], mask[:50])
+    pages = [gray, np.flipud(gray), gray[:70]]
+    assert cv2.imwritemulti(str(root / "images" / "pages.tif"), pages)
+    images |= {
+        f"pages.tif#{k}": (page, None if k == 1 else mask[: len(page)]) for k, page in enumerate(pages)
+    }
+    labels: dict[str, Path | None] = {}
+    for name, (_, truth) in images.items():
+        labels[name] = None if truth is None else root / "masks" / f"{name}.png"
+        if truth is not None:
+            write_image(root / "masks" / f"{name}.png", truth)
+    (root / "classes.txt").write_text("background\ndisc\n")
+    (root / "images" / "notes.md").write_text("seen at night")
+    return labels
+
+
+def write_image(path: Path, pixels: NDArray[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+def count_by_hand(masks: Path, labels: dict[str, Path | None], num_classes: int = 2) -> list[list[int]]:
+    """Confusion of the mask PNGs on disk against the label PNGs, pixel for pixel; 255 is not counted."""
+    total = [[0] * num_classes for _ in range(num_classes)]
+    for image, label in labels.items():
+        if label is None:
+            continue
+        truth = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
+        prediction = cv2.imread(str(masks / f"{image}.png"), cv2.IMREAD_UNCHANGED)
+        assert truth is not None
+        assert prediction is not None
+        assert truth.shape == prediction.shape
+        for row in range(num_classes):
+            for column in range(num_classes):
+                total[row][column] += int(np.count_nonzero((truth == row) & (prediction == column)))
+    return total
+
+
+def archive_labels(root: Path) -> dict[str, Path | None]:
+    """Each image of a `write_archive` archive, and its label."""
+    names = [path.relative_to(root / "images").as_posix() for path in (root / "images").rglob("*.png")]
+    return {name: root / "masks" / name for name in names}
+
+
+def ledger_rows(folder: Path) -> list[dict[str, Any]]:
+    """Every ledger row of a scores folder, by image."""
+    rows = [row for part in Ledger(folder).rows() for row in part.to_pylist()]
+    return sorted(rows, key=lambda row: row["image"])
+
+
+def sum_ledger(folder: Path, num_classes: int = 2) -> list[list[int]]:
+    """The sum of a ledger's matrices, added one by one."""
+    rows = [row["confusion"] for row in ledger_rows(folder) if row["confusion"] is not None]
+    return np.array(rows, np.int64).reshape(-1, num_classes, num_classes).sum(0).tolist()
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder, by its relative path."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def wait_until(condition: Callable[[], object], what: str, *, within_s: float = 60) -> None:
+    """Return once the condition holds; fail past the deadline."""
+    deadline, pause = time.monotonic() + within_s, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
+        pause.wait(0.02)
+
+
+def start_job(verb: str, *words: object, **variables: object) -> subprocess.Popen[str]:
+    """A job as a process of its own, as a user starts it; its output is kept for `communicate`."""
+    return subprocess.Popen(
+        [sys.executable, ROOT / "jobs" / f"{verb}.py", *map(str, words)],
+        env=os.environ | {name: str(value) for name, value in variables.items()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def own_processes(mark: str) -> list[int]:
+    """Living processes that this one started, directly or not, whose command line holds `mark`."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (folder / "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents[int(folder.name)] = int(status.rpartition(")")[2].split()[1])
+    own: set[int] = {os.getpid()}
+    while grown := {pid for pid, parent in parents.items() if parent in own} - own:
+        own |= grown
+    return sorted(pid for pid in own if mark in _command_line(pid))
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
