@@ -91,10 +91,16 @@ def test_no_worker_one_and_two_give_the_same_integers_and_masks(
 
 
 @pytest.mark.ray
+def test_a_job_keeps_its_own_handler_of_sigterm_once_ray_is_started(session: Session) -> None:
+    assert session.connected
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # Ray's own would exit with 1 or 15
+
+
+@pytest.mark.ray
 def test_a_killed_worker_loses_nothing_and_counts_nothing_twice(
     tmp_path: Path, session: Session, model: Path, write_archive: WriteArchive, score_in_process: Score
 ) -> None:
-    archive = write_archive(sequences=2, frames=60, size=(160, 192))
+    archive = write_archive(sequences=2, frames=100, size=(64, 64))
     score_in_process(archive, "whole")
     out = tmp_path / "out"
     killed: list[int] = []
@@ -191,7 +197,7 @@ def test_include_and_exclude_choose_images(write_archive: WriteArchive, score_in
 def test_ctrl_c_keeps_what_has_arrived_and_the_same_request_finishes(
     write_archive: WriteArchive, score_in_process: Score, tmp_path: Path
 ) -> None:
-    archive = write_archive(sequences=3, frames=50, size=(160, 192))
+    archive = write_archive(sequences=3, frames=50, size=(64, 64))
     out = tmp_path / "out"
     with when(
         lambda: len(list(out.rglob("masks/*/*.png"))) >= 10, lambda: os.kill(os.getpid(), signal.SIGINT)
@@ -213,7 +219,7 @@ def score_words(tmp_path: Path, archive: Path, model: Path, workers: int) -> tup
 def test_a_killed_job_goes_on_with_the_same_command_and_counts_each_image_once(
     write_archive: WriteArchive, score_in_process: Score, model: Path, tmp_path: Path
 ) -> None:
-    archive = write_archive(sequences=2, frames=140)
+    archive = write_archive(sequences=2, frames=140, size=(64, 64))
     out = tmp_path / "out"
     new_masks = lambda: len(list(out.rglob("masks/*/*.png")))  # noqa: E731
     moments: list[Callable[[], object]] = [
@@ -240,7 +246,7 @@ def test_a_killed_job_goes_on_with_the_same_command_and_counts_each_image_once(
 def test_sigterm_while_ray_scores_is_exit_code_4_and_the_token_is_the_owners_alone(
     write_archive: WriteArchive, score_in_process: Score, model: Path, tmp_path: Path
 ) -> None:
-    archive = write_archive(sequences=2, frames=100, size=(160, 192))
+    archive = write_archive(sequences=2, frames=100, size=(64, 64))
     out = tmp_path / "out"
     (tmp_path / "home").mkdir()
     words = score_words(tmp_path, archive, model, workers=1)
@@ -266,7 +272,7 @@ def test_sigterm_while_ray_scores_is_exit_code_4_and_the_token_is_the_owners_alo
 def test_a_killed_job_on_ray_goes_on_with_the_same_command(
     write_archive: WriteArchive, score_in_process: Score, model: Path, tmp_path: Path
 ) -> None:
-    archive = write_archive(sequences=6, frames=100, size=(160, 192))
+    archive = write_archive(sequences=6, frames=100, size=(64, 64))
     out = tmp_path / "out"
     words = score_words(tmp_path, archive, model, workers=2)
     for masks in (1, 150, 300):

@@ -1,6 +1,5 @@
 import os
 import re
-import signal
 import socket
 import stat
 from collections.abc import Iterator
@@ -159,9 +158,3 @@ def test_more_workers_than_there_is_room_for_are_refused(
 ) -> None:
     with pytest.raises(RequestError, match=f"^{re.escape(message)}$"):
         session.choose_workers(asked, threads=threads)
-
-
-@pytest.mark.ray
-def test_a_job_keeps_its_own_handler_of_sigterm_once_ray_is_started(session: Session) -> None:
-    assert session.connected
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # Ray's own would exit with 1 or 15
