@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,6 +67,7 @@ def search(request: SearchRequest, session: Session) -> SearchSummary:
     """
     plan = plan_search(request)
     if finished := _read_finished(plan):
+        print(f"nothing left to search in {plan.folder}", file=sys.stderr)
         return finished
     started = time.perf_counter()
     session.start()

@@ -68,6 +68,8 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
         work = partial(_fit, plan, workers, session) if workers else partial(_train_epochs, plan, device)
         reader = BoardReader(plan)
         stopped_by = run_watched(f"training {plan.recipe.name}", reader.epochs_left, work, reader.show)
+    else:
+        print(f"nothing left to train in {plan.folder}", file=sys.stderr)
     return TrainSummary(plan.folder, _summarise(plan, workers, stopped_by))
 
 

@@ -9,20 +9,22 @@ import pytest
 from cluster.quiet import ENVIRONMENT
 from cluster.session import Session
 
+# Ray reads these once a process, and some modules load it when they are imported; no token of the user's
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[Session]:
-    """A session whose own Ray runs, behind a token that is not the user's; it does not end between tests."""
+    """A session whose own Ray runs and does not end between tests."""
+    import ray
+
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         session = Session(len(os.sched_getaffinity(0)), 0, 0, connected=False)
         session.start()
         yield session
-        import ray  # not before the mode is set, which it reads once
-
         ray.shutdown()
 
 
