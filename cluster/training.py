@@ -17,7 +17,7 @@ from cluster.quiet import quiet_loggers
 from cluster.requests import TrainRequest
 from cluster.session import Session
 from cluster.training_progress import Board, BoardReader
-from cluster.watching import run_watched
+from cluster.watching import run_here, run_watched
 from seg.data.crops import CropSampler
 from seg.data.default import default_data
 from seg.data.labels import IGNORE
@@ -62,12 +62,7 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     plan = plan_training(request)
     stopped_by = StoppedBy.FINISHED
     if not _is_finished(plan):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if workers:
-            session.start()
-        work = partial(_fit, plan, workers, session) if workers else partial(_train_epochs, plan, device)
-        reader = BoardReader(plan)
-        stopped_by = run_watched(f"training {plan.recipe.name}", reader.epochs_left, work, reader.show)
+        stopped_by = _train_pending(plan, workers, session)
     else:
         print(f"nothing left to train in {plan.folder}", file=sys.stderr)
     return TrainSummary(plan.folder, _summarise(plan, workers, stopped_by))
@@ -135,6 +130,15 @@ def _summarise(plan: TrainingPlan, workers: int, stopped_by: StoppedBy) -> dict[
     return summary
 
 
+def _train_pending(plan: TrainingPlan, workers: int, session: Session) -> StoppedBy:
+    what, reader = f"training {plan.recipe.name}", BoardReader(plan)
+    if workers:
+        session.start()
+        return run_watched(what, reader.epochs_left, partial(_fit, plan, workers, session), reader.show)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return run_here(what, reader.epochs_left, partial(_train_epochs, plan, device), reader.show)
+
+
 def _fit(plan: TrainingPlan, workers: int, session: Session) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -166,18 +170,30 @@ def _train_worker(config: dict[str, Any]) -> None:
     import ray.train.torch
 
     torch.set_num_threads(config["threads"])
-    _train_epochs(config["plan"], ray.train.torch.get_device(), ray.train.report)
+    _train_epochs(config["plan"], ray.train.torch.get_device(), lambda: None, ray.train.report)
 
 
 def _train_epochs(
-    plan: TrainingPlan, device: torch.device, report: Callable[[dict[str, Any]], None] | None = None
+    plan: TrainingPlan,
+    device: torch.device,
+    on_news: Callable[[], None],
+    report: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Train what is left and keep the folder's history up to date; `report` tells Ray that we are alive."""
+    """Train what is left and keep the folder's history up to date.
+
+    on_news: called after each step and epoch. report: tells Ray that we are alive.
+    """
     training = Training(plan, device)
     board = Board(training)
-    for result in training.epochs(board.on_step):
+
+    def on_step(epoch: int, step: int, loss: float) -> None:
+        board.on_step(epoch, step, loss)
+        on_news()
+
+    for result in training.epochs(on_step):
         if training.rank == 0:
             write_history(plan.folder, training.journal)
         board.publish(result.epoch, training.sampler.steps_per_epoch, result.loss)
+        on_news()
         if report is not None:
             report(without_nan(result.row()))

@@ -1,4 +1,4 @@
-"""Work in a thread, while the main thread shows how far it is and hears Ctrl-C."""
+"""Work that is shown while it runs, and that Ctrl-C ends."""
 
 import threading
 from collections.abc import Callable
@@ -32,13 +32,31 @@ def run_watched(
     try:
         with progress(what, total, line_every_s=LINE_EVERY_S) as advance:
             thread.start()
-            while thread.is_alive():
+            alive = True
+            while alive:
                 thread.join(POLL_S)
+                alive = thread.is_alive()
                 show(advance)
     except KeyboardInterrupt:
         return StoppedBy.INTERRUPT
     if failures:
         raise _cause(failures[0])
+    return StoppedBy.FINISHED
+
+
+def run_here(
+    what: str, total: int, work: Callable[[Callable[[], None]], object], show: Callable[[Advance], None]
+) -> StoppedBy:
+    """Run `work` in this thread; it calls what it is given whenever there may be something new to show.
+
+    Ctrl-C ends it where it is. In a thread it would go on while the interpreter ends, and torch aborts such a
+    process: exit code 134, not 4.
+    """
+    try:
+        with progress(what, total, line_every_s=LINE_EVERY_S) as advance:
+            work(lambda: show(advance))
+    except KeyboardInterrupt:
+        return StoppedBy.INTERRUPT
     return StoppedBy.FINISHED
 
 

@@ -45,8 +45,12 @@ def _run(kind: type[Args], argv: Sequence[str] | None, job: Callable[[Args, "Ses
     from cluster.session import compute_session  # here, so that --help loads no torch and no ray
 
     with compute_session(use_ray=getattr(args, "workers", None) != 0) as session:
-        default = GPU_RECIPE if session.gpus_possible else CPU_RECIPE
-        return job(parse(kind, argv, default), session)
+        return job(parse(kind, argv, default_recipe(session.gpus_possible)), session)
+
+
+def default_recipe(gpus: int) -> str:
+    """The recipe that a command without one runs, where there are, or can be, so many GPUs."""
+    return GPU_RECIPE if gpus else CPU_RECIPE
 
 
 def parse(kind: type[Args], argv: Sequence[str] | None, default_recipe: str = CPU_RECIPE) -> Args:
