@@ -13,6 +13,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default; unset, each start warns of it
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own table; we print ours
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # else Tune's thread, after Ctrl-C and our shutdown, starts another Ray
 }
 
 

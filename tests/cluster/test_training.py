@@ -135,6 +135,7 @@ def test_the_same_request_again_is_finished_at_once(
 
 
 @pytest.mark.ray
+@pytest.mark.long  # Ray Train tries it four times
 def test_what_is_wrong_for_a_worker_arrives_as_its_own_sentence(
     session: Session, archive: Path, tmp_path: Path
 ) -> None:

@@ -212,7 +212,10 @@ def test_bad_images_among_good_ones_are_quarantined_and_the_rest_is_scored(
     summary = json.loads(Path("out/summary.json").read_text())
     assert (summary["images_found"], summary["images_scored"], summary["images_quarantined"]) == (9, 4, 5)
     assert summary["quarantine_reasons"] == {"label_mismatch": 2, "empty": 1, "truncated": 1, "unreadable": 1}
+    before = {name: data for name, data in read_tree(Path("out")).items() if name.endswith(".parquet")}
     assert run("score", capfd, *words)[0] == 3  # also when nothing was left to do
+    assert {name: data for name, data in read_tree(Path("out")).items() if name in before} == before
+    assert len(list(Path("out").rglob("*.parquet"))) == len(before) == 2
     assert json.loads(Path("out/summary.json").read_text())["images_skipped"] == 4
 
 
