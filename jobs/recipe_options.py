@@ -60,8 +60,8 @@ def parse(kind: type[Args], argv: Sequence[str] | None, default_recipe: str = CP
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     without_help = [option for option in argv if option not in ("-h", "--help")]
-    name = _parse(kind, without_help, default_recipe).recipe_name or default_recipe
-    return _parse(kind, argv, name)
+    name = _parse(kind, without_help, default_recipe).recipe_name
+    return _parse(kind, argv, default_recipe if name is None else name)
 
 
 def _parse(kind: type[Args], argv: list[str], recipe: str) -> Args:
