@@ -63,7 +63,7 @@ def test_given_lists_win_over_sequences() -> None:
     split = split_samples(make_data([2, 1], lists), 0.5, seed=0)
     assert tuple(sample.name for sample in split.train) == lists[0]
     assert tuple(sample.name for sample in split.validation) == lists[1]
-    assert split.how == "the data set's own lists"
+    assert split.how == "split by the data set's own lists"
 
 
 def test_an_empty_given_list_is_refused() -> None:
