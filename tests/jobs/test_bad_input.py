@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -23,10 +25,13 @@ Screen = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
-def own_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def own_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("RAY_ADDRESS", "local")
     monkeypatch.delenv("FRINGE_WORKERS", raising=False)
     monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)  # a job takes it over
 
 
 @pytest.fixture
