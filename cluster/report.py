@@ -1,7 +1,6 @@
 """report.html of a scores folder: one file that holds all it shows, read in a browser or printed."""
 
 import heapq
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from cluster.report_pictures import (
     draw_panels,
     error_legend,
 )
-from seg.files import write_bytes
+from seg.files import read_json, write_bytes
 from seg.metrics import dice, iou, mean_present, pixel_accuracy
 
 PICTURED = 8
@@ -176,7 +175,7 @@ def render(report: Report) -> str:
 
 def gather(folder: Path) -> Report:
     """Read a scores folder once."""
-    run, summary = _read_json(folder / "run.json"), _read_json(folder / "summary.json")
+    run, summary = read_json(folder / "run.json"), read_json(folder / "summary.json")
     ledger = Ledger(folder)
     classes = tuple(summary["classes"])
     survey = Survey(len(classes))
@@ -299,10 +298,6 @@ class Gallery:
             pictures=list(pictures),
             notes=list(notes),
         )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _title(archive: str) -> str:

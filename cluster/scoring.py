@@ -1,6 +1,5 @@
 """Scoring an archive on Ray Data: list, leave out what is done, predict where the pixels are, commit here."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -283,8 +282,3 @@ def summarise(plan: ScorePlan, stopped_by: StoppedBy, seconds: float) -> dict[st
         "model_sha256": plan.card.provenance["weights_sha256"],
         "stopped_by": stopped_by,
     }
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """A folder's summary.json."""
-    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))

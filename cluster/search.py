@@ -188,6 +188,8 @@ def _run_trial(params: dict[str, Any], plan: SearchPlan) -> None:
     """One trial, in a Ray worker: the training loop in a folder of its own, an epoch's mIoU to Tune."""
     from ray import tune
 
+    from cluster.trials import PARAMETERS
+
     trial = tune.get_context().get_trial_id()
     torch.set_num_threads(1)
     training_plan = TrainingPlan(
@@ -197,7 +199,7 @@ def _run_trial(params: dict[str, Any], plan: SearchPlan) -> None:
         folder=plan.folder / "trials" / trial,
         parent=f"{plan.folder.name}/{trial}",
     )
-    write_json(training_plan.folder / "trial.json", params)
+    write_json(training_plan.folder / PARAMETERS, params)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = Training(training_plan, device)
     for row in training.journal.history[-1:]:  # resumed: Tune may not have heard of the last epoch
@@ -210,7 +212,8 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
     """Write leaderboard and summary; of a search that finished also the winner's model file."""
     from cluster.trials import read_trials, write_leaderboard
 
-    trials, rows = read_trials(plan.folder / "trials"), _leaderboard(plan)
+    trials = read_trials(plan.folder / "trials")
+    rows = [trial.row(plan.recipe.epochs) for trial in trials]
     write_leaderboard(plan.folder / "leaderboard.csv", rows)
     statuses = [row["status"] for row in rows]
     best = next((row for row in rows if row["miou"] is not None), None)
