@@ -1,20 +1,79 @@
 """From the names in a recipe or a model file to a network."""
 
+from collections.abc import Mapping
+from inspect import Parameter, signature
+from typing import Any
+
 from torch import nn
 
 from seg.errors import RequestError, describe_unknown
-from seg.models import MODELS
+from seg.models import MODELS, smp
+from seg.models.backbones import Features
+from seg.models.pretrained import fill_backbone
 
 
-def build(architecture: str, *, backbone: str | None, num_classes: int, channels: int) -> nn.Module:
-    """A network with random weights, drawn from torch's default generator, in training mode.
+def build(
+    architecture: str,
+    *,
+    backbone: str | None = None,
+    num_classes: int,
+    channels: int,
+    weights: str = "none",
+    options: Mapping[str, int] | None = None,
+) -> nn.Module:
+    """A network in training mode; what `weights` does not fill is random, from torch's default generator.
 
-    architecture: key of MODELS. backbone: one of the architecture's BACKBONES; None is the first of them.
-    RequestError: unknown architecture or backbone, with the near matches and all that are known.
+    architecture: key of MODELS, or smp/NAME/ENCODER of segmentation-models-pytorch. backbone: one of the
+    architecture's BACKBONES; None is the first of them. weights: "none", "imagenet" or a file, for the
+    backbone alone (seg/models/pretrained.py); the same random numbers are drawn with and without. options:
+    keyword arguments of the architecture's own, such as pyramid-fcn's n_layers.
+    RequestError: an unknown architecture, backbone or option, with the near matches and all that are known;
+    weights that cannot be had or do not fit.
     """
-    if architecture not in MODELS:
-        raise RequestError(describe_unknown("architecture", architecture, MODELS))
-    model = MODELS[architecture]
+    if architecture.startswith(smp.PREFIX):
+        refuse_extras(architecture, backbone, options)
+        return smp.build_smp(architecture, num_classes=num_classes, channels=channels, weights=weights)
+    model = find_model(architecture)
     if backbone is not None and backbone not in model.BACKBONES:
         raise RequestError(describe_unknown(f"backbone of {architecture}", backbone, model.BACKBONES))
-    return model(num_classes, channels, backbone)
+    options = options or {}
+    check_options(architecture, options, model)
+    network = model(num_classes, channels, backbone, **options)
+    if weights != "none":
+        if not isinstance(network.features, Features):
+            raise RequestError(f"{architecture} has no pretrained weights ({weights}); use weights none")
+        fill_backbone(network.features, weights)
+    return network
+
+
+def takes_frames(architecture: str) -> bool:
+    """Whether it is a sequence model: forward gets [N, K, channels, H, W]. RequestError: unknown."""
+    if architecture.startswith(smp.PREFIX):
+        return False
+    return getattr(find_model(architecture), "TAKES_FRAMES", False)
+
+
+def find_model(architecture: str) -> Any:
+    """The class of that name. RequestError: unknown, with the near matches."""
+    if architecture not in MODELS:
+        raise RequestError(describe_unknown("architecture", architecture, MODELS))
+    return MODELS[architecture]
+
+
+def check_options(architecture: str, options: Mapping[str, int], model: Any) -> None:
+    """RequestError: an option that is no keyword-only parameter of the architecture."""
+    parameters = signature(model).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is Parameter.KEYWORD_ONLY]
+    for name in options:
+        if not known:
+            raise RequestError(f"{architecture} takes no options, but {name} is given; leave it out")
+        if name not in known:
+            raise RequestError(describe_unknown(f"option of {architecture}", name, known))
+
+
+def refuse_extras(architecture: str, backbone: str | None, options: Mapping[str, int] | None) -> None:
+    """RequestError: a backbone or an option of a network that takes neither."""
+    if backbone is not None:
+        raise RequestError(f"{architecture} names its encoder; leave the backbone {backbone} out")
+    for name in options or ():
+        raise RequestError(f"{architecture} takes no options, but {name} is given; leave it out")

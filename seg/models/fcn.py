@@ -2,11 +2,11 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from seg.models.backbones import ResNetFeatures
+from seg.models.backbones import build_features
+from seg.models.interpolation import fill_bilinear
 
 
 class FCN(nn.Module):
@@ -17,7 +17,7 @@ class FCN(nn.Module):
     Output: logits, float [N, C, H, W].
     Unlike the paper: no skips. The backbone works at output stride 8, which the reference system leaves open
     and its upsampling by 8 needs. Unlike the reference: batch norm and ReLU between the head's two
-    convolutions, which would otherwise be one linear map.
+    convolutions, which would otherwise be one linear map. Pretrained weights fill `features`.
     """
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50")
@@ -25,7 +25,7 @@ class FCN(nn.Module):
 
     def __init__(self, num_classes: int, channels: int, backbone: str | None = None) -> None:
         super().__init__()
-        self.features = ResNetFeatures(backbone or self.BACKBONES[0], channels, output_stride=8)
+        self.features = build_features(backbone or self.BACKBONES[0], channels, output_stride=8)
         self.head = nn.Sequential(
             Conv2dNormActivation(self.features.widths[-1], 64, kernel_size=3),
             nn.Conv2d(64, num_classes, kernel_size=1),
@@ -38,20 +38,5 @@ class FCN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, C, H, W]."""
         height, width = images.shape[-2:]
-        coarse = self.head(self.features(images)[-1])  # [N, C, ceil(H/8), ceil(W/8)]
+        coarse = self.head(self.features.last(images))  # [N, C, ceil(H/8), ceil(W/8)]
         return self.upsample(coarse)[..., :height, :width]
-
-
-@torch.no_grad()
-def fill_bilinear(conv: nn.ConvTranspose2d) -> None:
-    """Start a square transposed convolution as bilinear interpolation of each channel by its stride.
-
-    Kernel size must be twice an even stride and padding half of it. Away from the border it then equals
-    F.interpolate(mode="bilinear", align_corners=False); at the border it interpolates towards zero.
-    """
-    stride = conv.stride[0]
-    distance = (torch.arange(2 * stride) + 0.5) / stride - 1  # from the kernel's centre, in input pixels
-    tent = 1 - distance.abs()
-    conv.weight.zero_()
-    for channel in range(conv.out_channels):
-        conv.weight[channel, channel] = tent[:, None] * tent

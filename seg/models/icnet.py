@@ -1,17 +1,17 @@
 """Image cascade network: full detail from a few layers, context from a small copy of the image."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from seg.models.backbones import ResNetFeatures
+from seg.models.backbones import build_features
+from seg.models.interpolation import resize
 
 
 class ICNet(nn.Module):
-    """ICNet (Zhao et al. 2018, arXiv:1704.08545, section 3) on a dilated residual backbone.
+    """ICNet (Zhao et al. 2018, arXiv:1704.08545, section 3) on a dilated backbone.
 
     Input: float [N, channels, H, W], normalised as the recipe says; any H and W. To train on one crop
     alone, a side of 33 pixels at least: batch norm needs two values a channel.
@@ -19,11 +19,11 @@ class ICNet(nn.Module):
     (rounded up), to be compared with the whole mask.
     As in the authors' released network, the branches of 1/2 and 1/4 share weights and computation up to the
     backbone's stride 8, and pyramid pooling adds its bins. Unlike them: the masks of the cascade's loss are
-    not shrunk, OUTPUT_WEIGHTS are the reference system's, and a residual network of torchvision stands for
-    PSPNet's.
+    not shrunk, OUTPUT_WEIGHTS are the reference system's, and a network of torchvision stands for PSPNet's.
+    Pretrained weights fill `features`; the branch of full size has layers of its own.
     """
 
-    BACKBONES: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50")
+    BACKBONES: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50", "mobilenet_v2")
     OUTPUT_WEIGHTS: ClassVar[tuple[float, ...]] = (1.0, 1.0, 0.4)
 
     def __init__(self, num_classes: int, channels: int, backbone: str | None = None) -> None:
@@ -33,7 +33,7 @@ class ICNet(nn.Module):
             Conv2dNormActivation(32, 32, kernel_size=3, stride=2),
             Conv2dNormActivation(32, 64, kernel_size=3, stride=2),
         )
-        self.features = ResNetFeatures(backbone or self.BACKBONES[0], channels, output_stride=8)
+        self.features = build_features(backbone or self.BACKBONES[0], channels, output_stride=8)
         _, _, medium, _, low = self.features.widths
         self.context = nn.Sequential(PyramidPooling(), Conv2dNormActivation(low, 256, kernel_size=1))
         self.fuse_medium = CascadeFusion(256, medium, 128)
@@ -44,9 +44,22 @@ class ICNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Logits [N, C, H, W]; in training those at 1/4, 1/8 and 1/16."""
+        medium = self.shrink_and_start(images)
+        return self.fuse_branches(images, medium, self.finish_small(medium))
+
+    def shrink_and_start(self, images: Tensor) -> Tensor:
+        """The branch of half the resolution, to stride 8 of it: [N, medium, H/16, W/16]."""
+        return self.features.start(resize(images, halve(images)))
+
+    def finish_small(self, medium: Tensor) -> Tensor:
+        """The branch of a quarter of the resolution: the rest of the backbone, then context."""
+        return self.context(self.features.finish(resize(medium, halve(medium))))  # [N, 256, H/32, W/32]
+
+    def fuse_branches(
+        self, images: Tensor, medium: Tensor, low: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        """The branch of full resolution, joined with the two others; logits as forward's."""
         fine = self.detail(images)  # [N, 64, H/8, W/8]
-        medium = self.shrink_and_start(images)  # [N, medium, H/16, W/16]
-        low = self.finish_small(medium)  # [N, 256, H/32, W/32]
         low = resize(low, medium.shape[-2:])
         fused = resize(self.fuse_medium(low, medium), fine.shape[-2:])
         quarter = [-(-side // 4) for side in images.shape[-2:]]
@@ -54,18 +67,6 @@ class ICNet(nn.Module):
         if self.training:
             return logits, self.guide_fine(fused), self.guide_medium(low)
         return resize(logits, images.shape[-2:])
-
-    def shrink_and_start(self, images: Tensor) -> Tensor:
-        """The branch of half the resolution: the backbone up to the first block of stride 8."""
-        features = self.features
-        half = features.stem(resize(images, halve(images)))
-        return features.layer2[0](features.layer1(features.maxpool(half)))
-
-    def finish_small(self, medium: Tensor) -> Tensor:
-        """The branch of a quarter of the resolution: the rest of the backbone, then context."""
-        features = self.features
-        low = features.layer2[1:](resize(medium, halve(medium)))
-        return self.context(features.layer4(features.layer3(low)))
 
 
 class PyramidPooling(nn.Module):
@@ -99,8 +100,3 @@ class CascadeFusion(nn.Module):
 def halve(maps: Tensor) -> list[int]:
     """Half of height and width, rounded up."""
     return [-(-side // 2) for side in maps.shape[-2:]]
-
-
-def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear interpolation to (height, width)."""
-    return F.interpolate(maps, size=list(size), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""A small U-Net whose encoder is a residual backbone."""
+"""A small U-Net whose encoder is a classification network."""
 
 from typing import ClassVar
 
@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from seg.models.backbones import ResNetFeatures
+from seg.models.backbones import build_features
+from seg.models.interpolation import resize
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al. 2015, arXiv:1505.04597, section 2) on a residual encoder, for few cores.
+    """U-Net (Ronneberger et al. 2015, arXiv:1505.04597, section 2) with a light decoder, for few cores.
 
     Input: float [N, channels, H, W], normalised as the recipe says; any H and W. To train on one crop
     alone, a side of 33 pixels at least: batch norm needs two values a channel.
@@ -20,15 +21,16 @@ class UNet(nn.Module):
     convolutions, and a decoder that ends at stride 2, from where the logits are upsampled bilinearly. A
     training step on one core of a Xeon (bf16, channels-last, 4 crops of 256 px) takes 245 ms, the encoder 165
     of them; a decoder of 256-128-64-32 takes 325, a last level at full size 50 more, bilinear upsampling 30.
+    Pretrained weights fill the encoder, `features`.
     """
 
-    BACKBONES: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34")
+    BACKBONES: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50", "mobilenet_v2")
     OUTPUT_WEIGHTS: ClassVar[tuple[float, ...]] = (1.0,)
     DECODER_WIDTHS: ClassVar[tuple[int, ...]] = (128, 64, 32, 32)
 
     def __init__(self, num_classes: int, channels: int, backbone: str | None = None) -> None:
         super().__init__()
-        self.features = ResNetFeatures(backbone or self.BACKBONES[0], channels)
+        self.features = build_features(backbone or self.BACKBONES[0], channels)
         *skips, deepest = self.features.widths
         inputs = (deepest, *self.DECODER_WIDTHS[:-1])
         self.decoder = nn.ModuleList(
@@ -43,7 +45,7 @@ class UNet(nn.Module):
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             maps = block(maps, skip)
         logits = self.score(maps)  # [N, C, ceil(H/2), ceil(W/2)]
-        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        return resize(logits, images.shape[-2:])
 
 
 class UpBlock(nn.Module):
