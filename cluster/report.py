@@ -17,16 +17,10 @@ from numpy.typing import NDArray
 
 from cluster.ledger import Ledger
 from cluster.outcome import StoppedBy
-from cluster.report_pictures import (
-    IGNORED,
-    Picture,
-    PictureSources,
-    class_colours,
-    draw_panels,
-    error_legend,
-)
+from cluster.report_pictures import Picture, PictureSources, draw_panels
 from seg.files import read_json, write_bytes
 from seg.metrics import dice, iou, mean_present, pixel_accuracy
+from seg.palette import IGNORED, class_colours, error_legend
 
 PICTURED = 8
 """Images with pictures, of the worst and of the least confident."""

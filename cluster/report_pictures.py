@@ -17,22 +17,11 @@ from seg.data.images import Pixels, decode_image, read_file, split_page
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.preprocess import shrink_mask
 from seg.errors import ImageError
+from seg.palette import IGNORED, class_colours
+from seg.panels import ERROR_COLOURS, Kind, classify_errors, stretch
 
 LONG_SIDE_PX = 480
 JPEG_QUALITY = 80
-STRETCH_PERCENTILES = (0.5, 99.5)
-"""Intensities shown as black and as white; for display alone."""
-
-BACKGROUND, IGNORED = "#3b4354", "#98a1ab"
-MISSED, INVENTED, CONFUSED = "#d55e00", "#8f63e8", "#0f8b8d"
-COLOURS = (
-    *("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2", "#d55e00", "#a0f0f0"),
-    *("#904010", "#20e0a0", "#601090", "#9070f0", "#701010", "#905080", "#4040c0", "#e0f0b0"),
-    *("#306050", "#f06070", "#604080", "#d0c0f0", "#e0c070", "#7090d0", "#a06040", "#90c0c0"),
-    *("#402070", "#907090", "#e08020", "#104030", "#70c090", "#b040b0", "#d0d010", "#a0f080"),
-)
-"""Okabe and Ito's seven, then those farthest in OKLab from all before them, from gray and from slate, both to
-normal sight and to three kinds of colour blindness (Machado et al. 2009)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +43,6 @@ class PictureSources:
     masks: Path
     classes: tuple[str, ...]
     label_map: LabelMap
-
-
-def class_colours(classes: Sequence[str]) -> list[str]:
-    """A colour for each class in id order; they repeat after 32, slate is background's."""
-    rest = classes[1:] if has_background(classes) else classes
-    colours = [COLOURS[place % len(COLOURS)] for place in range(len(rest))]
-    return [BACKGROUND, *colours] if has_background(classes) else colours
-
-
-def has_background(classes: Sequence[str]) -> bool:
-    """Whether class 0 is what lies around the objects."""
-    return classes[0].lower() == "background"
-
-
-def error_legend(classes: Sequence[str]) -> list[tuple[str, str]]:
-    """What the error panel distinguishes, with its colours."""
-    if not has_background(classes):
-        return [("another class than the truth", MISSED)]
-    legend = [("missed: predicted as background", MISSED), ("invented: background in truth", INVENTED)]
-    return legend if len(classes) == 2 else [*legend, ("another class than the truth", CONFUSED)]
 
 
 def draw_panels(sources: PictureSources, row: dict[str, Any]) -> tuple[list[Picture], list[str]]:
@@ -154,9 +123,7 @@ def shown_size(height: int, width: int) -> tuple[int, int]:
 def draw_image(caption: str, pixels: Pixels) -> Picture:
     """An image of any depth as a JPEG, reduced by area, its contrast stretched over all channels alike."""
     height, width = shown_size(pixels.shape[0], pixels.shape[1])
-    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
-    low, high = np.percentile(small, STRETCH_PERCENTILES)
-    shown = np.clip((small - low) * (255 / max(high - low, 1)), 0, 255).round().astype(np.uint8)
+    shown = stretch(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
     shown = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR) if shown.ndim == 3 else shown
     encoded, data = cv2.imencode(".jpg", shown, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     assert encoded, "OpenCV encodes every 8-bit image"
@@ -171,16 +138,7 @@ def draw_mask(caption: str, mask: NDArray[np.uint8], colours: Sequence[str]) -> 
 
 def draw_error(truth: NDArray[np.uint8], ids: NDArray[np.uint8], classes: Sequence[str]) -> Picture:
     """Where prediction and truth differ, by `error_legend`; what is right is clear, what is ignored gray."""
-    wrong = (truth != ids) & (truth != IGNORE)
-    kind = np.full(truth.shape, 4, np.uint8)
-    palette = [IGNORED, IGNORED, MISSED, INVENTED, CONFUSED]  # the first is right: clear
-    if has_background(classes):
-        kind[ids == 0], kind[truth == 0] = 2, 3
-    else:
-        palette[4] = MISSED
-    codes = np.where(wrong, kind, np.uint8(0))
-    codes[truth == IGNORE] = 1
-    return _draw_codes("error", codes.astype(np.uint8), palette, clear=0)
+    return _draw_codes("error", classify_errors(truth, ids, classes), ERROR_COLOURS, clear=Kind.RIGHT)
 
 
 def _draw_codes(

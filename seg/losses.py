@@ -1,7 +1,7 @@
 """Losses as sums and the weights that divide them, so that workers together find the whole batch's loss."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from math import isfinite
 
 import torch
@@ -9,19 +9,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seg.errors import RequestError, describe_unknown
+from seg.pixel_losses import Asymmetric, CrossEntropy, Focal
+from seg.region_losses import Dice, Lovasz
 
-IGNORED = 255
+LossPart = Asymmetric | CrossEntropy | Dice | Focal | Lovasz
+LOSSES: dict[str, type[LossPart]] = {
+    "asymmetric": Asymmetric,
+    "cross_entropy": CrossEntropy,
+    "dice": Dice,
+    "focal": Focal,
+    "lovasz": Lovasz,
+}
+"""Losses by name; the fields of each are the parameters that a recipe may give it."""
+
+PLUS = re.compile(r"\+(?![^()]*\))")  # not inside parentheses: 1e+3 is a number
+PART = re.compile(r"\s*([^()]*?)\s*(?:\(([^()]*)\)\s*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A sum of losses, each over all outputs of a model; build_loss makes one from its name.
+    """A sum of losses, each over all outputs of a model; build_loss makes one from a recipe's words.
 
-    parts: keys of LOSSES. class_weights: one a class, None counts all alike. output_weights: the model's
-    OUTPUT_WEIGHTS, what each of its outputs counts, finest first.
+    class_weights: one a class, None counts all alike. output_weights: the model's OUTPUT_WEIGHTS, what each
+    of its outputs counts, finest first.
     """
 
-    parts: tuple[str, ...]
+    parts: tuple[LossPart, ...]
     class_weights: tuple[float, ...] | None = None
     output_weights: tuple[float, ...] = (1.0,)
 
@@ -34,7 +47,7 @@ class Loss:
         Returns sums, float32 [parts], differentiable, and weights, float64 [parts], without gradient: for a
         pixel loss the number of counted pixels, for a region loss that of regions, each times its class's
         weight. Both are zero where nothing counts. Computed in float32 whatever autocast says (float64 logits
-        stay float64).
+        stay float64), and without waiting for the device.
         ValueError: the number of outputs or of classes is not that of their weights.
         """
         outputs = (logits,) if isinstance(logits, Tensor) else logits
@@ -44,10 +57,10 @@ class Loss:
         with torch.autocast(truth.device.type, enabled=False):
             resized = [resize_logits(output, truth) for output in outputs]
             class_weights, ids = self.spread_weights(resized[0]), truth.long()
-            terms = [[LOSSES[part](output, ids, class_weights) for part in self.parts] for output in resized]
+            terms = [[part(output, ids, class_weights) for part in self.parts] for output in resized]
         sums = torch.stack([torch.stack([total for total, _ in output]) for output in terms])
         weights = torch.stack([weight for _, weight in terms[0]])  # the truth's alone: one for all outputs
-        return (sums * sums.new_tensor(output_weights)[:, None]).sum(0), weights
+        return (sums * place_beside(sums, output_weights)[:, None]).sum(0), weights
 
     def spread_weights(self, logits: Tensor) -> Tensor:
         """Class weights as a tensor [C] beside the logits."""
@@ -56,23 +69,54 @@ class Loss:
             return logits.new_ones(num_classes)
         if len(self.class_weights) != num_classes:
             raise ValueError(f"{len(self.class_weights)} class weights for {num_classes} classes")
-        return logits.new_tensor(self.class_weights)
+        return place_beside(logits, self.class_weights)
 
 
 def build_loss(
     spec: str, class_weights: tuple[float, ...] | None = None, output_weights: tuple[float, ...] = (1.0,)
 ) -> Loss:
-    """The loss that a recipe names: "cross_entropy", or a sum such as "cross_entropy+dice".
+    """The loss that a recipe names: "cross_entropy", or a sum such as "focal(alpha=0.8, gamma=2) + dice".
 
-    RequestError: a name that is not in LOSSES, with the near matches and all names; class weights below zero.
+    RequestError: a loss or parameter that LOSSES does not know, with the near matches and all names; a value
+    that is no number or out of its range; class weights below zero.
     """
-    parts = tuple(part.strip() for part in spec.split("+"))
-    for part in parts:
-        if part not in LOSSES:
-            raise RequestError(describe_unknown("loss", part, LOSSES))
+    parts = tuple(build_part(part) for part in PLUS.split(spec))
     if class_weights is not None and not all(isfinite(weight) and weight >= 0 for weight in class_weights):
         raise RequestError(f"class weights are {class_weights}; each must be a number from 0 up")
     return Loss(parts, class_weights, output_weights)
+
+
+def build_part(text: str) -> LossPart:
+    """One loss of a sum: its name and, in parentheses, the parameters that are not left at their defaults."""
+    found = PART.fullmatch(text)
+    if found is None:
+        raise RequestError(f"loss {text.strip()!r} is not like dice, or like focal(alpha=0.8, gamma=2)")
+    name, listed = found[1], found[2] or ""
+    if name not in LOSSES:
+        raise RequestError(describe_unknown("loss", name, LOSSES))
+    known = [field.name for field in fields(LOSSES[name])]
+    values: dict[str, float] = {}
+    for item in listed.split(",") if listed.strip() else ():
+        key, value = parse_parameter(name, item, known)
+        if key in values:
+            raise RequestError(f"loss {name}: {key} is given twice")
+        values[key] = value
+    return LOSSES[name](**values)
+
+
+def parse_parameter(loss: str, item: str, known: list[str]) -> tuple[str, float]:
+    """Name and value of "gamma=2"."""
+    key, equals, value = (word.strip() for word in item.partition("="))
+    if not known:
+        raise RequestError(f"loss {loss} takes no parameters, but {item.strip()!r} is given")
+    if not equals:
+        raise RequestError(f"loss {loss}: {item.strip()!r} is not like {known[0]}=1")
+    if key not in known:
+        raise RequestError(describe_unknown(f"parameter of {loss}", key, known))
+    try:
+        return key, float(value)
+    except ValueError:
+        raise RequestError(f"loss {loss}: {key} is {value!r}, not a number") from None
 
 
 def mean_loss(sums: Tensor, weights: Tensor) -> Tensor:
@@ -92,55 +136,6 @@ def resize_logits(logits: Tensor, truth: Tensor) -> Tensor:
     return F.interpolate(logits, size=truth.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def cross_entropy(logits: Tensor, truth: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted negative log-likelihood of each pixel; sum / weight is torch's CrossEntropyLoss(weight), mean.
-
-    Like all of LOSSES it takes logits, float [N, C, H, W], truth, int64 [N, H, W], and class_weights, [C],
-    and returns (sum, weight), two scalars.
-    """
-    total = F.cross_entropy(logits, truth, class_weights, ignore_index=IGNORED, reduction="sum")
-    return total, weigh_pixels(truth, class_weights).sum(dtype=torch.float64)
-
-
-def focal(logits: Tensor, truth: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross entropy times (1 - p)^2 (Lin et al. 2017, arXiv:1708.02002, section 3.2).
-
-    p is the true class's probability, gamma the paper's 2; class_weights are its alpha. Unlike the paper:
-    softmax for sigmoid, and divided by all counted pixels rather than by those of the foreground, as cross
-    entropy is.
-    """
-    nll = F.cross_entropy(logits, truth, ignore_index=IGNORED, reduction="none")  # 0 where ignored
-    weights = weigh_pixels(truth, class_weights)
-    miss = -torch.expm1(-nll)  # 1 - p without cancellation
-    return (weights * miss.square() * nll).sum(), weights.sum(dtype=torch.float64)
-
-
-def dice(logits: Tensor, truth: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """1 - 2 sum(p g) / (sum(p) + sum(g)) of each region (Sudre et al. 2017, arXiv:1707.03237, section 2).
-
-    A region is one class in one crop: g is 1 on the class's true pixels, p its probability, both summed over
-    the crop's counted pixels. Unlike the paper: only classes that the crop's truth has make a region, so
-    nothing needs smoothing, and class_weights weigh regions.
-    """
-    classes = torch.arange(logits.shape[1], device=truth.device)[:, None, None]
-    is_class = truth[:, None] == classes  # [N, C, H, W]
-    probabilities = logits.softmax(1) * (truth != IGNORED)[:, None]
-    overlap = (probabilities * is_class).sum((2, 3))
-    true_px = is_class.sum((2, 3))  # [N, C]
-    present = true_px > 0
-    ratio = 2 * overlap / (probabilities.sum((2, 3)) + true_px).where(present, 1)
-    return (class_weights * present * (1 - ratio)).sum(), (class_weights * present).sum(dtype=torch.float64)
-
-
-def weigh_pixels(truth: Tensor, class_weights: Tensor) -> Tensor:
-    """The weight of each pixel's true class, [N, H, W]; 0 where ignored."""
-    table = F.pad(class_weights, (0, IGNORED + 1 - len(class_weights)))
-    return table[truth]
-
-
-LossPart = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-LOSSES: dict[str, LossPart] = {
-    "cross_entropy": cross_entropy,
-    "dice": dice,
-    "focal": focal,
-}
+def place_beside(tensor: Tensor, values: tuple[float, ...]) -> Tensor:
+    """Values as a tensor of another's type and device; `new_tensor` would wait for a GPU to be idle."""
+    return torch.tensor(values, dtype=tensor.dtype).to(tensor.device, non_blocking=True)

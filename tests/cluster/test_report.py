@@ -16,25 +16,14 @@ import torch
 
 from cluster.ledger import LEDGER_SCHEMA, Ledger
 from cluster.report import LEDGER_COLUMNS, Lowest, gather, write_report
-from cluster.report_pictures import (
-    COLOURS,
-    CONFUSED,
-    IGNORED,
-    INVENTED,
-    LONG_SIDE_PX,
-    MISSED,
-    Picture,
-    class_colours,
-    draw_error,
-    draw_image,
-    draw_mask,
-)
+from cluster.report_pictures import LONG_SIDE_PX, Picture, draw_error, draw_image, draw_mask
 from cluster.scoring import ScoreRequest, score
 from cluster.session import Session
 from seg.checkpoint import ModelCard, save_model
 from seg.files import write_json
 from seg.models.build import build
-from seg.recipes import Preprocessing, Tiling
+from seg.palette import CONFUSED, IGNORED, INVENTED, MISSED
+from seg.recipe import Preprocessing, Tiling
 
 NASTY = "<b>&.png"
 HERE = Session(cpus=1, gpus=0, gpus_possible=0, connected=False)
@@ -378,14 +367,6 @@ def test_the_error_panel_marks_what_differs_and_nothing_else(classes: tuple[str,
         else:
             colour = MISSED if predicted == 0 else INVENTED if true == 0 else CONFUSED
             assert pixel == [*rgb(colour), 255]
-
-
-@pytest.mark.parametrize("count", [1, 2, 11, 32, 40])
-def test_classes_up_to_32_have_colours_of_their_own(count: int) -> None:
-    colours = class_colours([f"class {n}" for n in range(count)])
-    assert len(colours) == count
-    assert len(set(colours)) == min(count, 32)
-    assert len(set(COLOURS) | {IGNORED}) == 33
 
 
 @pytest.fixture(scope="module")

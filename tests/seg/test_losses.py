@@ -1,86 +1,28 @@
 import math
-from itertools import product
+import pickle
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor
 
 from seg.errors import RequestError
 from seg.losses import LOSSES, Loss, build_loss, mean_loss
+from seg.pixel_losses import Asymmetric, CrossEntropy, Focal
+from seg.region_losses import Dice, Lovasz
+from tests.seg.loss_formulas import FORMULAS, WEIGHTS, make_batch
 
-SPECS = [*LOSSES, "cross_entropy+dice", "focal+dice"]
-WEIGHTS = (1.0, 4.0, 0.5, 2.0)
-
-
-def make_batch(
-    crops: int = 3,
-    num_classes: int = 4,
-    height: int = 6,
-    width: int = 5,
-    *,
-    dtype: torch.dtype = torch.float64,
-) -> tuple[Tensor, Tensor]:
-    """Logits, and truth of which a fifth is ignored; the last crop lacks class 1 and its first row."""
-    seeded = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(crops, num_classes, height, width, generator=seeded, dtype=dtype)
-    truth = torch.randint(num_classes, (crops, height, width), generator=seeded, dtype=torch.uint8)
-    truth[torch.rand(truth.shape, generator=seeded) < 0.2] = 255
-    truth[-1][truth[-1] == 1] = 0
-    truth[-1, 0] = 255
-    return logits, truth
+SPECS = [*FORMULAS, "cross_entropy+dice", "focal+lovasz+asymmetric"]
 
 
-def true_probability(scores: NDArray[np.float64], true: int) -> float:
-    exponentials = np.exp(scores - scores.max())
-    return float(exponentials[true] / exponentials.sum())
-
-
-def expect_pixel_loss(
-    logits: Tensor, truth: Tensor, weights: tuple[float, ...], gamma: float
-) -> tuple[float, float]:
-    """-w (1 - p)^gamma ln p summed pixel by pixel, and the sum of w: the papers' formulas."""
-    scores, ids = logits.numpy().astype(np.float64), truth.numpy()
-    total = weight = 0.0
-    for n, y, x in product(*map(range, ids.shape)):
-        if ids[n, y, x] != 255:
-            p = true_probability(scores[n, :, y, x], ids[n, y, x])
-            total -= weights[ids[n, y, x]] * (1 - p) ** gamma * math.log(p)
-            weight += weights[ids[n, y, x]]
-    return total, weight
-
-
-def expect_dice(logits: Tensor, truth: Tensor, weights: tuple[float, ...]) -> tuple[float, float]:
-    """w (1 - 2 sum(p g) / (sum(p) + sum(g))) over the classes that each crop has, and the sum of w."""
-    scores, ids = logits.numpy().astype(np.float64), truth.numpy()
-    total = weight = 0.0
-    for n, c in product(range(len(ids)), range(scores.shape[1])):
-        overlap = predicted = true = 0.0
-        for y, x in zip(*np.nonzero(ids[n] != 255), strict=True):
-            p = true_probability(scores[n, :, y, x], c)
-            predicted += p
-            if ids[n, y, x] == c:
-                true += 1
-                overlap += p
-        if true:
-            total += weights[c] * (1 - 2 * overlap / (predicted + true))
-            weight += weights[c]
-    return total, weight
-
-
-def expect_part(part: str, logits: Tensor, truth: Tensor, weights: tuple[float, ...]) -> tuple[float, float]:
-    if part == "dice":
-        return expect_dice(logits, truth, weights)
-    return expect_pixel_loss(logits, truth, weights, gamma={"cross_entropy": 0.0, "focal": 2.0}[part])
+def test_every_loss_has_its_formula() -> None:
+    assert {spec.split("(")[0] for spec in FORMULAS} == set(LOSSES)
 
 
 @pytest.mark.parametrize("class_weights", [None, WEIGHTS])
 @pytest.mark.parametrize("spec", SPECS)
 def test_losses_equal_the_papers_formulas(spec: str, class_weights: tuple[float, ...] | None) -> None:
     logits, truth = make_batch()
-    expected = [expect_part(part, logits, truth, class_weights or (1.0,) * 4) for part in spec.split("+")]
+    expected = [FORMULAS[part](logits, truth, class_weights or (1.0,) * 4) for part in spec.split("+")]
     sums, weights = build_loss(spec, class_weights)(logits, truth)
     assert sums.tolist() == pytest.approx([total for total, _ in expected], rel=1e-12)  # float64 rounding
     assert weights.tolist() == [weight for _, weight in expected]  # these weights add exactly
@@ -93,15 +35,6 @@ def test_gradients_are_the_numerical_ones(spec: str) -> None:
     logits, truth = make_batch(crops=2, height=3, width=3)
     loss = build_loss(spec, WEIGHTS)
     assert torch.autograd.gradcheck(lambda x: loss(x, truth)[0], (logits.requires_grad_(),))
-
-
-@pytest.mark.parametrize("class_weights", [None, WEIGHTS])
-def test_cross_entropy_divided_is_torchs_mean(class_weights: tuple[float, ...] | None) -> None:
-    logits, truth = make_batch(dtype=torch.float32)
-    table = None if class_weights is None else torch.tensor(class_weights)
-    expected = F.cross_entropy(logits, truth.long(), table, ignore_index=255)
-    found = mean_loss(*build_loss("cross_entropy", class_weights)(logits, truth))
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)  # float32 rounding
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -132,6 +65,15 @@ def test_a_batch_of_ignored_pixels_counts_nothing(spec: str) -> None:
     assert loss.item() == 0
     assert logits.grad is not None
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_class_of_weight_0_counts_nothing(spec: str) -> None:
+    logits, truth = make_batch(dtype=torch.float32)
+    only = truth.where((truth == 2) | (truth == 255), torch.tensor(2, dtype=torch.uint8))
+    sums, weights = build_loss(spec, (1.0, 1.0, 0.0, 1.0))(logits, only)
+    assert not sums.any()
+    assert not weights.any()
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -174,11 +116,23 @@ def test_huge_logits_give_finite_losses_and_gradients(spec: str, dtype: torch.dt
     assert huge.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("spec", FORMULAS)
+def test_no_step_of_a_loss_depends_on_data(spec: str) -> None:
+    """So that a GPU's queue never empties: on the meta device whatever reads a value raises."""
+    logits = torch.empty(2, 4, 6, 5, device="meta", requires_grad=True)
+    truth = torch.empty(2, 6, 5, device="meta", dtype=torch.int64)
+    (part,) = build_loss(spec).parts
+    total, weight = part(logits, truth, torch.empty(4, device="meta"))
+    mean_loss(total, weight).backward()
+    assert logits.grad is not None
+    assert total.shape == weight.shape == ()
+
+
 def test_outputs_count_by_their_weights_and_coarse_ones_are_interpolated() -> None:
     logits, truth = make_batch()
     coarse = logits[..., ::2, ::2]
     scaled = F.interpolate(coarse, size=truth.shape[-2:], mode="bilinear", align_corners=False)
-    (fine_sum, weight), (coarse_sum, _) = (expect_part("focal", x, truth, WEIGHTS) for x in (logits, scaled))
+    (fine_sum, weight), (coarse_sum, _) = (FORMULAS["focal"](x, truth, WEIGHTS) for x in (logits, scaled))
     sums, weights = build_loss("focal", WEIGHTS, (1.0, 0.4))((logits, coarse), truth)
     assert sums.item() == pytest.approx(fine_sum + 0.4 * coarse_sum, rel=1e-12)  # float64 rounding
     assert weights.item() == weight  # once, not once an output
@@ -193,25 +147,60 @@ def test_one_tensor_counts_once_whatever_the_output_weights() -> None:
 def test_a_perfect_prediction_costs_nothing() -> None:
     _, truth = make_batch()
     certain = torch.stack([(truth == c) * 100.0 for c in range(4)], dim=1)
-    for spec in SPECS:
+    for spec in ("cross_entropy", "asymmetric(smoothing=0)", "focal", "dice", "lovasz"):
         # certain pixels' probabilities are 1 to float32
-        assert build_loss(spec)(certain, truth)[0].tolist() == pytest.approx(
-            [0.0] * len(spec.split("+")), abs=1e-5
-        )
+        assert build_loss(spec)(certain, truth)[0].tolist() == pytest.approx([0.0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    [
+        ("cross_entropy", (CrossEntropy(),)),
+        (" cross_entropy +dice", (CrossEntropy(), Dice())),
+        ("lovasz()+lovasz", (Lovasz(), Lovasz())),
+        ("focal(alpha=0.8,gamma=2)+dice", (Focal(alpha=0.8, gamma=2), Dice())),
+        ("focal ( gamma = 3 ) + dice ( )", (Focal(gamma=3), Dice())),
+        ("focal(gamma=5e-1)+focal(gamma=+1e+0)", (Focal(gamma=0.5), Focal(gamma=1))),
+        ("asymmetric(smoothing=0, gamma_pos=1)", (Asymmetric(smoothing=0, gamma_pos=1),)),
+        ("asymmetric", (Asymmetric(gamma_neg=4, gamma_pos=0, smoothing=0.1),)),
+    ],
+)
+def test_a_recipes_words_become_losses(spec: str, parts: tuple[object, ...]) -> None:
+    assert build_loss(spec).parts == parts
+
+
+KNOWN = "known: asymmetric, cross_entropy, dice, focal, lovasz"
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (
-            "crossentropy",
-            "unknown loss 'crossentropy'; did you mean cross_entropy? known: cross_entropy, dice, focal",
-        ),
-        ("cross_entropy+", "unknown loss ''; known: cross_entropy, dice, focal"),
-        ("dise + focal", "unknown loss 'dise'; did you mean dice? known: cross_entropy, dice, focal"),
+        ("crossentropy", f"unknown loss 'crossentropy'; did you mean cross_entropy? {KNOWN}"),
+        ("cross_entropy+", f"unknown loss ''; {KNOWN}"),
+        ("", f"unknown loss ''; {KNOWN}"),
+        ("dise + focal", f"unknown loss 'dise'; did you mean dice? {KNOWN}"),
+        ("focal(gama=2)", "unknown parameter of focal 'gama'; did you mean gamma? known: alpha, gamma"),
+        ("cross_entropy(alpha=1)", "unknown parameter of cross_entropy 'alpha'; known: smoothing"),
+        ("dice(smooth=1)", "loss dice takes no parameters, but 'smooth=1' is given"),
+        ("focal(2)", "loss focal: '2' is not like alpha=1"),
+        ("focal(gamma=2,)", "loss focal: '' is not like alpha=1"),
+        ("focal(gamma=2, gamma=2)", "loss focal: gamma is given twice"),
+        ("focal(gamma=two)", "loss focal: gamma is 'two', not a number"),
+        ("focal(gamma=)", "loss focal: gamma is '', not a number"),
+        ("focal(gamma=-1)", "loss focal: gamma is -1, not a number from 0 up"),
+        ("focal(gamma=nan)", "loss focal: gamma is nan, not a number from 0 up"),
+        ("focal(gamma=inf)", "loss focal: gamma is inf, not a number from 0 up"),
+        ("focal(alpha=0)", "loss focal: alpha is 0, not a number above 0"),
+        ("cross_entropy(smoothing=1)", "loss cross_entropy: smoothing is 1, not a number from 0 to below 1"),
+        ("asymmetric(smoothing=2)", "loss asymmetric: smoothing is 2, not a number from 0 to below 1"),
+        ("asymmetric(gamma_neg=-2)", "loss asymmetric: gamma_neg is -2, not a number from 0 up"),
+        ("asymmetric(gamma_pos=-2)", "loss asymmetric: gamma_pos is -2, not a number from 0 up"),
+        ("focal(gamma=2", "loss 'focal(gamma=2' is not like dice, or like focal(alpha=0.8, gamma=2)"),
+        ("focal)", "loss 'focal)' is not like dice, or like focal(alpha=0.8, gamma=2)"),
+        ("focal(gamma=2)x", "loss 'focal(gamma=2)x' is not like dice, or like focal(alpha=0.8, gamma=2)"),
     ],
 )
-def test_unknown_losses_are_refused_with_the_near_ones(spec: str, message: str) -> None:
+def test_words_that_name_no_loss_are_refused(spec: str, message: str) -> None:
     with pytest.raises(RequestError) as raised:
         build_loss(spec)
     assert str(raised.value) == message
@@ -223,8 +212,12 @@ def test_class_weights_that_cannot_weigh_are_refused(weight: float) -> None:
         build_loss("dice", (1.0, weight))
 
 
-def test_spaces_around_a_plus_are_allowed() -> None:
-    assert build_loss("cross_entropy + dice") == Loss(("cross_entropy", "dice"))
+def test_a_loss_is_a_value() -> None:
+    loss = build_loss("focal(gamma=1)+lovasz", WEIGHTS, (1.0, 0.4))
+    assert pickle.loads(pickle.dumps(loss)) == loss  # noqa: S301 - our own bytes
+    assert hash(build_loss("focal(gamma=1.0) + lovasz", WEIGHTS, (1.0, 0.4))) == hash(loss)
+    assert loss != build_loss("focal+lovasz", WEIGHTS, (1.0, 0.4))
+    assert loss == Loss((Focal(gamma=1), Lovasz()), WEIGHTS, (1.0, 0.4))
 
 
 def test_wrong_numbers_of_classes_and_outputs_are_refused() -> None:
