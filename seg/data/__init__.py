@@ -4,9 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from seg.data.camvid import open_camvid
+from seg.data.camvid_rgb import open_camvid_rgb
+from seg.data.drinks import open_drinks
 from seg.data.layout import DataSet, open_plain
+from seg.data.pets import open_pets_binary, open_pets_breeds, open_pets_trimap
 
 DATASETS: dict[str, Callable[[Path, str], DataSet]] = {
     "plain": open_plain,
     "camvid": open_camvid,
+    "camvid-rgb": open_camvid_rgb,
+    "pets-binary": open_pets_binary,
+    "pets-trimap": open_pets_trimap,
+    "pets-breeds": open_pets_breeds,
+    "drinks": open_drinks,
 }

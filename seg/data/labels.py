@@ -2,23 +2,42 @@
 
 import io
 import json
+import warnings
 from collections.abc import Sequence
-from math import inf, isfinite
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from seg.data.images import PILLOW_ERRORS, decode_image
-from seg.errors import ImageError, LabelMismatch
+from seg.data.images import PILLOW_ERRORS, Pixels, decode_image
+from seg.errors import DataWarning, ImageError, LabelMismatch
 
 IGNORE = 255
 """Truth that is not counted."""
+LARGEST_SHARE = 2.0
+"""A YOLO number beyond it was meant in pixels; up to it a box may reach out of its image."""
 
 LabelMap = Sequence[tuple[int, int]]
 """Pairs (id in the file, class id or 255), applied before ids are checked."""
+
+
+class LabelDecoder(Protocol):
+    """How an adapter's label files become masks: called as `decode_label` is, with the same promises.
+
+    A frozen dataclass of plain values, so that it pickles and that its repr, which stands in a pack's key,
+    says all that the mask depends on besides the file.
+    """
+
+    def __call__(
+        self, data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap
+    ) -> NDArray[np.uint8]:
+        """The label as a mask, uint8 [H, W]; `label_map` is applied to the ids that the decoder finds."""
+        ...
 
 
 def decode_label(
@@ -27,35 +46,24 @@ def decode_label(
     """A label as a mask, uint8 [H, W]: class ids below `num_classes`, 255 ignored.
 
     data: the bytes of the file at `path`, whose extension says what it holds; size: (H, W) of its image.
-    LabelMismatch, naming the file: another size, an unknown id or class, a file that does not parse.
+    LabelMismatch, naming the file: another size, an unknown id or class, a file that does not parse, a box
+    wholly outside the image. DataWarning: a box partly outside, which is clipped.
     """
     if path.suffix.lower() == ".txt":
-        return _draw_boxes(_parse_yolo(data, path, size), size, num_classes, path)
+        return _draw_boxes(_parse_yolo(data, path, size), size, num_classes)
     if path.suffix.lower() == ".json":
-        return _draw_boxes(_parse_json(data, path), size, num_classes, path)
-    mask = _decode_ids(data, path, size)
-    return _map_ids(mask, num_classes, label_map, path)
+        return _draw_boxes(_parse_json(data, path), size, num_classes)
+    return map_ids(decode_ids(data, path, size), num_classes, label_map, path)
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[1]} x {shape[0]} pixels"
+def describe_size(size: tuple[int, int]) -> str:
+    """(H, W) in words, width first."""
+    return f"{size[1]} x {size[0]} pixels"
 
 
-def _decode_ids(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            if (opened.height, opened.width) != size:  # before anything is allocated
-                found = _size((opened.height, opened.width))
-                raise LabelMismatch(f"label {path} is {found} but its image is {_size(size)}")
-            if opened.mode == "P":  # OpenCV would turn a palette's ids into its colours
-                return np.asarray(opened, np.uint8)
-        mask = decode_image(data)
-    except UnidentifiedImageError:
-        raise LabelMismatch(f"label {path} is no image; a mask is a PNG of class ids") from None
-    except LabelMismatch:
-        raise
-    except (ImageError, *PILLOW_ERRORS) as error:
-        raise LabelMismatch(f"label {path} cannot be read: {error}") from None
+def decode_ids(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Class ids of a mask as they are stored, uint8 [H, W]; of a palette its indices, not its colours."""
+    mask = _decode_pixels(data, path, size, indices=True)
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise LabelMismatch(
             f"label {path} is {mask.dtype} {mask.shape}, wanted 8-bit class ids of one channel"
@@ -63,7 +71,33 @@ def _decode_ids(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np.ui
     return mask.astype(np.uint8, copy=False)
 
 
-def _map_ids(mask: NDArray[np.uint8], num_classes: int, label_map: LabelMap, path: Path) -> NDArray[np.uint8]:
+def decode_colours(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Colours of a mask, RGB, uint8 [H, W, 3]."""
+    mask = _decode_pixels(data, path, size, indices=False)
+    if mask.ndim != 3 or mask.dtype != np.uint8:
+        raise LabelMismatch(f"label {path} is {mask.dtype} {mask.shape}, wanted 8-bit RGB colours")
+    return mask.astype(np.uint8, copy=False)
+
+
+def _decode_pixels(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            if (opened.height, opened.width) != size:  # before anything is allocated
+                found = describe_size((opened.height, opened.width))
+                raise LabelMismatch(f"label {path} is {found} but its image is {describe_size(size)}")
+            if indices and opened.mode == "P":  # OpenCV would turn a palette's ids into its colours
+                return np.asarray(opened, np.uint8)
+        return decode_image(data)
+    except UnidentifiedImageError:
+        raise LabelMismatch(f"label {path} is no image; a mask is a PNG of class ids") from None
+    except LabelMismatch:
+        raise
+    except (ImageError, *PILLOW_ERRORS) as error:
+        raise LabelMismatch(f"label {path} cannot be read: {error}") from None
+
+
+def map_ids(mask: NDArray[np.uint8], num_classes: int, label_map: LabelMap, path: Path) -> NDArray[np.uint8]:
+    """Ids as `label_map` says, the others as they are. LabelMismatch: one is then no class, nor 255."""
     table = np.arange(256, dtype=np.int16)
     for stored, meant in label_map:
         table[stored] = meant
@@ -78,8 +112,31 @@ def _map_ids(mask: NDArray[np.uint8], num_classes: int, label_map: LabelMap, pat
     return mapped.astype(np.uint8)
 
 
-Box = tuple[int, float, float, float, float]
-"""Class id, then left, top, right, bottom in pixels."""
+def check_inside(edges: tuple[float, float, float, float], size: tuple[int, int], what: str) -> None:
+    """Compare a shape's edges (left, top, right, bottom, in pixels) with its image's.
+
+    LabelMismatch: it lies wholly outside. DataWarning: it reaches out once rounded to pixel borders.
+    """
+    left, top, right, bottom = edges
+    height, width = size
+    if right <= 0 or bottom <= 0 or left >= width or top >= height:
+        raise LabelMismatch(f"{what} lies outside its image of {describe_size(size)}; mend or remove it")
+    if min(round(left), round(top)) < 0 or round(right) > width or round(bottom) > height:
+        clipped = f"{what} reaches outside its image of {describe_size(size)} and is clipped"
+        warnings.warn(clipped, DataWarning, stacklevel=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box of a label file: its class id and, in pixels, its edges."""
+
+    kind: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+    where: str
+    """File and line, for messages."""
 
 
 def _parse_yolo(data: bytes, path: Path, size: tuple[int, int]) -> list[Box]:
@@ -88,16 +145,18 @@ def _parse_yolo(data: bytes, path: Path, size: tuple[int, int]) -> list[Box]:
     for number, line in enumerate(data.decode("utf-8", errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
+        where = f"label {path}, line {number}"
         try:
             kind, x, y, w, h = (float(field) for field in line.split())
-            if not (kind.is_integer() and 0 <= x <= 1 and 0 <= y <= 1 and 0 <= w < inf and 0 <= h < inf):
+            shares = max(abs(x), abs(y), w, h) <= LARGEST_SHARE and min(w, h) >= 0
+            if not (kind.is_integer() and all(map(isfinite, (x, y, w, h))) and shares):
                 raise ValueError
         except ValueError:
             raise LabelMismatch(
-                f"label {path}, line {number}: {line!r} is not 'class x y width height', shares of the image"
+                f"{where}: {line!r} is not 'class x y width height', shares of the image"
             ) from None
         left, top = (x - w / 2) * width, (y - h / 2) * height
-        boxes.append((int(kind) + 1, left, top, left + w * width, top + h * height))
+        boxes.append(Box(int(kind) + 1, left, top, left + w * width, top + h * height, where))
     return boxes
 
 
@@ -106,19 +165,33 @@ def _parse_json(data: bytes, path: Path) -> list[Box]:
         rows = [[float(value) for value in box] for box in json.loads(data)["boxes"]]
         if not all(isfinite(value) for row in rows for value in row) or any(min(row[2:]) < 0 for row in rows):
             raise ValueError("a box is not finite, or has a negative size")
-        return [(1, x, y, x + w, y + h) for x, y, w, h in rows]
-    except (ValueError, KeyError, TypeError) as error:
+        return [
+            Box(1, x, y, x + w, y + h, f"label {path}, box {number}")
+            for number, (x, y, w, h) in enumerate(rows, start=1)
+        ]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise LabelMismatch(f'label {path} is not {{"boxes": [[x, y, w, h], ...]}}: {error}') from None
 
 
-def _draw_boxes(boxes: list[Box], size: tuple[int, int], num_classes: int, path: Path) -> NDArray[np.uint8]:
+def _draw_boxes(boxes: list[Box], size: tuple[int, int], num_classes: int) -> NDArray[np.uint8]:
     """Fill boxes in file order: later ones cover earlier ones, edges go to the nearest pixel border."""
     mask = np.zeros(size, np.uint8)
-    for kind, *edges in boxes:
-        if not 0 < kind < num_classes:
+    for box in boxes:
+        if not 0 < box.kind < num_classes:
             raise LabelMismatch(
-                f"label {path} has a box of class {kind - 1}, the model knows {num_classes - 1}"
+                f"{box.where} has a box of class {box.kind - 1}, the model knows {num_classes - 1}"
             )
-        left, top, right, bottom = (max(0, round(edge)) for edge in edges)
-        mask[top:bottom, left:right] = kind
+        if box.right <= box.left or box.bottom <= box.top:
+            continue  # cv2.selectROI gives such a box when it is cancelled
+        check_inside((box.left, box.top, box.right, box.bottom), size, f"{box.where}: the box")
+        top, bottom = (max(0, round(edge)) for edge in (box.top, box.bottom))
+        left, right = (max(0, round(edge)) for edge in (box.left, box.right))
+        mask[top:bottom, left:right] = box.kind
     return mask
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    """A mask as a PNG of class ids, which `decode_label` reads back."""
+    encoded, data = cv2.imencode(".png", mask, (cv2.IMWRITE_PNG_COMPRESSION, 1))
+    assert encoded, "a mask of 8 bits and one channel is what PNG is for"
+    return data.tobytes()

@@ -2,11 +2,13 @@
 
 import os
 from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from seg.data.images import split_page
-from seg.data.listing import list_images, refuse_unlisted, sequence_of
+from seg.data.labels import LabelDecoder, LabelMap
+from seg.data.listing import list_images, natural_key, refuse_unlisted, sequence_of
 from seg.errors import RequestError
 
 MAX_CLASSES = 255
@@ -15,26 +17,40 @@ MAX_CLASSES = 255
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled image of a data set: its name (relative, with '/'), its two files, its sequence.
+    """One image of a data set: its name (relative, with '/'), its file, its label's file, its sequence.
 
     The name of a page of a TIFF ends in '#' and the page; `image` is the file that holds it.
     """
 
     name: str
     image: Path
-    label: Path
+    label: Path | None
+    """None: it has none, and is there for its neighbours in the sequence."""
     sequence: str
+    decoder: LabelDecoder | None = None
+    """What reads the label; None: `decode_label`, as the file itself says what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """What an adapter found in a folder: classes in id order, labelled samples, the split if it gives one."""
+    """What an adapter found in a folder: classes in id order, labelled samples, and what else it knows."""
 
     root: Path
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
     given_split: tuple[tuple[str, ...], tuple[str, ...]] | None = None
-    """Names for training and for validation."""
+    """Names for training and for validation; None: the data set does not say."""
+    test: tuple[Sample, ...] = ()
+    """The data set's own test part; neither trains nor validates."""
+    unlabelled: tuple[Sample, ...] = ()
+    """Frames without a label between the samples of a sequence."""
+    label_map: LabelMap = ()
+    """What makes the stored ids final, where nobody says otherwise."""
+
+    def frames(self) -> list[tuple[str, Path, str]]:
+        """Name, file and sequence of every frame, labelled or not, in natural order; the test part's not."""
+        frames = [(frame.name, frame.image, frame.sequence) for frame in (*self.samples, *self.unlabelled)]
+        return sorted(frames, key=lambda frame: natural_key(frame[0]))
 
 
 def pair_labels(images: list[str], folder: Path) -> dict[str, str]:
@@ -106,7 +122,9 @@ def label_folder(root: Path) -> Path | None:
 def open_plain(root: Path, sequence: str = "") -> DataSet:
     """The plain layout: images/, masks/ or boxes/, classes.txt. Images without a label are not samples.
 
-    sequence: the recipe's regular expression. RequestError: not this layout, or no labelled image in it.
+    train.txt and val.txt beside them, a labelled image's name a line, are the split; test.txt sets images
+    aside. sequence: the recipe's regular expression. RequestError: not this layout, no labelled image in it,
+    a list that does not fit.
     """
     if not is_plain_layout(root):
         raise RequestError(
@@ -120,11 +138,64 @@ def open_plain(root: Path, sequence: str = "") -> DataSet:
     images = root / "images"
     listed = list_images(images).images
     labels = pair_labels(listed, folder)
-    samples = tuple(
-        Sample(name, images / split_page(name)[0], folder / labels[name], sequence_of(name, sequence))
-        for name in listed
-        if name in labels
-    )
-    if not samples:
+    if not labels:
         raise RequestError(f"data {root}: none of its {len(listed)} images has a label in {folder.name}/")
-    return DataSet(root, read_classes(root / "classes.txt"), samples)
+    frames = [
+        Sample(
+            name,
+            images / split_page(name)[0],
+            folder / labels[name] if name in labels else None,
+            sequence_of(name, sequence),
+        )
+        for name in listed
+    ]
+    lists = _read_lists(root, labels.keys())
+    test = frozenset(lists.get("test.txt", ()))
+    return DataSet(
+        root,
+        read_classes(root / "classes.txt"),
+        tuple(frame for frame in frames if frame.label is not None and frame.name not in test),
+        (lists["train.txt"], lists["val.txt"]) if "train.txt" in lists else None,
+        tuple(frame for frame in frames if frame.name in test),
+        tuple(frame for frame in frames if frame.label is None),
+    )
+
+
+def _read_lists(root: Path, labelled: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The names in each of train.txt, val.txt and test.txt that is there. RequestError: a line is wrong."""
+    listed_at: dict[str, str] = {}
+    lists: dict[str, tuple[str, ...]] = {}
+    for file in (root / name for name in ("train.txt", "val.txt", "test.txt")):
+        if not file.is_file():
+            continue
+        names = list(read_lines(file))
+        for where, name in names:
+            if name not in labelled:
+                raise RequestError(f"{where}: {name} is no labelled image in {root / 'images'}")
+            if name in listed_at:
+                raise RequestError(f"{where}: {name} is in {listed_at[name]} too; list it once")
+            listed_at[name] = where
+        lists[file.name] = tuple(name for _, name in names)
+    if ("train.txt" in lists) != ("val.txt" in lists):
+        raise RequestError(f"data {root} has only one of train.txt and val.txt; give both, or neither")
+    return lists
+
+
+def read_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a list that are not blank, stripped, each with 'FILE, line N' before it for messages."""
+    text = file.read_text(encoding="utf-8-sig", errors="replace")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{file}, line {number}", line.strip()
+
+
+def photo_sequence(name: str, pattern: str) -> str:
+    """The sequence of a photograph: itself, since it has no neighbours, unless the recipe's pattern says."""
+    return sequence_of(name, pattern) if pattern else name
+
+
+def require_file(path: Path, where: str) -> Path:
+    """The same path. RequestError: no file is there; `where` says which line of which list names it."""
+    if not path.is_file():
+        raise RequestError(f"{where}: {path} is not there")
+    return path

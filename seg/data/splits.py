@@ -1,6 +1,8 @@
 """Which samples train and which validate: by sequence, never by frame (docs/formats.md)."""
 
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +12,8 @@ from seg.errors import RequestError
 
 GAP_SHARE = 0.05
 """Share of a single sequence left out between training and validation: neighbours look alike."""
+MOST_NAMES = 6
+"""A sentence that would name more names the first of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +32,41 @@ class Split:
 def split_samples(data: DataSet, validation_share: float, seed: int) -> Split:
     """Given lists win; else whole sequences, drawn by the seed; a single sequence is cut into two blocks.
 
-    RequestError: too few images for both parts.
+    The order in which the samples were listed does not matter. RequestError: too few images for both parts,
+    or lists that name an image twice.
     """
+    if not data.samples:
+        raise RequestError(f"data {data.root} has no labelled image; add some, or give another folder")
     if data.given_split is not None:
         return _given(data)
-    sequences = sorted({sample.sequence for sample in data.samples}, key=natural_key)
+    samples = tuple(sorted(data.samples, key=lambda sample: natural_key(sample.name)))
+    sequences = sorted({sample.sequence for sample in samples}, key=natural_key)
     if len(sequences) == 1:
-        return _blocks(data, validation_share)
+        return _blocks(samples, data.root, validation_share)
     count = min(max(1, round(validation_share * len(sequences))), len(sequences) - 1)
-    held_out = {sequences[k] for k in np.random.default_rng(seed).permutation(len(sequences))[:count]}
+    drawn = np.random.default_rng(seed).permutation(len(sequences))[:count]
+    held_out = {sequences[k] for k in drawn}
+    unit = "images" if len(sequences) == len(samples) else "sequences"
     return Split(
-        tuple(sample for sample in data.samples if sample.sequence not in held_out),
-        tuple(sample for sample in data.samples if sample.sequence in held_out),
-        f"validation: {', '.join(sorted(held_out, key=natural_key))}, {count} of {len(sequences)} sequences",
+        tuple(sample for sample in samples if sample.sequence not in held_out),
+        tuple(sample for sample in samples if sample.sequence in held_out),
+        f"validation: {_first(sorted(held_out, key=natural_key))}, {count} of {len(sequences)} {unit}, "
+        f"drawn by seed {seed}",
     )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names if len(names) <= MOST_NAMES else [*names[: MOST_NAMES - 1], "..."])
 
 
 def _given(data: DataSet) -> Split:
     assert data.given_split is not None
+    counts = Counter(name for names in data.given_split for name in names)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise RequestError(
+            f"data {data.root}: its lists name {_first(repeated)} more than once; "
+            "an image trains or validates, once"
+        )
     by_name = {sample.name: sample for sample in data.samples}
     train, validation = (tuple(by_name[name] for name in names) for names in data.given_split)
     if not train or not validation:
@@ -55,17 +76,17 @@ def _given(data: DataSet) -> Split:
     return Split(train, validation, "split by the data set's own lists")
 
 
-def _blocks(data: DataSet, validation_share: float) -> Split:
-    total = len(data.samples)
-    validation = max(1, round(validation_share * total))
+def _blocks(samples: tuple[Sample, ...], root: Path, validation_share: float) -> Split:
+    total = len(samples)
     gap = max(1, round(GAP_SHARE * total))
+    validation = min(max(1, round(validation_share * total)), total - gap - 1)
     train = total - validation - gap
-    if train < 1:
+    if validation < 1:
         raise RequestError(
-            f"data {data.root}: {total} labelled images are too few to train and validate; give 3 or more"
+            f"data {root}: {total} labelled images are too few to train and validate; give 3 or more"
         )
     return Split(
-        data.samples[:train],
-        data.samples[-validation:],
+        samples[:train],
+        samples[-validation:],
         f"one sequence: its last {validation} images validate, {gap} before them are left out",
     )

@@ -10,7 +10,7 @@ from seg.data.layout import Sample
 from seg.data.pack import Pack, PackSettings, ensure_pack
 from seg.data.preprocess import Statistics
 from seg.errors import RequestError
-from seg.recipes import Crops, Preprocessing
+from seg.recipe import Augmentation, Crops, Preprocessing, Recipe
 
 HEIGHT, WIDTH = 96, 128
 CROPS = Crops(size_px=(32, 64), per_image=3, flip_rows=True, flip_columns=True)
@@ -38,7 +38,7 @@ def pack(tmp_path: Path) -> Pack:
 
 
 def make_sampler(pack: Pack, crops: Crops = CROPS, batch: int = 4, seed: int = 5) -> CropSampler:
-    return CropSampler(pack, crops, batch=batch, seed=seed, fitted=None)
+    return CropSampler(pack, Recipe(name="x", crops=crops, batch=batch), seed=seed, fitted=None)
 
 
 def list_crops(batch: Batch) -> list[tuple[bytes, bytes]]:
@@ -122,7 +122,7 @@ def test_crops_anywhere_reach_every_corner(pack: Pack) -> None:
 def test_inputs_are_normalised_by_their_images_or_the_fitted_statistics(
     pack: Pack, fitted: Statistics | None
 ) -> None:
-    batch = CropSampler(pack, CROPS, batch=9, seed=0, fitted=fitted).batch_at(1, 0)
+    batch = CropSampler(pack, Recipe(name="x", crops=CROPS, batch=9), seed=0, fitted=fitted).batch_at(1, 0)
     images, truth = batch.to_inputs(torch.device("cpu"))
     assert truth is batch.truth
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -136,3 +136,48 @@ def test_inputs_are_normalised_by_their_images_or_the_fitted_statistics(
 def test_a_crop_larger_than_an_image_is_refused(pack: Pack) -> None:
     with pytest.raises(RequestError, match=r"size_px is \(128, 32\) but 0.png has \(96, 128\) pixels"):
         make_sampler(pack, Crops(size_px=(128, 32)))
+
+
+def write_sequences(folder: Path, *, unlabelled: tuple[int, ...] = ()) -> Pack:
+    """Two sequences of four flat frames; a frame's intensity is 10 x sequence + frame."""
+    samples = []
+    for sequence in range(2):
+        for frame in range(4):
+            image, label = folder / f"{sequence}-{frame}.png", folder / f"{sequence}-{frame}m.png"
+            Image.fromarray(np.full((64, 64), 10 * sequence + frame, np.uint8)).save(image)
+            Image.fromarray(np.zeros((64, 64), np.uint8)).save(label)
+            samples.append(Sample(image.name, image, None if frame in unlabelled else label, f"s{sequence}"))
+    settings = PackSettings(preprocessing=Preprocessing(), label_map=(), num_classes=2, own_masks=False)
+    return Pack(ensure_pack(tuple(samples), f"sequences {unlabelled}", settings))
+
+
+def test_a_window_ends_with_its_own_frame_and_repeats_the_first(tmp_path: Path) -> None:
+    recipe = Recipe(name="x", crops=Crops(size_px=(32, 32)), batch=8, frames=3)
+    batch = CropSampler(write_sequences(tmp_path), recipe, seed=1, fitted=None).batch_at(1, 0)
+    assert batch.images.shape == (8, 3, 1, 32, 32)
+    assert batch.mean.shape == (8, 3, 1)
+    seen = sorted(tuple(int(frame) for frame in window[:, 0, 0, 0]) for window in batch.images)
+    expected = [(0, 0, 0), (0, 0, 1), (0, 1, 2), (1, 2, 3)]
+    assert seen == sorted(expected + [tuple(10 + k for k in window) for window in expected])
+    assert batch.to_inputs(torch.device("cpu"))[0].shape == (8, 3, 1, 32, 32)
+
+
+def test_frames_without_a_label_are_seen_but_not_drawn(tmp_path: Path) -> None:
+    recipe = Recipe(name="x", crops=Crops(size_px=(32, 32)), batch=8, frames=2)
+    sampler = CropSampler(write_sequences(tmp_path, unlabelled=(0, 2)), recipe, seed=1, fitted=None)
+    assert sampler.samples_per_epoch == 4
+    batch = sampler.batch_at(1, 0)
+    seen = sorted(tuple(int(frame) for frame in window[:, 0, 0, 0]) for window in batch.images)
+    assert seen == [(0, 1), (2, 3), (10, 11), (12, 13)]
+
+
+def test_augmented_crops_follow_from_the_seed_and_stay_with_their_truth(pack: Pack) -> None:
+    recipe = Recipe(
+        name="x", crops=CROPS, batch=9, augmentation=Augmentation(brightness=0.5, rotate_degrees=9)
+    )
+    batches = [CropSampler(pack, recipe, seed=seed, fitted=None).batch_at(1, 0) for seed in (0, 0, 1)]
+    assert batches[0].images.dtype == torch.float32
+    assert torch.equal(batches[0].images, batches[1].images)
+    assert torch.equal(batches[0].truth, batches[1].truth)
+    assert not torch.equal(batches[0].images, batches[2].images)
+    assert (batches[0].truth == 255).any()

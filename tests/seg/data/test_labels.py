@@ -1,5 +1,6 @@
 import io
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from seg.data.labels import decode_label
-from seg.errors import LabelMismatch
+from seg.data.labels import decode_label, encode_mask
+from seg.errors import DataWarning, LabelMismatch
 from tests.seg.data.test_images import encode, write_png
 
 MASK, YOLO, JSON = Path("m/a.png"), Path("m/a.txt"), Path("m/a.json")
@@ -53,22 +54,122 @@ def test_a_label_map_to_a_class_that_is_not_there_is_refused() -> None:
         decode_label(encode(IDS, "PNG"), MASK, IDS.shape, 4, ((3, 7),))
 
 
-# what the numbers mean, pixel by pixel: a pixel is in a box when its centre is between the rounded edges
+def draw_on(size: tuple[int, int], boxes: list[tuple[int, int, int, int]]) -> NDArray[np.uint8]:
+    """What the numbers mean, pixel by pixel: a pixel is in a box when its centre is between the edges."""
+    mask = np.zeros(size, np.uint8)
+    for x, y, w, h in boxes:
+        for row, column in np.ndindex(size):
+            if x <= column + 0.5 < x + w and y <= row + 0.5 < y + h:
+                mask[row, column] = 1
+    return mask
+
+
+def write_json(*boxes: tuple[float, float, float, float]) -> bytes:
+    return json.dumps({"boxes": boxes}).encode()
+
+
 EDGES = st.integers(-3, 14)
+SIZES = st.integers(0, 9)
+SIZE = (11, 9)
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), EDGES, EDGES, st.integers(0, 9), st.integers(0, 9)), max_size=4))
-def test_json_boxes_cover_their_pixels_and_later_ones_cover_earlier_ones(
-    boxes: list[tuple[int, int, int, int, int]],
+def lies_outside(box: tuple[int, int, int, int]) -> bool:
+    x, y, w, h = box
+    return w > 0 and h > 0 and (x + w <= 0 or y + h <= 0 or x >= SIZE[1] or y >= SIZE[0])
+
+
+@given(st.lists(st.tuples(EDGES, EDGES, SIZES, SIZES), max_size=4))
+def test_boxes_are_clipped_as_if_drawn_on_a_larger_canvas_that_is_then_cut(
+    boxes: list[tuple[int, int, int, int]],
 ) -> None:
-    expected = np.zeros((11, 9), np.uint8)
-    for _, x, y, w, h in boxes:
-        for row in range(11):
-            for column in range(9):
-                if x <= column + 0.5 < x + w and y <= row + 0.5 < y + h:
-                    expected[row, column] = 1
-    data = json.dumps({"boxes": [box[1:] for box in boxes]}).encode()
-    np.testing.assert_array_equal(decode_label(data, JSON, (11, 9), 2), expected)
+    data = write_json(*boxes)
+    if any(lies_outside(box) for box in boxes):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(LabelMismatch, match="lies outside its image"):
+                decode_label(data, JSON, SIZE, 2)
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        mask = decode_label(data, JSON, SIZE, 2)
+    canvas = draw_on((SIZE[0] + 30, SIZE[1] + 30), [(x + 10, y + 10, w, h) for x, y, w, h in boxes])
+    np.testing.assert_array_equal(mask, canvas[10 : 10 + SIZE[0], 10 : 10 + SIZE[1]])
+    reaching = [
+        number
+        for number, (x, y, w, h) in enumerate(boxes, start=1)
+        if w and h and (x < 0 or y < 0 or x + w > SIZE[1] or y + h > SIZE[0])
+    ]
+    assert [str(warning.message) for warning in caught] == [
+        f"label m/a.json, box {number}: the box reaches outside its image of 9 x 11 pixels and is clipped"
+        for number in reaching
+    ]
+    assert {warning.category for warning in caught} <= {DataWarning}
+
+
+@given(st.integers(0, 8), st.integers(0, 10), st.integers(1, 9), st.integers(1, 11), st.booleans())
+def test_a_box_comes_back_from_its_mask(x: int, y: int, w: int, h: int, yolo: bool) -> None:
+    w, h = min(w, SIZE[1] - x), min(h, SIZE[0] - y)
+    shares = ((x + w / 2) / SIZE[1], (y + h / 2) / SIZE[0], w / SIZE[1], h / SIZE[0])
+    line = "0 " + " ".join(f"{share:.7f}" for share in shares)
+    path, data = (YOLO, line.encode()) if yolo else (JSON, write_json((x, y, w, h)))
+    rows, columns = np.nonzero(decode_label(data, path, SIZE, 2))  # and no warning, which would be an error
+    assert (columns.min(), rows.min()) == (x, y)
+    assert (np.ptp(columns) + 1, np.ptp(rows) + 1) == (w, h)
+    assert len(rows) == w * h
+
+
+def test_later_boxes_cover_earlier_ones() -> None:
+    data = b"0 .5 .5 1 1\n2 .25 .5 .5 1\n\n1 .5 .5 .5 .5"
+    mask = decode_label(data, YOLO, (4, 4), 4)
+    assert mask.tolist() == [[3, 3, 1, 1], [3, 2, 2, 1], [3, 2, 2, 1], [3, 3, 1, 1]]
+
+
+def test_a_yolo_box_that_reaches_out_is_clipped_with_a_warning_that_names_file_and_line() -> None:
+    data = b"0 .5 .5 .1 .1\n0 1.05 .5 .3 .5\n"
+    with pytest.warns(
+        DataWarning, match=r"^label m/a.txt, line 2: the box reaches outside .* 30 x 20 pixels"
+    ):
+        mask = decode_label(data, YOLO, (20, 30), 2)
+    np.testing.assert_array_equal(mask[5:15, 27:], 1)  # 31.5 - 4.5 = 27
+    np.testing.assert_array_equal(mask[:5, 27:], 0)
+
+
+@pytest.mark.parametrize("excess", [0.0, 0.4999e-2])
+def test_an_edge_that_rounds_to_the_border_is_not_outside(excess: float) -> None:
+    assert decode_label(b"0 .5 .5 %f %f" % (1 + excess, 1 + excess), YOLO, (100, 100), 2).all()
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "text"),
+    [
+        (
+            YOLO,
+            b"0 .5 .5 .1 .1\n0 1.5 .5 .2 .1",
+            "label m/a.txt, line 2: the box lies outside its image of 30",
+        ),
+        (YOLO, b"0 .5 -.1 .2 .1", "line 1: the box lies outside"),
+        (JSON, write_json((0, 0, 1, 1), (30, 0, 5, 5)), "label m/a.json, box 2: the box lies outside"),
+        (JSON, write_json((0, -5, 5, 5)), "box 1: the box lies outside"),
+        (JSON, write_json((1e308, 0, 1e308, 5)), "box 1: the box lies outside"),
+    ],
+)
+def test_a_box_wholly_outside_is_refused(path: Path, data: bytes, text: str) -> None:
+    with pytest.raises(LabelMismatch, match=text):
+        decode_label(data, path, (20, 30), 2)
+
+
+def test_a_box_without_area_marks_nothing() -> None:
+    assert not decode_label(write_json((0, 0, 0, 0), (500, 3, 0, 2)), JSON, (20, 30), 2).any()
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32))
+def test_an_encoded_mask_is_read_back_by_us_and_by_pillow(height: int, width: int, seed: int) -> None:
+    mask = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+    data = encode_mask(mask)
+    np.testing.assert_array_equal(decode_label(data, MASK, mask.shape, 255), mask)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(image), mask)
 
 
 @given(
@@ -114,9 +215,12 @@ BAD: dict[str, tuple[Path, bytes, str]] = {
     "half a class": (YOLO, b"0.5 .5 .5 .1 .1", "line 1"),
     "a negative size": (YOLO, b"0 .5 .5 -.1 .1", "line 1"),
     "pixels for shares": (YOLO, b"0 120 80 30 30", "line 1.*shares of the image"),
-    "an unknown class": (YOLO, b"3 .5 .5 .1 .1", "a box of class 3, the model knows 3"),
+    "an unknown class": (YOLO, b"3 .5 .5 .1 .1", "line 1 has a box of class 3, the model knows 3"),
     "a negative class": (YOLO, b"-1 .5 .5 .1 .1", "a box of class -1"),
+    "a size of three images": (YOLO, b"0 .5 .5 3 .1", "line 1.*shares of the image"),
     "no JSON": (JSON, b"{", "is not {"),
+    "a number of 400 digits": (JSON, b'{"boxes": [[1, 2, 3, %s]]}' % (b"9" * 400), "is not {"),
+    "lists in lists": (JSON, b"[" * 100_000, "is not {"),
     "no boxes": (JSON, b"[]", "is not {"),
     "three numbers": (JSON, b'{"boxes": [[1, 2, 3]]}', "is not {"),
     "NaN": (JSON, b'{"boxes": [[NaN, 2, 3, 4]]}', "not finite"),

@@ -83,7 +83,13 @@ def test_the_plain_layout_gives_labelled_images_in_natural_order(write_archive: 
         if (sequence, frame) != (1, 3)
     ]
     assert {sample.sequence for sample in data.samples} == {"s0", "s1"}
-    assert all(sample.image.is_file() and sample.label.is_file() for sample in data.samples)
+    assert all(sample.image.is_file() and sample.label and sample.label.is_file() for sample in data.samples)
+    assert [(frame.name, frame.label) for frame in data.unlabelled] == [("s1/3.png", None)]
+    assert data.frames() == [
+        (f"s{sequence}/{frame}.png", root / f"images/s{sequence}/{frame}.png", f"s{sequence}")
+        for sequence in range(2)
+        for frame in range(11)
+    ]
 
 
 def test_pages_of_a_tiff_are_samples_of_one_file_and_one_sequence(tmp_path: Path) -> None:
@@ -110,3 +116,48 @@ def test_pages_of_a_tiff_are_samples_of_one_file_and_one_sequence(tmp_path: Path
 def test_a_folder_that_cannot_train_is_refused(tmp_path: Path, names: tuple[str, ...], text: str) -> None:
     with pytest.raises(RequestError, match=text):
         open_plain(touch(tmp_path, *names))
+
+
+def write_lists(root: Path, **lists: str) -> Path:
+    for name, text in lists.items():
+        (root / f"{name}.txt").write_text(text)
+    return root
+
+
+def test_lists_beside_the_images_are_the_split_and_the_test_part(write_archive: WriteArchive) -> None:
+    root = write_archive(sequences=2, frames=4)
+    write_lists(root, train="s0/1.png\n\ns1/0.png\n", val="s0/0.png\r\n", test="s1/3.png\n")
+    data = open_plain(root)
+    assert data.given_split == (("s0/1.png", "s1/0.png"), ("s0/0.png",))
+    assert [sample.name for sample in data.test] == ["s1/3.png"]
+    assert len(data.samples) == 7
+    assert "s1/3.png" not in [name for name, _, _ in data.frames()]
+
+
+def test_a_test_list_alone_sets_images_aside_and_leaves_the_split_to_chance(
+    write_archive: WriteArchive,
+) -> None:
+    data = open_plain(write_lists(write_archive(sequences=2, frames=1), test="s0/0.png"))
+    assert data.given_split is None
+    assert [sample.name for sample in data.samples] == ["s1/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("lists", "text"),
+    [
+        ({"train": "s0/0.png\n"}, "only one of train.txt and val.txt; give both"),
+        ({"val": "s0/0.png\n"}, "only one of train.txt and val.txt; give both"),
+        ({"train": "\ns0/9.png", "val": ""}, r"train.txt, line 2: s0/9.png is no labelled image in .*images"),
+        ({"train": "s0/1.png", "val": ""}, r"train.txt, line 1: s0/1.png is no labelled image"),
+        ({"train": "s0/0.png\ns0/0.png", "val": ""}, r"train.txt, line 2: .*in .*train.txt, line 1 too"),
+        ({"train": "s0/0.png", "val": "s0/0.png"}, r"val.txt, line 1: .*in .*train.txt, line 1 too; list it"),
+        ({"test": "s0/0.png \xff"}, r"test.txt, line 1: s0/0.png .* is no labelled image"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused_with_its_line(
+    write_archive: WriteArchive, lists: dict[str, str], text: str
+) -> None:
+    root = write_archive(sequences=1, frames=2)
+    (root / "masks/s0/1.png").unlink()
+    with pytest.raises(RequestError, match=text):
+        open_plain(write_lists(root, **lists))

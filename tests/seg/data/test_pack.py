@@ -17,7 +17,7 @@ from seg.data.pack import Pack, PackSettings, ensure_pack
 from seg.data.preprocess import image_statistics, preprocess
 from seg.errors import RequestError
 from seg.files import replacing
-from seg.recipes import Preprocessing
+from seg.recipe import Preprocessing
 from tests.conftest import WriteArchive
 
 SETTINGS = PackSettings(preprocessing=Preprocessing(shrink=3), label_map=(), num_classes=2, own_masks=True)

@@ -1,5 +1,7 @@
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,10 @@ def make_data(
     return DataSet(Path("root"), ("a", "b"), samples, given_split)
 
 
-@given(st.lists(st.integers(1, 9), min_size=2, max_size=12), st.floats(0.01, 0.99), st.integers(0, 2**40))
+COUNTS = st.lists(st.integers(1, 9), min_size=2, max_size=12)
+
+
+@given(COUNTS, st.floats(0.01, 0.99), st.integers(0, 2**40))
 def test_whole_sequences_are_held_out_and_nothing_is_lost(counts: list[int], share: float, seed: int) -> None:
     data = make_data(counts)
     split = split_samples(data, share, seed)
@@ -31,8 +36,23 @@ def test_whole_sequences_are_held_out_and_nothing_is_lost(counts: list[int], sha
     assert len(validation) == min(max(1, round(share * len(counts))), len(counts) - 1)
     assert sorted((*split.train, *split.validation), key=data.samples.index) == list(data.samples)
     assert list(split.train) == sorted(split.train, key=data.samples.index)  # in order
-    assert f"{len(validation)} of {len(counts)} sequences" in split.how
-    assert split == split_samples(data, share, seed)
+    unit = "images" if set(counts) == {1} else "sequences"
+    assert f"{len(validation)} of {len(counts)} {unit}, drawn by seed {seed}" in split.how
+
+
+@given(st.one_of(COUNTS, st.lists(st.integers(3, 30), min_size=1, max_size=1)), st.integers(0, 2**32))
+def test_the_split_follows_from_the_seed_whatever_the_order_of_listing(counts: list[int], seed: int) -> None:
+    data = make_data(counts)
+    order = np.random.default_rng(seed).permutation(len(data.samples))
+    shuffled = replace(data, samples=tuple(data.samples[place] for place in order))
+    assert split_samples(shuffled, 0.3, seed) == split_samples(data, 0.3, seed)
+
+
+def test_photographs_are_drawn_one_by_one_and_the_sentence_stays_short() -> None:
+    split = split_samples(make_data([1] * 1400), 0.05, seed=3)
+    assert (len(split.train), len(split.validation)) == (1330, 70)
+    first = ", ".join(sample.sequence for sample in split.validation[:5])
+    assert split.how == f"validation: {first}, ..., 70 of 1400 images, drawn by seed 3"
 
 
 def test_the_seed_draws_the_sequences() -> None:
@@ -40,15 +60,16 @@ def test_the_seed_draws_the_sequences() -> None:
     assert len(drawn) > 5
 
 
-@given(st.integers(3, 500), st.floats(0.01, 0.5))
+@given(st.integers(3, 500), st.floats(0.01, 0.99))
 def test_one_sequence_validates_on_its_last_block_after_a_gap(total: int, share: float) -> None:
     data = make_data([total])
     split = split_samples(data, share, seed=0)
     train, validation = len(split.train), len(split.validation)
     assert split.train == data.samples[:train]
     assert split.validation == data.samples[total - validation :]
-    assert validation == max(1, round(share * total))
+    assert train >= 1
     assert total - train - validation == max(1, round(0.05 * total))
+    assert validation == max(1, round(share * total)) or (train == 1 and validation < share * total)
     assert f"last {validation} images validate" in split.how
 
 
@@ -64,6 +85,17 @@ def test_given_lists_win_over_sequences() -> None:
     assert tuple(sample.name for sample in split.train) == lists[0]
     assert tuple(sample.name for sample in split.validation) == lists[1]
     assert split.how == "split by the data set's own lists"
+
+
+@pytest.mark.parametrize("lists", [(("s0/0.png", "s0/0.png"), ("s0/1.png",)), (("s0/0.png",), ("s0/0.png",))])
+def test_lists_that_name_an_image_twice_are_refused(lists: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+    with pytest.raises(RequestError, match=r"its lists name s0/0.png more than once"):
+        split_samples(make_data([2], lists), 0.5, seed=0)
+
+
+def test_a_data_set_without_samples_is_refused() -> None:
+    with pytest.raises(RequestError, match="data root has no labelled image"):
+        split_samples(make_data([]), 0.5, seed=0)
 
 
 def test_an_empty_given_list_is_refused() -> None:

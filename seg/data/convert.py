@@ -1,0 +1,188 @@
+"""Any data set's part as a folder in the plain layout, which is how a test part is scored."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+from unicodedata import category
+
+from seg.ahead import map_ahead
+from seg.data import DATASETS
+from seg.data.fingerprint import data_fingerprint
+from seg.data.images import decode_image, read_file, split_page
+from seg.data.labels import LabelMap, decode_label, encode_mask
+from seg.data.layout import DataSet, Sample
+from seg.data.splits import split_samples
+from seg.errors import ImageError, RequestError, describe_unknown
+from seg.files import TEMPORARY, read_json, write_bytes, write_json
+from seg.progress import progress
+
+RECORD = ".conversion.json"
+"""What a folder was made of. Hidden, so that it is no label of an image named conversion."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Which samples of a data set: a part of its split, and what decides the split."""
+
+    dataset: str
+    """Key in DATASETS."""
+    split: str
+    """train, validation or test."""
+    seed: int = 0
+    share: float = 0.2
+    """Share of the sequences that validate, where the data set gives no split."""
+    sequence: str = ""
+    label_map: LabelMap | None = None
+    """None: the data set's own."""
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATASETS:
+            raise RequestError(describe_unknown("dataset", self.dataset, DATASETS))
+        if self.seed < 0:
+            raise RequestError(f"--seed is {self.seed}; give 0 or more")
+        if not 0 < self.share < 1:
+            raise RequestError(f"--share is {self.share}, not between 0 and 1; try 0.2")
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What a conversion came to: images in the folder, how many of them are new, how they were chosen."""
+
+    images: int
+    new: int
+    how: str
+
+
+def convert_dataset(part: Part, source: Path, out: Path) -> Converted:
+    """Write the samples of a part in the plain layout, with final ids; `out` is whole or absent.
+
+    Images are copied byte for byte, masks become PNGs. Stopped half-way, the same command goes on. What is
+    there already is left alone. RequestError, with nothing left: the folder is no such data set, the part is
+    empty, an image or a label cannot be read, `out` holds other files or is inside `source`.
+    """
+    if not source.is_dir():
+        raise RequestError(f"data {source} is no folder; give the one that holds the data set")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise RequestError(f"{out} is inside {source}; give a folder outside of the data set")
+    data = DATASETS[part.dataset](source.resolve(), part.sequence)
+    samples, how = _choose(data, part)
+    label_map = data.label_map if part.label_map is None else part.label_map
+    record = {
+        "dataset": part.dataset,
+        "split": part.split,
+        "how": how,
+        "classes": list(data.classes),
+        "label_map": [list(pair) for pair in label_map],
+        "data_fingerprint": data_fingerprint(samples, data.root),
+    }
+    if is_converted(out, record):
+        return Converted(len(samples), 0, how)
+    with folder_in_making(out, record) as folder:
+        write = partial(_write_sample, folder=folder, num_classes=len(data.classes), label_map=label_map)
+        new = _write_all(samples, write)
+        write_bytes(folder / "classes.txt", "".join(f"{name}\n" for name in data.classes).encode())
+    return Converted(len(samples), new, how)
+
+
+def _choose(data: DataSet, part: Part) -> tuple[tuple[Sample, ...], str]:
+    if part.split == "test":
+        if not data.test:
+            raise RequestError(
+                f"data {data.root} has no test part in the layout {part.dataset}; try --split validation"
+            )
+        return data.test, "the data set's own test part"
+    split = split_samples(data, part.share, part.seed)
+    return (split.train if part.split == "train" else split.validation), split.how
+
+
+def _write_all(samples: tuple[Sample, ...], write: Callable[[Sample], bool]) -> int:
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool, progress("converting images", len(samples)) as advance:
+        new = 0
+        for written in map_ahead(pool, write, samples, 2 * threads):
+            new += written
+            advance()
+    return new
+
+
+def _write_sample(sample: Sample, folder: Path, num_classes: int, label_map: LabelMap) -> bool:
+    """Write a sample's mask, then its image; whether they were not there yet."""
+    name = relative_name(sample.name, f"data, {sample.image}")
+    image, mask = folder / "images" / split_page(name)[0], folder / "masks" / f"{name}.png"
+    if image.is_file() and mask.is_file():
+        return False
+    assert sample.label is not None, "only frames between the samples have none"
+    content = read_file(sample.image).data
+    try:
+        pixels = decode_image(content, split_page(name)[1])
+        decode = sample.decoder or decode_label
+        label = sample.label.read_bytes()
+        ids = decode(label, sample.label, pixels.shape[:2], num_classes, label_map)
+    except ImageError as error:
+        raise RequestError(f"data: {sample.image}: {error}; mend or remove it") from None
+    write_bytes(mask, encode_mask(ids))
+    if not image.is_file():  # of a page: the others share it
+        write_bytes(image, content)
+    return True
+
+
+def relative_name(name: str, where: str) -> str:
+    """An image's name, with '/', as a path that stays where it is put. RequestError: it would not."""
+    path = PurePosixPath(name)
+    away = path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name)
+    if away or not path.name or any(category(letter) in ("Cc", "Cs") for letter in name):
+        raise RequestError(f"{where}: {name!r} is no name inside a folder; rename it")
+    return path.as_posix()
+
+
+def is_converted(out: Path, record: dict[str, Any]) -> bool:
+    """Whether `out` holds this very conversion. RequestError: it holds something else."""
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise RequestError(f"{out} is a file; give an empty or a new folder")
+    if not (out / RECORD).is_file():
+        if any(out.iterdir()):
+            raise RequestError(f"{out} holds other files and no {RECORD}; give an empty or a new folder")
+        return False
+    if (found := _read_record(out)) != record:
+        odd = [key for key in record if not isinstance(found, dict) or found.get(key) != record[key]]
+        raise RequestError(
+            f"{out} holds another conversion (it differs in {', '.join(odd)}); remove it first"
+        )
+    return True
+
+
+def _read_record(folder: Path) -> Any:
+    try:
+        return read_json(folder / RECORD)
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def folder_in_making(out: Path, record: dict[str, Any]) -> Iterator[Path]:
+    """A folder beside `out` to write to, which then becomes `out`; another command's beginnings are removed.
+
+    After a crash or Ctrl-C it stays, for the same command to go on; after a RequestError nothing does.
+    """
+    out = out.resolve()
+    folder = out.with_name(f".{out.name}{TEMPORARY}")
+    if _read_record(folder) != record:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json(folder / RECORD, record)
+    try:
+        yield folder
+    except RequestError:
+        shutil.rmtree(folder)
+        raise
+    for torn in list(folder.rglob(f".*{TEMPORARY}")):
+        torn.unlink()
+    folder.replace(out)
