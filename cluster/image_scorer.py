@@ -1,14 +1,17 @@
 """One image a row, read, predicted and counted where its logits are; only small rows leave."""
 
+import hashlib
 import os
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
@@ -19,14 +22,16 @@ from numpy.typing import NDArray
 from cluster.ledger import OUTCOME_SCHEMA
 from seg.ahead import map_ahead
 from seg.checkpoint import load_model
+from seg.data.background import Background, Backgrounds
 from seg.data.images import FileBytes, Pixels, decode_image, read_file, split_page
-from seg.data.labels import IGNORE, decode_label
-from seg.data.preprocess import Statistics, bit_depth, choose_statistics, preprocess
+from seg.data.labels import IGNORE, decode_label, encode_mask
+from seg.data.preprocess import bit_depth, choose_statistics, preprocess
+from seg.data.sequences import fill_window
 from seg.errors import ImageError, LabelMismatch, UnreadableImage
-from seg.files import replacing
+from seg.files import read_json, write_bytes
 from seg.metrics import confusion_matrix
-from seg.predict import Predictor
-from seg.recipes import Tiling
+from seg.predict import Frame, Predictor
+from seg.recipe import Tiling
 
 AHEAD = 3
 """Images read and decoded before the model asks for them."""
@@ -45,6 +50,21 @@ class ScorerSettings:
     batch: int
     precision: str
     threads: int
+    backgrounds: Path | None = None
+    """Folder that keeps the backgrounds and the frames of each sequence; None: no model here needs it."""
+    background: Path | None = None
+    """A measured background for all images, in place of their sequences' means."""
+
+
+class ScoreRow(TypedDict):
+    """One image to score: names relative to archive and labels."""
+
+    image: str
+    label: str | None
+    sequence: str | None
+    """None where neither background nor window asks for it."""
+    window: list[str] | None
+    """Earlier frames that a sequence model sees, oldest first."""
 
 
 @dataclass(slots=True)
@@ -52,8 +72,8 @@ class _Work:
     """One image on its way through a scorer, and the row it leaves."""
 
     row: dict[str, Any]
-    working: Pixels | None = None
-    statistics: Statistics | None = None
+    frames: list[Frame] = field(default_factory=list)
+    """What the model sees, the image itself last; empty where it cannot be read."""
     truth: NDArray[np.uint8] | None = None
     ids: NDArray[np.uint8] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -73,21 +93,28 @@ class ImageScorer:
         self.predictor = Predictor(
             model, settings.tiling, batch=settings.batch, device=self.device, precision=settings.precision
         )
+        folder = settings.backgrounds or Path()
+        self.backgrounds = Backgrounds(self.card.preprocessing, folder, self._frames_of, settings.background)
+        self.neighbours = RecentFrames(self.card.frames + AHEAD)
         self.pool = ThreadPoolExecutor(AHEAD)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Score a block of rows (image, label): a table of OUTCOME_SCHEMA, one row an image, in order."""
+        """Score a block of ScoreRows: a table of OUTCOME_SCHEMA, one row an image, in order."""
         return pa.Table.from_pylist(list(self.score(batch.to_pylist())), OUTCOME_SCHEMA)
 
-    def score(self, requests: list[dict[str, str | None]]) -> Iterator[dict[str, Any]]:
+    def score(self, requests: list[ScoreRow]) -> Iterator[dict[str, Any]]:
         """One outcome row an image: reading runs ahead of the model, writing behind it."""
         prepared = map_ahead(self.pool, self._prepare, requests, AHEAD)
         predicted = (self._predict(work) for work in prepared)
         return map_ahead(self.pool, self._finish, predicted, 2)
 
-    def _prepare(self, request: dict[str, str | None]) -> _Work:
-        image, label = request["image"], request["label"]
-        assert image is not None, "rows name their image"
+    def _frames_of(self, sequence: str) -> list[tuple[str, Path]]:
+        assert self.settings.backgrounds is not None, "a model with backgrounds has a folder for them"
+        names = read_json(sequence_file(self.settings.backgrounds, sequence))["frames"]
+        return [(name, self.settings.archive / split_page(name)[0]) for name in names]
+
+    def _prepare(self, request: ScoreRow) -> _Work:
+        image, label, sequence = request["image"], request["label"], request["sequence"] or ""
         work = _Work({"image": image, "reason": None, "attempt": 1})
         try:
             data, page = self._read(work, image), split_page(image)[1]
@@ -95,13 +122,33 @@ class ImageScorer:
                 pixels = decode_image(data, page)
                 work.row |= _describe(pixels)
                 work.truth = self._read_label(work, label, (pixels.shape[0], pixels.shape[1]))
-                work.working = preprocess(pixels, self.card.preprocessing)
-                work.statistics = choose_statistics(
-                    work.working, self.card.preprocessing, self.card.statistics
-                )
+                background = self.backgrounds.find(sequence, pixels)
+                work.row["background_frames"] = background.num_frames if background else 0
+                frame = self._to_frame(pixels, background)
+                self.neighbours.keep(image, frame)
+                earlier = [self._neighbour(name, sequence) for name in request["window"] or ()]
+                fits = [near if near and near[0].shape == frame[0].shape else None for near in earlier]
+                work.frames = fill_window([*fits, frame])
         except ImageError as error:
             work.row |= {"reason": error.reason, "detail": str(error), "attempts": 1}
         return work
+
+    def _to_frame(self, pixels: Pixels, background: Background | None) -> Frame:
+        working = preprocess(pixels, self.card.preprocessing, background)
+        return working, choose_statistics(working, self.card.preprocessing, self.card.statistics)
+
+    def _neighbour(self, image: str, sequence: str) -> Frame | None:
+        """An earlier frame of the window, as the model sees it; None where it cannot be used."""
+        found, frame = self.neighbours.find(image)
+        if not found:
+            file, page = split_page(image)
+            try:
+                pixels = decode_image(_read_file(self.settings.archive / file).data, page)
+                frame = self._to_frame(pixels, self.backgrounds.find(sequence, pixels))
+            except ImageError:  # its own row says why
+                frame = None
+            self.neighbours.keep(image, frame)
+        return frame
 
     def _read(self, work: _Work, image: str) -> bytes:
         with _timed(work, "read"):
@@ -128,11 +175,11 @@ class ImageScorer:
         return decode_label(file.data, path, size, self.num_classes, self.card.label_map)
 
     def _predict(self, work: _Work) -> _Work:
-        if work.working is None or work.statistics is None:
+        if not work.frames:
             return work
         with _timed(work, "model"):
             size = (work.row["height"], work.row["width"])
-            prediction = self.predictor.predict(work.working, work.statistics, size)
+            prediction = self.predictor.predict_frames(work.frames, size)
             ids = prediction.ids
             work.row["confidence"] = prediction.confidence
             work.row["class_pixels"] = torch.bincount(ids.flatten(), minlength=self.num_classes).tolist()
@@ -148,18 +195,40 @@ class ImageScorer:
             with _timed(work, "write"):
                 if self.settings.masks is not None:
                     write_mask(self.settings.masks / f"{work.row['image']}.png", work.ids)
-            work.row["background_frames"] = 0
             work.row |= {f"seconds_{stage}": seconds for stage, seconds in work.seconds.items()}
             work.row["finished_at"] = datetime.now(UTC)
         return work.row
 
 
+class RecentFrames:
+    """The frames used last, for windows that share them; safe to use from several threads."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._lock = threading.Lock()
+        self._frames: OrderedDict[str, Frame | None] = OrderedDict()
+
+    def find(self, image: str) -> tuple[bool, Frame | None]:
+        """Whether an image is kept, and its frame (None: it cannot be used)."""
+        with self._lock:
+            return image in self._frames, self._frames.get(image)
+
+    def keep(self, image: str, frame: Frame | None) -> None:
+        """Keep an image's frame, and forget the oldest."""
+        with self._lock:
+            self._frames[image] = frame
+            while len(self._frames) > self.size:
+                self._frames.popitem(last=False)
+
+
+def sequence_file(folder: Path, sequence: str) -> Path:
+    """Where the names of a sequence's frames are kept, as they were when scoring began."""
+    return folder / f"{hashlib.sha256(sequence.encode()).hexdigest()[:16]}.json"
+
+
 def write_mask(path: Path, ids: NDArray[np.uint8]) -> None:
     """Write class ids as an 8-bit PNG of one channel, whole or not at all."""
-    encoded, data = cv2.imencode(".png", ids, (cv2.IMWRITE_PNG_COMPRESSION, 1))
-    assert encoded, "OpenCV encodes every 8-bit mask"
-    with replacing(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+    write_bytes(path, encode_mask(ids))
 
 
 def _describe(pixels: Pixels) -> dict[str, int]:

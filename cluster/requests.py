@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from seg.recipes import RECIPES, Recipe
+from seg.recipe import Recipe
+from seg.recipes import RECIPES
 
 COUNT = arg(metavar="N")
 FOLDER = arg(metavar="DIR")
@@ -56,6 +57,8 @@ class ScoreRequest:
     """Folder for ledger, masks, summary and report; outside the archive."""
     labels: Annotated[Path | None, FOLDER] = None
     """Folder of the labels; images without one are predicted and not counted."""
+    background: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Measured background, an image, in place of the mean of each sequence's frames."""
     masks: Literal["png", "none"] = "png"
     """Write each prediction as a PNG of class ids, or nothing."""
     workers: Annotated[int | None, COUNT] = None

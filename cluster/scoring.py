@@ -10,20 +10,23 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from cluster.image_scorer import ImageScorer, ScorerSettings
+from cluster.image_scorer import ImageScorer, ScorerSettings, sequence_file
 from cluster.ledger import Ledger
 from cluster.outcome import EXIT_CODES, QUARANTINED, StoppedBy
 from cluster.quiet import quiet_loggers
 from cluster.requests import ScoreRequest
 from cluster.session import Session
 from seg.checkpoint import ModelCard, load_model
+from seg.data.background import Backgrounds
+from seg.data.fingerprint import file_sha256
 from seg.data.layout import is_plain_layout, label_folder, pair_labels, read_classes
 from seg.data.listing import Listing, list_images
+from seg.data.sequences import Sequences
 from seg.errors import RequestError
 from seg.files import write_json
 from seg.metrics import iou, mean_present
 from seg.progress import progress
-from seg.recipes import Tiling
+from seg.recipe import Tiling
 from seg.run_folder import claim_folder, score_figures
 
 MAX_BLOCK = 16
@@ -47,6 +50,8 @@ class ScorePlan:
     """Images in neither ledger nor quarantine, in the archive's order."""
     skipped: int
     """Images that were in the ledger when the job began."""
+    sequences: Sequences | None
+    """None where neither background nor window asks for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,10 @@ def plan_scoring(request: ScoreRequest) -> ScorePlan:
         batch=request.batch,
         precision=request.precision,
         threads=request.threads,
+        backgrounds=out / "backgrounds",
+        background=request.background and request.background.resolve(),
     )
+    sequences = _find_sequences(listing.images, card, request.background)
     claim_folder(out, _identity(settings, card))
     ledger = Ledger(out)
     finished = ledger.finished_images()
@@ -122,7 +130,15 @@ def plan_scoring(request: ScoreRequest) -> ScorePlan:
         ledger=ledger,
         pending=[image for image in chosen if image not in done],
         skipped=sum(image in finished for image in chosen),
+        sequences=sequences,
     )
+
+
+def _find_sequences(images: list[str], card: ModelCard, background: Path | None) -> Sequences | None:
+    if background is not None:
+        Backgrounds(card.preprocessing, Path(), lambda _: [], background)  # a bad file is refused here
+    means = card.preprocessing.background_every > 0 and background is None
+    return Sequences(images, card.sequence) if means or card.frames > 1 else None
 
 
 def _check_counts(request: ScoreRequest) -> None:
@@ -161,7 +177,9 @@ def _identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
         "classes": card.classes,
         "label_map": card.label_map,
         "preprocessing": asdict(card.preprocessing),
-        "background": None,
+        "background": settings.background and file_sha256(settings.background),
+        "frames": card.frames,
+        "sequence": card.sequence,
         "crop_px": settings.tiling.crop_px,
         "halo_px": settings.tiling.halo_px,
         "blend": "core",
@@ -176,6 +194,7 @@ def _identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
 def _score_pending(plan: ScorePlan, workers: int, session: Session) -> StoppedBy:
     """Score the pending images; Ctrl-C keeps what has arrived."""
     tally = Tally(len(plan.card.classes))
+    _write_sequences(plan)
     try:
         if workers:
             session.start()
@@ -217,8 +236,28 @@ class Tally:
 
 
 def _requests(plan: ScorePlan, images: list[str]) -> pa.Table:
-    labels = [plan.labels.get(image) for image in images]
-    return pa.table({"image": pa.array(images, pa.string()), "label": pa.array(labels, pa.string())})
+    """Rows of images to score, ScoreRow's fields as columns."""
+    found, frames = plan.sequences, plan.card.frames
+    return pa.table(
+        {
+            "image": pa.array(images, pa.string()),
+            "label": pa.array([plan.labels.get(image) for image in images], pa.string()),
+            "sequence": pa.array([found and found.sequence(image) for image in images], pa.string()),
+            "window": pa.array(
+                [found and found.window(image, frames)[:-1] for image in images], pa.list_(pa.string())
+            ),
+        }
+    )
+
+
+def _write_sequences(plan: ScorePlan) -> None:
+    """Note each pending sequence's frames, once: those that come later do not change its background."""
+    if plan.sequences is None or plan.settings.backgrounds is None:
+        return
+    for sequence in dict.fromkeys(plan.sequences.sequence(image) for image in plan.pending):
+        file = sequence_file(plan.settings.backgrounds, sequence)
+        if not file.is_file():
+            write_json(file, {"sequence": sequence, "frames": plan.sequences.frames(sequence)})
 
 
 def _outcomes_in_process(plan: ScorePlan) -> Iterator[list[dict[str, Any]]]:

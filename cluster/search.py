@@ -23,7 +23,7 @@ from seg.errors import RequestError
 from seg.files import read_json, without_nan, write_json
 from seg.models import MODELS
 from seg.predict import Predictor
-from seg.recipes import Recipe
+from seg.recipe import Recipe
 from seg.run_folder import claim_folder, run_identity, run_name, score_figures
 from seg.training import Training, TrainingPlan, count_confusion
 
@@ -43,7 +43,7 @@ class SearchPlan:
     trials: int
     seed: int
     folder: Path
-    backbones: tuple[str, ...]
+    backbones: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,16 @@ def plan_search(request: SearchRequest) -> SearchPlan:
         trials=request.trials,
         seed=request.seed,
         folder=folder,
-        backbones=MODELS[recipe.model].BACKBONES,
+        backbones=find_backbones(recipe),
     )
+
+
+def find_backbones(recipe: Recipe) -> tuple[str | None, ...]:
+    """What a search chooses from: the architecture's; the recipe's alone where weights fit no other."""
+    if recipe.model not in MODELS:  # one of another library, which names its encoder
+        return (recipe.backbone,)
+    known = MODELS[recipe.model].BACKBONES
+    return known if recipe.weights in ("none", "imagenet") else (recipe.backbone or known[0],)
 
 
 def apply_trial(recipe: Recipe, params: dict[str, Any]) -> Recipe:
@@ -213,7 +221,7 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
     from cluster.trials import read_trials, write_leaderboard
 
     trials = read_trials(plan.folder / "trials")
-    rows = [trial.row(plan.recipe.epochs) for trial in trials]
+    rows = [trial.row(plan.recipe) for trial in trials]
     write_leaderboard(plan.folder / "leaderboard.csv", rows)
     statuses = [row["status"] for row in rows]
     best = next((row for row in rows if row["miou"] is not None), None)
@@ -241,7 +249,7 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
 def _leaderboard(plan: SearchPlan) -> list[dict[str, Any]]:
     from cluster.trials import read_trials
 
-    return [trial.row(plan.recipe.epochs) for trial in read_trials(plan.folder / "trials")]
+    return [trial.row(plan.recipe) for trial in read_trials(plan.folder / "trials")]
 
 
 def _evaluate_winner(plan: SearchPlan, trial_model: Path, winner: Path) -> dict[str, Any]:
@@ -250,9 +258,8 @@ def _evaluate_winner(plan: SearchPlan, trial_model: Path, winner: Path) -> dict[
     model, card = load_model(trial_model, device)
     validation = open_packs(plan.data, plan.recipe)[1]
     predictor = Predictor(model, card.tiling, batch=1, device=device, precision=plan.recipe.precision)
-    confusion = count_confusion(
-        predictor, validation, range(len(validation)), card.statistics, len(card.classes)
-    )
+    windows = validation.windows(card.frames)
+    confusion = count_confusion(predictor, windows, card.statistics, len(card.classes))
     figures = score_figures(confusion.cpu().numpy(), card.classes)
     save_model(winner, model, replace(card, validation=figures))
     return figures

@@ -20,15 +20,16 @@ from cluster.training_progress import Board, BoardReader
 from cluster.watching import run_here, run_watched
 from seg.data.crops import CropSampler
 from seg.data.default import default_data
-from seg.data.labels import IGNORE
 from seg.data.training_data import TrainingData, open_packs, open_training_data
 from seg.errors import RequestError
 from seg.files import without_nan, write_json
 from seg.losses import build_loss
-from seg.models.build import build
-from seg.recipes import Recipe
+from seg.models.build import build, takes_frames
+from seg.recipe import Recipe
 from seg.run_folder import claim_folder, read_run, run_identity, run_name, training_summary, write_history
-from seg.training import Training, TrainingPlan, fit_statistics
+from seg.run_pictures import draw_confusion, draw_examples
+from seg.training import Training, TrainingPlan, find_class_weights, fit_statistics
+from seg.training_state import Journal
 
 RESTARTS = 3
 """Times a worker group is built again after a worker died."""
@@ -87,32 +88,47 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
 
 def check_recipe(recipe: Recipe, num_classes: int) -> None:
     """Refuse at once what the workers would only find out after a minute of starting."""
-    channels = recipe.preprocessing.channels
     with torch.device("meta"):
-        build(recipe.model, backbone=recipe.backbone, num_classes=num_classes, channels=channels)
-    build_loss(recipe.loss, recipe.class_weights or None)
-    if recipe.class_weights and len(recipe.class_weights) != num_classes:
-        raise RequestError(
-            f"recipe: class_weights has {len(recipe.class_weights)} values, the data {num_classes} classes; "
-            "give one for each, or none"
+        model = build(
+            recipe.model,
+            backbone=recipe.backbone,
+            num_classes=num_classes,
+            channels=recipe.preprocessing.channels,
+            weights=recipe.weights,
+            options=dict(recipe.model_options),
         )
+    if recipe.frames > 1 and not takes_frames(recipe.model):
+        raise RequestError(
+            f"recipe: frames is {recipe.frames} but {recipe.model} sees one image; try --frames 1"
+        )
+    build_loss(recipe.loss)
+    outputs = len(getattr(model, "OUTPUT_WEIGHTS", (1.0,)))
+    for name, values, wanted, of in (
+        ("class_weights", recipe.class_weights, num_classes, "classes in the data"),
+        ("output_weights", recipe.output_weights, outputs, f"outputs of {recipe.model}"),
+    ):
+        if not isinstance(values, str) and values and len(values) != wanted:
+            raise RequestError(
+                f"recipe: {name} has {len(values)} values for {wanted} {of}; give one for each, or none"
+            )
 
 
 def check_packs(data: TrainingData, recipe: Recipe) -> None:
     """Build the packs, then try what the workers will. RequestError: a bad image or label, or no truth."""
     train, validation = open_packs(data, recipe)
     fitted = fit_statistics(train, validation) if recipe.preprocessing.normalisation == "fitted" else None
-    CropSampler(train, recipe.crops, batch=recipe.batch, seed=0, fitted=fitted)
-    if not any((image.own_mask != IGNORE).any() for image in validation.images()):
+    CropSampler(train, recipe, seed=0, fitted=fitted)
+    find_class_weights(recipe, train)
+    if not validation.class_pixels().any():
         raise RequestError(
-            f"data {data.root}: every pixel of the {len(validation)} validation images is ignored, so that "
-            "no epoch could be judged; label some, or use another --seed"
+            f"data {data.root}: every pixel of the {len(validation.labelled)} validation images is ignored, "
+            "so that no epoch could be judged; label some, or use another --seed"
         )
 
 
 def _is_finished(plan: TrainingPlan) -> bool:
     journal = read_run(plan.folder)
-    return journal is not None and journal.epochs_done >= plan.recipe.epochs
+    return journal is not None and journal.is_finished(plan.recipe)
 
 
 def _summarise(plan: TrainingPlan, workers: int, stopped_by: StoppedBy) -> dict[str, Any]:
@@ -124,10 +140,22 @@ def _summarise(plan: TrainingPlan, workers: int, stopped_by: StoppedBy) -> dict[
     ending = {"workers": workers, "stopped_by": stopped_by}
     if journal is None:
         return {"recipe": plan.recipe.name, "epochs_run": 0} | ending
+    _draw(plan, journal)
     write_history(plan.folder, journal)  # killed after its last epoch was saved, a run may lack its line
     summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal) | ending
     write_json(plan.folder / "summary.json", summary)
     return summary
+
+
+def _draw(plan: TrainingPlan, journal: Journal) -> None:
+    """The pictures of a finished run, once: a stopped one has its curves alone."""
+    if (
+        journal.best_epoch
+        and journal.is_finished(plan.recipe)
+        and not (plan.folder / "examples.png").is_file()
+    ):
+        draw_confusion(plan.folder, plan.data.classes, journal)
+        draw_examples(plan.folder, plan.data, plan.recipe)
 
 
 def _train_pending(plan: TrainingPlan, workers: int, session: Session) -> StoppedBy:

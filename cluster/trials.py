@@ -11,6 +11,7 @@ from ray.tune import Callback
 
 from seg.files import read_json, write_bytes, write_json
 from seg.progress import Advance
+from seg.recipe import Recipe
 from seg.run_folder import read_run
 from seg.training_state import Journal
 
@@ -27,22 +28,22 @@ class TrialRecord:
     journal: Journal
     error: str | None
 
-    def status(self, epochs: int) -> str:
+    def status(self, recipe: Recipe) -> str:
         """Finished, pruned, errored, or (until its search ends) running."""
         if self.error is not None:
             return "errored"
-        if self.journal.epochs_done >= epochs:
+        if self.journal.is_finished(recipe):
             return "finished"
         return "pruned" if (self.folder / ENDING).is_file() else "running"
 
-    def row(self, epochs: int) -> dict[str, Any]:
+    def row(self, recipe: Recipe) -> dict[str, Any]:
         """The trial's line in leaderboard.csv."""
         return {
             "trial": self.name,
             "miou": self.journal.best_miou if self.journal.best_epoch else None,
             "best_epoch": self.journal.best_epoch,
             "epochs": self.journal.epochs_done,
-            "status": self.status(epochs),
+            "status": self.status(recipe),
             **self.params,
             "seconds": sum(float(row["seconds"] or 0) for row in self.journal.history),
             "error": self.error,

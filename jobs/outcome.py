@@ -4,10 +4,13 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from seg.errors import RequestError
+from seg.errors import DataWarning, RequestError
 
 
 def run_job(name: str, job: Callable[[], int]) -> int:
@@ -16,6 +19,8 @@ def run_job(name: str, job: Callable[[], int]) -> int:
     SIGTERM becomes Ctrl-C: a job that can stop half-way ends with 4 itself; here, before it began, 4 as well.
     The traceback of a failure goes to a file, whose name is printed beside the cause.
     """
+    warnings.showwarning = partial(_show_warning, name, warnings.showwarning)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts with `&`
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return job()
@@ -31,3 +36,13 @@ def run_job(name: str, job: Callable[[], int]) -> int:
         cause = (str(error).strip().splitlines() or [""])[-1]
         print(f"{name}: failed: {type(error).__name__}: {cause} (traceback: {log})", file=sys.stderr)
         return 1
+
+
+def _show_warning(
+    name: str, show: Callable[..., None], message: Warning | str, kind: type[Warning], *where: Any
+) -> None:
+    """A warning about data as a line on the screen; others, which are about code, as Python shows them."""
+    if issubclass(kind, DataWarning):
+        print(f"{name}: warning: {message}", file=sys.stderr)
+    else:
+        show(message, kind, *where)

@@ -9,6 +9,7 @@ import tyro
 
 from cluster.requests import DataRequest
 from jobs.outcome import run_job
+from seg.recipe import Recipe
 from seg.recipes import RECIPES, find_recipe
 
 if TYPE_CHECKING:
@@ -70,7 +71,36 @@ def _parse(kind: type[Args], argv: list[str], recipe: str) -> Args:
 
 
 def print_recipes() -> None:
-    """One line a recipe: name first, tab-separated, never wrapped (docs/formats.md)."""
+    """A table on a terminal; elsewhere a line a recipe, name first, tab-separated (docs/formats.md)."""
+    if not sys.stdout.isatty():
+        for recipe in RECIPES.values():
+            print(*_describe(recipe), sep="\t")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("recipe", "model", "data", "loss", box=None)
+    table.add_column("parameters", justify="right")
     for recipe in RECIPES.values():
-        backbone = f" on {recipe.backbone}" if recipe.backbone else ""
-        print(recipe.name, f"{recipe.model}{backbone}", recipe.dataset, recipe.loss, sep="\t")
+        table.add_row(*_describe(recipe))
+    Console().print(table)
+
+
+def _describe(recipe: Recipe) -> tuple[str, ...]:
+    """Name, model, data, loss, and millions of parameters, counted with two classes."""
+    import torch  # here, so that --help loads no torch
+
+    from seg.models import MODELS
+    from seg.models.build import build
+
+    backbone = recipe.backbone or MODELS[recipe.model].BACKBONES[0]
+    with torch.device("meta"):
+        model = build(
+            recipe.model,
+            backbone=backbone,
+            num_classes=2,
+            channels=recipe.preprocessing.channels,
+            options=dict(recipe.model_options),
+        )
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    return recipe.name, f"{recipe.model} on {backbone}", recipe.dataset, recipe.loss, f"{millions:.1f} M"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from seg.data.preprocess import Statistics
 from seg.errors import RequestError
 from seg.files import without_nan, write_bytes
 from seg.models.build import build
-from seg.recipes import Preprocessing, Tiling
+from seg.recipe import Preprocessing, Tiling, as_tuples
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fringe"
@@ -32,7 +33,11 @@ class ModelCard:
     preprocessing: Preprocessing
     statistics: Statistics | None
     tiling: Tiling
+    model_options: tuple[tuple[str, int], ...] = ()
     frames: int = 1
+    """K of a sequence model, the frames it sees at once; else 1."""
+    sequence: str = ""
+    """The recipe's regular expression for an image's sequence."""
     validation: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     """Recipe, data fingerprint, code version, package versions, seed, parent, weights_sha256."""
@@ -60,7 +65,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     tensors, card = read_model(path)
     try:
         model = build(
-            card.architecture, backbone=card.backbone, num_classes=len(card.classes), channels=card.channels
+            card.architecture,
+            backbone=card.backbone,
+            num_classes=len(card.classes),
+            channels=card.channels,
+            options=dict(card.model_options),
         )
     except RequestError as error:
         raise RequestError(f"model {path}: {error}") from None
@@ -118,10 +127,11 @@ def _parse_card(path: Path, text: str) -> ModelCard:
             **values
             | {
                 "classes": tuple(values["classes"]),
-                "label_map": tuple((stored, meant) for stored, meant in values["label_map"]),
-                "preprocessing": Preprocessing(**values["preprocessing"]),
-                "statistics": statistics and Statistics(**{k: _as_tuple(v) for k, v in statistics.items()}),
-                "tiling": Tiling(**{name: _as_tuple(value) for name, value in values["tiling"].items()}),
+                "label_map": as_tuples(values["label_map"]),
+                "model_options": as_tuples(values.get("model_options", ())),
+                "preprocessing": _build(Preprocessing, values["preprocessing"]),
+                "statistics": statistics and _build(Statistics, statistics),
+                "tiling": _build(Tiling, values["tiling"]),
             }
         )
     except (KeyError, TypeError, ValueError, RequestError) as error:
@@ -130,8 +140,8 @@ def _parse_card(path: Path, text: str) -> ModelCard:
         ) from None
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _build(kind: Callable[..., Any], values: dict[str, Any]) -> Any:
+    return kind(**{name: as_tuples(value) for name, value in values.items()})
 
 
 def _check_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

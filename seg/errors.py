@@ -11,6 +11,10 @@ class RequestError(Exception):
     """
 
 
+class DataWarning(UserWarning):
+    """Data was used otherwise than it says, or not at all; jobs print it as a line."""
+
+
 class ImageError(Exception):
     """One image, or its label, cannot be used; `reason` is the word its quarantine row carries.
 

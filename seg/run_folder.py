@@ -13,7 +13,7 @@ from seg import metrics
 from seg.data.training_data import TrainingData
 from seg.errors import RequestError
 from seg.files import replacing, write_bytes, write_json
-from seg.recipes import Recipe, recipe_to_dict
+from seg.recipe import Recipe, recipe_to_dict
 from seg.training_state import Journal, read_journal, state_file
 
 
@@ -22,6 +22,7 @@ def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Any
     return {
         "recipe": recipe_to_dict(recipe),
         "data_fingerprint": data.fingerprint,
+        "classes": data.classes,
         "train": [sample.name for sample in data.split.train],
         "validation": [sample.name for sample in data.split.validation],
         "split": data.split.how,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seg.recipes import STRIDE_PX
+from seg.recipe import STRIDE_PX
 
 
 @dataclass(frozen=True, slots=True)

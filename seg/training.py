@@ -1,7 +1,7 @@
 """The training loop: plain PyTorch, in one process or in one of several that torch.distributed connects."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from seg import metrics
 from seg.checkpoint import ModelCard, save_model
+from seg.class_weights import median_frequency_weights
 from seg.data.crops import CropSampler
-from seg.data.pack import Pack
+from seg.data.pack import Pack, PackedImage
 from seg.data.preprocess import Statistics
 from seg.data.training_data import TrainingData, open_packs
 from seg.errors import RequestError
@@ -25,7 +26,7 @@ from seg.metrics import confusion_matrix
 from seg.models.build import build
 from seg.predict import Predictor
 from seg.provenance import code_version, package_versions
-from seg.recipes import Optimizer, Recipe, recipe_to_dict
+from seg.recipe import Optimizer, Recipe, recipe_to_dict
 from seg.training_state import Journal, load_state, save_state, state_file
 
 OnStep = Callable[[int, int, float], None]
@@ -89,32 +90,35 @@ class Training:
         self.train_pack, self.validation_pack = open_packs(plan.data, recipe)
         fitted = recipe.preprocessing.normalisation == "fitted"
         self.statistics = fit_statistics(self.train_pack, self.validation_pack) if fitted else None
-        self.sampler = CropSampler(
-            self.train_pack, recipe.crops, batch=recipe.batch, seed=plan.seed, fitted=self.statistics
-        )
+        self.sampler = CropSampler(self.train_pack, recipe, seed=plan.seed, fitted=self.statistics)
         if self.sampler.batch < self.world_size:
             raise RequestError(
                 f"{self.world_size} workers share a batch of {self.sampler.batch} crops; lower --workers"
             )
         torch.manual_seed(plan.seed)
+        state = state_file(plan.folder)
         self.model = build(
             recipe.model,
             backbone=recipe.backbone,
             num_classes=len(plan.data.classes),
             channels=recipe.preprocessing.channels,
+            weights="none" if state.is_file() else recipe.weights,
+            options=dict(recipe.model_options),
         ).to(device)
         self.model.to(memory_format=torch.channels_last)
         self.loss = build_loss(
-            recipe.loss, recipe.class_weights or None, getattr(self.model, "OUTPUT_WEIGHTS", (1.0,))
+            recipe.loss,
+            find_class_weights(recipe, self.train_pack),
+            recipe.output_weights or getattr(self.model, "OUTPUT_WEIGHTS", (1.0,)),
         )
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
-        state = state_file(plan.folder)
         self.journal = load_state(state, self.model, self.optimizer) if state.is_file() else Journal()
         self.network = DistributedDataParallel(self.model) if self.world_size > 1 else self.model
 
     def epochs(self, on_step: OnStep | None = None) -> Iterator[EpochResult]:
         """Train the epochs that are left, one a step of the iterator; each is saved before it is yielded."""
-        for epoch in range(self.journal.epochs_done + 1, self.recipe.epochs + 1):
+        while not self.journal.is_finished(self.recipe):
+            epoch = self.journal.epochs_done + 1
             started = time.perf_counter()
             torch.manual_seed(_fold(self.plan.seed, epoch, self.rank))
             loss, rate, wait_share, crops_per_second = self._train_epoch(epoch, on_step)
@@ -133,9 +137,7 @@ class Training:
             asked = time.perf_counter()
             batch = self.sampler.batch_at(epoch, step, rank=self.rank, world_size=self.world_size)
             waited += time.perf_counter() - asked
-            rate = learning_rate(
-                self.recipe.optimizer, (epoch - 1) * steps + step, self.recipe.epochs * steps
-            )
+            rate = learning_rate(self.recipe.optimizer, (epoch - 1) * steps + step, self.recipe.epochs, steps)
             loss = self._step(*batch.to_inputs(self.device), rate)
             total += loss
             if on_step is not None:
@@ -168,10 +170,8 @@ class Training:
         predictor = Predictor(
             self.model, self.recipe.tiling, batch=1, device=self.device, precision=self.recipe.precision
         )
-        own = range(self.rank, len(self.validation_pack), self.world_size)
-        confusion = count_confusion(
-            predictor, self.validation_pack, own, self.statistics, len(self.plan.data.classes)
-        )
+        windows = self.validation_pack.windows(self.recipe.frames, first=self.rank, step=self.world_size)
+        confusion = count_confusion(predictor, windows, self.statistics, len(self.plan.data.classes))
         return self._sum_over_ranks(confusion).cpu().numpy()
 
     def _sum_over_ranks(self, value: Tensor) -> Tensor:
@@ -201,6 +201,9 @@ class Training:
             backbone=recipe.backbone,
             classes=plan.data.classes,
             label_map=recipe.label_map,
+            model_options=recipe.model_options,
+            frames=recipe.frames,
+            sequence=recipe.sequence,
             preprocessing=recipe.preprocessing,
             statistics=self.statistics,
             tiling=recipe.tiling,
@@ -228,15 +231,23 @@ def fit_statistics(train: Pack, validation: Pack) -> Statistics:
     return fitted
 
 
+def find_class_weights(recipe: Recipe, train: Pack) -> tuple[float, ...] | None:
+    """A recipe's class weights, balanced over the training images where it asks for that; None: all alike."""
+    if recipe.class_weights == "median_frequency":
+        return median_frequency_weights(train.class_pixels())
+    return recipe.class_weights or None
+
+
 def count_confusion(
-    predictor: Predictor, pack: Pack, indices: range, fitted: Statistics | None, num_classes: int
+    predictor: Predictor, windows: Iterable[list[PackedImage]], fitted: Statistics | None, num_classes: int
 ) -> Tensor:
-    """Confusion matrix of a pack's images at their own size, int64 [C, C] on the predictor's device."""
+    """Confusion matrix of each window's last image at own size, int64 [C, C] on the predictor's device."""
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=predictor.device)
-    for index in indices:
-        image = pack[index]
+    for window in windows:
+        image = window[-1]
         assert image.own_mask is not None, "a validation pack holds masks at own size"
-        ids = predictor.predict(image.pixels, fitted or image.statistics, image.own_size).ids
+        frames = [(frame.pixels, fitted or frame.statistics) for frame in window]
+        ids = predictor.predict_frames(frames, image.own_size).ids
         total += confusion_matrix(torch.tensor(image.own_mask, device=predictor.device), ids, num_classes)
     return total
 
@@ -254,14 +265,19 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimi
             )
 
 
-def learning_rate(settings: Optimizer, step: int, steps: int) -> float:
-    """The rate of a step, counted from 0, of the run's `steps`: a pure function, so that it resumes.
+def learning_rate(settings: Optimizer, step: int, epochs: int, steps_per_epoch: int) -> float:
+    """The rate of a run's step, counted from 0: a pure function, so that it resumes.
 
+    step: lr times the factor of the last pair whose epoch, counted from 1, is over.
     one_cycle: from lr / 25 up to lr over 30 % of the run, then down to lr / 250000, both along a half cosine
     (Smith and Topin 2018, arXiv:1708.07120; the same numbers as torch's OneCycleLR).
     """
     if settings.schedule == "constant":
         return settings.lr
+    if settings.schedule == "step":
+        over = [factor for epoch, factor in settings.steps if step >= epoch * steps_per_epoch]
+        return settings.lr * (over[-1] if over else 1)
+    steps = epochs * steps_per_epoch
     start, end, peak, last = settings.lr / 25, settings.lr / 250_000, 0.3 * steps - 1, steps - 1
     if step <= peak:
         return _half_cosine(start, settings.lr, step / peak)

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from seg.files import write_bytes
+from seg.recipe import Recipe
 
 METADATA_KEY = "fringe-state"
 
@@ -28,6 +29,11 @@ class Journal:
     def epochs_done(self) -> int:
         """Epochs that are trained, validated and saved."""
         return len(self.history)
+
+    def is_finished(self, recipe: Recipe) -> bool:
+        """Whether all epochs are done, or the recipe's patience is: so many brought nothing better."""
+        since_best = self.epochs_done - self.best_epoch
+        return self.epochs_done >= recipe.epochs or 0 < recipe.patience <= since_best
 
 
 def state_file(folder: Path) -> Path:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from cluster.ledger import Ledger
 from seg.checkpoint import ModelCard, save_model
 from seg.data.preprocess import Statistics
-from seg.models.build import build
-from seg.recipes import Preprocessing, Tiling
+from seg.models.build import build, takes_frames
+from seg.recipe import Preprocessing, Tiling
 from tests.conftest import draw_disc
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +39,7 @@ def write_model(
     architecture: str = "unet",
     statistics: Statistics | None = None,
     label_map: tuple[tuple[int, int], ...] = (),
+    frames: int = 1,
 ) -> Path:
     """A model file with random weights that predicts several classes: each is the likeliest somewhere."""
     preprocessing = preprocessing or Preprocessing()
@@ -48,7 +49,8 @@ def write_model(
             architecture, backbone=None, num_classes=len(classes), channels=preprocessing.channels
         ).eval()
         with torch.inference_mode():
-            logits = model(torch.randn(2, preprocessing.channels, 64, 64))
+            window = (frames,) if takes_frames(architecture) else ()
+            logits = model(torch.randn(2, *window, preprocessing.channels, 64, 64))
         score = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)][-1]
         if score.bias is not None and len(score.bias) == len(classes):
             score.bias.data -= logits.movedim(1, 0).flatten(1).median(1).values
@@ -60,6 +62,7 @@ def write_model(
         preprocessing=preprocessing,
         statistics=statistics,
         tiling=Tiling(crop_px=(64, 64), halo_px=16),
+        frames=frames,
     )
     save_model(path, model, card)
     return path

@@ -12,7 +12,7 @@ from cluster.scoring import score
 from cluster.session import Session
 from seg.data.camvid import CLASSES
 from seg.data.preprocess import Statistics
-from seg.recipes import Preprocessing
+from seg.recipe import Preprocessing
 from tests.small import count_by_hand, ledger_rows, sum_ledger, write_model
 
 FITTED = Statistics((105.0, 108.0, 110.0), (75.0, 77.0, 75.0), 8)

@@ -7,11 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seg.data.augment import build_augmentation
 from seg.data.images import Pixels
 from seg.data.pack import Pack, PackedImage
 from seg.data.preprocess import Statistics, normalise
 from seg.errors import RequestError
-from seg.recipes import Crops
+from seg.recipe import Crops, Recipe
 
 SEARCH_STRIDE_PX = 8
 """Object pixels are looked for on this grid: a crop to show one costs 1/64 of reading the mask."""
@@ -19,9 +20,11 @@ SEARCH_STRIDE_PX = 8
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Crops of one step and rank: images uint8 or uint16 [N, channels, h, w], truth uint8 [N, h, w].
+    """Crops of one step and rank: images [N, channels, h, w], truth uint8 [N, h, w].
 
-    mean, std: float64 [N, channels], the normalisation of each crop's image.
+    images: as stored, uint8 or uint16, or float32 in stored intensities where augmentation changed them; with
+    K frames to a window [N, K, channels, h, w]. mean, std: float64 [N, channels] or [N, K, channels], the
+    normalisation of each image.
     """
 
     images: Tensor
@@ -30,23 +33,27 @@ class Batch:
     std: Tensor
 
     def to_inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Normalised crops, float32 channels-last, and truth, both on the device."""
+        """Normalised crops, float32 (channels-last where single), and truth, both on the device."""
         images = normalise(self.images.to(device), self.mean.to(device), self.std.to(device))
-        return images.contiguous(memory_format=torch.channels_last), self.truth.to(device)
+        if images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, self.truth.to(device)
 
 
 class CropSampler:
     """Batches of random crops from a pack; the order does not depend on how many workers share it."""
 
-    def __init__(self, pack: Pack, crops: Crops, *, batch: int, seed: int, fitted: Statistics | None) -> None:
+    def __init__(self, pack: Pack, recipe: Recipe, *, seed: int, fitted: Statistics | None) -> None:
         """`fitted`: statistics to use instead of each image's own. RequestError: an image is too small."""
-        self.pack, self.crops, self.seed, self.fitted = pack, crops, seed, fitted
-        self.samples_per_epoch = len(pack) * crops.per_image
-        self.batch = min(batch, self.samples_per_epoch)
+        self.pack, self.crops, self.seed, self.fitted = pack, recipe.crops, seed, fitted
+        self.frames = recipe.frames
+        self.augment = build_augmentation(recipe.augmentation)
+        self.samples_per_epoch = len(pack.labelled) * self.crops.per_image
+        self.batch = min(recipe.batch, self.samples_per_epoch)
         for image in pack.images():
-            if image.mask.shape[0] < crops.size_px[0] or image.mask.shape[1] < crops.size_px[1]:
+            if any(side < crop for side, crop in zip(image.mask.shape, self.crops.size_px, strict=True)):
                 raise RequestError(
-                    f"recipe: crops.size_px is {crops.size_px} but {image.name} has {image.mask.shape} "
+                    f"recipe: crops.size_px is {self.crops.size_px} but {image.name} has {image.mask.shape} "
                     "pixels at working size; lower --crops.size-px"
                 )
 
@@ -59,24 +66,30 @@ class CropSampler:
         """The crops of one step that fall to one rank: every `world_size`-th of the step's samples."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.samples_per_epoch)
         chosen = order[step * self.batch : (step + 1) * self.batch][rank::world_size]
-        rows = [self._crop(epoch, int(index)) for index in chosen]
-        return Batch(
-            torch.from_numpy(np.stack([_channels_first(pixels) for pixels, _, _ in rows])),
-            torch.from_numpy(np.stack([truth for _, truth, _ in rows])),
-            torch.tensor([statistics.mean for _, _, statistics in rows], dtype=torch.float64),
-            torch.tensor([statistics.std for _, _, statistics in rows], dtype=torch.float64),
-        )
+        crops = [self._crop(epoch, int(index)) for index in chosen]
+        return Batch(*(torch.stack(parts) for parts in zip(*crops, strict=True)))
 
-    def _crop(self, epoch: int, index: int) -> tuple[Pixels, NDArray[np.uint8], Statistics]:
-        image = self.pack[index % len(self.pack)]
+    def _crop(self, epoch: int, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One crop's share of each of a batch's fields."""
+        images = self.pack.window(self.pack.labelled[index % len(self.pack.labelled)], self.frames)
         random = np.random.default_rng([self.seed, epoch, 1 + index])  # [seed, epoch, 0] draws the order
-        top, left = place_crop(image, self.crops, random)
+        top, left = place_crop(images[-1], self.crops, random)
         window = np.s_[top : top + self.crops.size_px[0], left : left + self.crops.size_px[1]]
-        pixels, truth = image.pixels[window], image.mask[window]
-        for axis, wanted in ((0, self.crops.flip_rows), (1, self.crops.flip_columns)):
+        pixels = np.stack([_channels_first(image.pixels[window]) for image in images])
+        truth = images[-1].mask[window]
+        for axis, wanted in ((-2, self.crops.flip_rows), (-1, self.crops.flip_columns)):
             if wanted and random.random() < 0.5:
                 pixels, truth = np.flip(pixels, axis), np.flip(truth, axis)
-        return pixels, truth, self.fitted or image.statistics  # type: ignore[return-value]
+        # np.stack copies the pixels; a view of the map is read-only, and torch wants neither that nor flips
+        crop, mask = torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(truth.copy())
+        if self.augment is not None:
+            crop, mask = self.augment(crop, mask, int(random.integers(2**63)))
+        statistics = [self.fitted or image.statistics for image in images]
+        mean, std = (
+            torch.tensor(values, dtype=torch.float64)
+            for values in ([part.mean for part in statistics], [part.std for part in statistics])
+        )
+        return (crop, mask, mean, std) if self.frames > 1 else (crop[0], mask, mean[0], std[0])
 
 
 def place_crop(image: PackedImage, crops: Crops, random: np.random.Generator) -> tuple[int, int]:

@@ -8,9 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seg.data.background import Background
 from seg.data.images import Pixels
 from seg.errors import RequestError, UnsupportedImage
-from seg.recipes import Preprocessing
+from seg.recipe import Preprocessing
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Shares of full range, red first, that torchvision's pretrained weights were trained with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +26,54 @@ class Statistics:
     bit_depth: int
 
 
-def preprocess(image: Pixels, settings: Preprocessing) -> Pixels:
-    """Channels, then resize, on the whole image: uint8 or uint16, [h, w] or [h, w, 3] at working size.
+def preprocess(image: Pixels, settings: Preprocessing, background: Background | None = None) -> Pixels:
+    """Background, channels, blur, resize, CLAHE, on the whole image: [h, w] or [h, w, 3] at working size.
 
-    image: as read, [H, W] or RGB [H, W, 3]. The depth stays; floats come on the device, in `normalise`.
+    image: as read, uint8 or uint16, [H, W] or RGB [H, W, 3]; background: of its sequence, None: none is
+    subtracted. The depth stays; floats come on the device, in `normalise`.
     """
+    if background is not None:
+        image = background.subtract(image)
     if image.ndim == 3 and settings.channels == 1:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)  # type: ignore[assignment]  # equal channels stay exact
     elif image.ndim == 2 and settings.channels == 3:
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
-    height, width = working_size(image.shape[0], image.shape[1], settings.shrink)
-    if (height, width) == image.shape[:2]:
+    if settings.blur_px > 1:
+        image = cv2.blur(image, (settings.blur_px, settings.blur_px))  # type: ignore[assignment]
+    image = _resize(image, working_size(image.shape[0], image.shape[1], settings))
+    if settings.clahe_clip:
+        image = _equalise(image, settings)
+    return image
+
+
+def _equalise(image: Pixels, settings: Preprocessing) -> Pixels:
+    """CLAHE (Zuiderveld 1994, Graphics Gems IV, p. 474) by OpenCV, in 256 levels at either depth.
+
+    On 16 bits OpenCV counts 65536 levels, more than a tile has pixels, so that its clip limit means nothing.
+    Ours are then 256 between the percentiles 0.1 and 99.9: a hot pixel must not take them all.
+    """
+    clahe = cv2.createCLAHE(settings.clahe_clip, (settings.clahe_grid, settings.clahe_grid))
+    if image.dtype == np.uint8:
+        return clahe.apply(image)  # type: ignore[return-value]
+    low, high = np.percentile(image, (0.1, 99.9))
+    levels = np.clip((image - low) / max(high - low, 1) * 255, 0, 255).round().astype(np.uint8)
+    return clahe.apply(levels).astype(np.uint16) * 257
+
+
+def _resize(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """By area where both sides shrink, else bilinear: averaging an area smaller than a pixel repeats it."""
+    if image.shape[:2] == size:
         return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size[1], size[0]), interpolation=method)  # type: ignore[return-value]
 
 
-def working_size(height: int, width: int, shrink: float) -> tuple[int, int]:
-    """Height and width after the resize: own size / shrink, rounded, at least 1."""
-    return max(1, round(height / shrink)), max(1, round(width / shrink))
+def working_size(height: int, width: int, settings: Preprocessing) -> tuple[int, int]:
+    """Height and width after the resize: those of `size_px`, else own size / shrink, rounded, at least 1."""
+    if settings.size_px is not None:
+        return settings.size_px
+    return max(1, round(height / settings.shrink)), max(1, round(width / settings.shrink))
 
 
 def shrink_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -81,13 +115,34 @@ def pool_statistics(parts: list[tuple[Statistics, int]]) -> Statistics:
     return Statistics(tuple(mean.tolist()), tuple(std.tolist()), depths.pop())
 
 
+def own_statistics(working: Pixels, settings: Preprocessing) -> Statistics:
+    """What normalises this image, by its own pixels and depth: 0 and 1 afterwards are mean and mean + std.
+
+    Of fitted normalisation: the image's share of the statistics, to be pooled.
+    """
+    channels = 1 if working.ndim == 2 else working.shape[2]
+    full = float(np.iinfo(working.dtype).max)
+    match settings.normalisation:
+        case "per_image" | "fitted":
+            return image_statistics(working)
+        case "percentile":
+            pixels = working.reshape(-1, channels)
+            low, high = np.percentile(pixels, settings.percentiles, axis=0)
+            return Statistics(tuple(low.tolist()), tuple((high - low).tolist()), bit_depth(working))
+        case "full_range":
+            return Statistics((0.0,) * channels, (full,) * channels, bit_depth(working))
+        case "imagenet":
+            mean, std = (tuple(full * share for share in values) for values in (IMAGENET_MEAN, IMAGENET_STD))
+            return Statistics(mean, std, bit_depth(working))
+
+
 def choose_statistics(working: Pixels, settings: Preprocessing, fitted: Statistics | None) -> Statistics:
     """The statistics that normalise this image: its own, or the model's.
 
     UnsupportedImage: the model's were fitted on another bit depth.
     """
-    if settings.normalisation == "per_image":
-        return image_statistics(working)
+    if settings.normalisation != "fitted":
+        return own_statistics(working, settings)
     assert fitted is not None, "a model with fitted normalisation carries its statistics"
     if bit_depth(working) != fitted.bit_depth:
         raise UnsupportedImage(
@@ -97,9 +152,9 @@ def choose_statistics(working: Pixels, settings: Preprocessing, fitted: Statisti
 
 
 def normalise(crops: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Float32 [N, channels, h, w] on the crops' device, from uint8 or uint16 [N, channels, h, w].
+    """Float32 of the crops' shape and device, from uint8, uint16 or float32 [N, ..., channels, h, w].
 
-    mean, std: float64 [N or 1, channels] in stored intensities; a channel without variance becomes 0.
+    mean, std: float64 [N or 1, ..., channels] in stored intensities; a channel without variance becomes 0.
     """
     scale = torch.where(std > 0, 1 / std, torch.ones_like(std))
     shape = (*mean.shape, 1, 1)

@@ -4,11 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seg.data import DATASETS
+from seg.data.background import Backgrounds, Frame
 from seg.data.fingerprint import data_fingerprint
-from seg.data.pack import Pack, PackSettings, ensure_pack
+from seg.data.layout import DataSet, Sample
+from seg.data.pack import Pack, PackSettings, ensure_pack, pack_folder
+from seg.data.sequences import window_places
 from seg.data.splits import Split, split_samples
 from seg.errors import RequestError, describe_unknown
-from seg.recipes import Recipe
+from seg.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,9 @@ class TrainingData:
     classes: tuple[str, ...]
     split: Split
     fingerprint: str
+    sequences: dict[str, tuple[Frame, ...]]
+    """All frames of each sequence, labelled or not and whatever the limit, where backgrounds or windows are
+    made of them; else empty."""
 
 
 def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | None = None) -> TrainingData:
@@ -36,8 +42,39 @@ def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | No
         raise RequestError(describe_unknown("dataset", recipe.dataset, DATASETS))
     data = DATASETS[recipe.dataset](root.resolve(), recipe.sequence)
     split = split_samples(data, recipe.validation_share, seed).limited(limit)
-    fingerprint = data_fingerprint((*split.train, *split.validation), data.root)
-    return TrainingData(data.root, data.classes, split, fingerprint)
+    chosen = (*split.train, *split.validation)
+    together = recipe.frames > 1 or recipe.preprocessing.background_every > 0
+    sequences = _sequences(data, chosen) if together else {}
+    frames = [file for sequence in sequences.values() for _, file in sequence]
+    return TrainingData(
+        data.root, data.classes, split, data_fingerprint(chosen, data.root, frames), sequences
+    )
+
+
+def _sequences(data: DataSet, chosen: tuple[Sample, ...]) -> dict[str, tuple[Frame, ...]]:
+    """All frames, labelled or not, of the sequences that the chosen samples belong to."""
+    frames: dict[str, list[Frame]] = {sample.sequence: [] for sample in chosen}
+    for name, image, sequence in data.frames():
+        if sequence in frames:
+            frames[sequence].append((name, image))
+    return {sequence: tuple(found) for sequence, found in frames.items()}
+
+
+def _with_neighbours(
+    samples: tuple[Sample, ...], sequences: dict[str, tuple[Frame, ...]], frames: int
+) -> tuple[Sample, ...]:
+    """The samples and, without their labels, the frames that windows of `frames` see beside them."""
+    if frames == 1:
+        return samples
+    by_name = {sample.name: sample for sample in samples}
+    seen: list[Sample] = []
+    for sequence in dict.fromkeys(sample.sequence for sample in samples):
+        listed = sequences[sequence]
+        ends = [place for place, (name, _) in enumerate(listed) if name in by_name]
+        places = {place for end in ends for place in window_places(end, frames)}
+        for name, image in (listed[place] for place in sorted(places)):
+            seen.append(by_name.get(name) or Sample(name, image, None, sequence))
+    return tuple(seen)
 
 
 def open_packs(data: TrainingData, recipe: Recipe) -> tuple[Pack, Pack]:
@@ -48,6 +85,17 @@ def open_packs(data: TrainingData, recipe: Recipe) -> tuple[Pack, Pack]:
         num_classes=len(data.classes),
         own_masks=False,
     )
-    train = ensure_pack(data.split.train, data.fingerprint, settings)
-    validation = ensure_pack(data.split.validation, data.fingerprint, replace(settings, own_masks=True))
-    return Pack(train), Pack(validation)
+    folder = pack_folder() / "backgrounds" / data.fingerprint[:24]
+    backgrounds = Backgrounds(recipe.preprocessing, folder, data.sequences.__getitem__)
+    train, validation = (
+        Pack(
+            ensure_pack(
+                _with_neighbours(samples, data.sequences, recipe.frames),
+                data.fingerprint,
+                replace(settings, own_masks=own_masks),
+                backgrounds,
+            )
+        )
+        for samples, own_masks in ((data.split.train, False), (data.split.validation, True))
+    )
+    return train, validation

@@ -12,7 +12,7 @@ from cluster.image_scorer import ImageScorer, ScorerSettings, write_mask
 from cluster.ledger import OUTCOME_SCHEMA
 from seg.data.layout import pair_labels
 from seg.data.preprocess import Statistics
-from seg.recipes import Preprocessing, Tiling
+from seg.recipe import Preprocessing, Tiling
 from tests.small import count_by_hand, read_tree, write_image, write_model, write_odd_archive
 
 TILING = Tiling(crop_px=(64, 64), halo_px=16)
@@ -34,7 +34,9 @@ def settings(tmp_path: Path) -> ScorerSettings:
 
 def score(settings: ScorerSettings, images: list[str]) -> dict[str, dict[str, Any]]:
     labels = pair_labels(images, settings.labels) if settings.labels else {}
-    requests = [{"image": image, "label": labels.get(image)} for image in images]
+    requests = [
+        {"image": image, "label": labels.get(image), "sequence": None, "window": None} for image in images
+    ]
     table = ImageScorer(settings, "cpu")(pa.Table.from_pylist(requests))
     assert table.schema.equals(OUTCOME_SCHEMA)
     assert table["image"].to_pylist() == images  # a row an image, in order
@@ -186,3 +188,53 @@ def test_a_mask_is_one_channel_of_ids(tmp_path: Path) -> None:
     assert read is not None
     assert np.array_equal(read, ids)
     assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+def score_windows(settings: ScorerSettings, windows: dict[str, list[str]]) -> dict[str, tuple[bytes, float]]:
+    """Mask and confidence by image, each scored with the earlier frames it is given."""
+    common = {"label": None, "sequence": "s"}
+    rows = [common | {"image": image, "window": window} for image, window in windows.items()]
+    outcomes = ImageScorer(settings, "cpu")(pa.Table.from_pylist(rows)).to_pylist()
+    assert {row["reason"] for row in outcomes} == {None}
+    folder = settings.masks
+    assert folder is not None
+    return {
+        row["image"]: ((folder / f"{row['image']}.png").read_bytes(), row["confidence"]) for row in outcomes
+    }
+
+
+def test_a_sequence_model_sees_the_window_and_the_next_frame_for_one_that_is_missing(
+    tmp_path: Path, settings: ScorerSettings
+) -> None:
+    model = write_model(tmp_path / "gru.safetensors", architecture="icnet-gru", frames=3)
+    settings = replace(settings, model=model, tiling=Tiling(crop_px=(64, 64), halo_px=0))
+    random = np.random.default_rng(1)
+    for name in ("0.png", "1.png", "2.png"):
+        write_image(settings.archive / name, random.integers(0, 255, (64, 64), dtype=np.uint8))
+    write_image(settings.archive / "wide.png", np.zeros((64, 96), np.uint8))
+    (settings.archive / "bad.png").write_bytes(b"")
+    whole = score_windows(settings, {"2.png": ["0.png", "1.png"]})["2.png"]
+    others = {
+        "as the window says": (["1.png", "0.png"], False),
+        "unreadable: the next one": (["bad.png", "1.png"], ["1.png", "1.png"]),
+        "of another size: the next one": (["0.png", "wide.png"], ["0.png", "2.png"]),
+        "gone: the next one": (["gone.png", "bad.png"], ["2.png", "2.png"]),
+    }
+    for kind, (window, same_as) in others.items():
+        found = score_windows(settings, {"2.png": window})["2.png"]
+        assert found != whole, kind
+        if same_as:
+            assert found == score_windows(settings, {"2.png": same_as})["2.png"], kind
+
+
+def test_neighbours_that_were_read_before_change_nothing(tmp_path: Path, settings: ScorerSettings) -> None:
+    model = write_model(tmp_path / "gru.safetensors", architecture="icnet-gru", frames=3)
+    settings = replace(settings, model=model, tiling=Tiling(crop_px=(64, 64), halo_px=0))
+    random = np.random.default_rng(1)
+    names = [f"{k}.png" for k in range(12)]
+    for name in names:
+        write_image(settings.archive / name, random.integers(0, 255, (64, 64), dtype=np.uint8))
+    windows = {name: [names[max(0, k - 2)], names[max(0, k - 1)]] for k, name in enumerate(names)}
+    together = score_windows(settings, windows)
+    alone = {image: score_windows(settings, {image: window})[image] for image, window in windows.items()}
+    assert together == alone

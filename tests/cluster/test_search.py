@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from cluster.requests import SearchRequest
-from cluster.search import SearchSummary, apply_trial, search
+from cluster.search import SearchSummary, apply_trial, find_backbones, search
 from cluster.session import Session
 from cluster.trials import TrialCounter, read_trials
 from seg.checkpoint import load_model
-from seg.recipes import RECIPES, Crops, Preprocessing, Tiling
+from seg.models.unet import UNet
+from seg.recipe import Crops, Preprocessing, Tiling
+from seg.recipes import RECIPES
 from tests.conftest import draw_disc
 from tests.small import TINY_WORDS, read_tree, start_job, wait_until, write_image
 
@@ -89,7 +91,7 @@ def test_the_recipes_own_settings_are_tried_and_the_best_is_no_worse(found: Sear
     assert found.values["best"]["miou"] >= own[0].journal.best_miou
     for trial in trials:
         assert 3e-4 <= trial.params["lr"] <= 3e-2
-        assert trial.params["backbone"] in ("resnet18", "resnet34")
+        assert trial.params["backbone"] in UNet.BACKBONES
 
 
 def test_the_winners_model_file_names_its_trial_and_is_counted_again(found: SearchSummary) -> None:
@@ -168,3 +170,11 @@ def test_a_killed_search_goes_on_with_the_same_command(archive: Path, tmp_path: 
     assert len(leaderboard(out)) == 4
     assert sum(trial.params == OWN for trial in read_trials(out / "trials")) == 1
     load_model(out / "best.safetensors")
+
+
+def test_weights_from_a_file_leave_the_recipes_own_backbone() -> None:
+    recipe = replace(RECIPES["camvid-fpn-mobilenet"], weights="w.pth")
+    assert find_backbones(recipe) == ("mobilenet_v2",)
+    assert find_backbones(replace(recipe, backbone=None)) == ("mobilenet_v2",)  # the first
+    assert len(find_backbones(replace(recipe, weights="none"))) > 1
+    assert find_backbones(replace(recipe, model="smp/unet/resnet18", backbone=None)) == (None,)

@@ -24,7 +24,8 @@ from seg.data.images import decode_image
 from seg.data.preprocess import image_statistics
 from seg.errors import RequestError
 from seg.predict import Predictor
-from seg.recipes import RECIPES, Crops, Preprocessing, Recipe, Tiling
+from seg.recipe import Crops, Preprocessing, Recipe, Tiling
+from seg.recipes import RECIPES
 from seg.run_folder import read_run
 from seg.training import Training
 from tests.conftest import draw_disc
@@ -95,7 +96,8 @@ def test_a_training_on_ray_leaves_a_whole_run(trained: dict[int, TrainSummary], 
     assert saved["miou"] == pytest.approx(sum(saved["iou"].values()) / 2)
     assert 0 < saved["pixel_accuracy"] < 1
     names = {path.name for path in summary.folder.iterdir()}
-    assert names == {"best.safetensors", "last", "history.csv", "summary.json", "curves.png", "run.json"}
+    pictures = {"curves.png", "confusion.png", "examples.png"}
+    assert names == {"best.safetensors", "last", "history.csv", "summary.json", "run.json", *pictures}
     assert [row["epoch"] for row in what_is_left(summary.folder)[0]] == ["1", "2"]
 
 

@@ -15,6 +15,9 @@ from safetensors.torch import save_file
 
 from cluster.ledger import Ledger
 from jobs import score, train, tune
+from seg.data import DATASETS
+from seg.models import MODELS
+from seg.recipes import RECIPES
 from tests.conftest import WriteArchive
 from tests.small import TINY_WORDS, archive_labels, count_by_hand, read_tree, sum_ledger, write_model
 
@@ -280,8 +283,7 @@ def test_an_unknown_recipe_names_the_nearest(capfd: Screen, verb: str) -> None:
     line = refused(verb, capfd, "interferogram-smal", "--out", "out")
     assert line == (
         "unknown recipe 'interferogram-smal'; did you mean interferogram-small or interferogram-icnet or "
-        "interferogram-resnet18? known: interferogram-small, interferogram-resnet18, interferogram-icnet, "
-        "camvid-icnet"
+        f"interferogram-fcn32? known: {', '.join(RECIPES)}"
     )
     assert refused(verb, capfd, "").startswith("unknown recipe ''; known: interferogram-small, ")
 
@@ -306,14 +308,25 @@ def test_an_unknown_recipe_names_the_nearest(capfd: Screen, verb: str) -> None:
         ("--seed -1", "--seed is -1; give 0 or more"),
         (
             "--class-weights 1 2 3",
-            "recipe: class_weights has 3 values, the data 2 classes; give one for each, or none",
+            "recipe: class_weights has 3 values for 2 classes in the data; give one for each, or none",
         ),
         (
             "--model unett",
-            "unknown architecture 'unett'; did you mean unet or icnet? known: fcn, icnet, unet",
+            f"unknown architecture 'unett'; did you mean unet or icnet? known: {', '.join(MODELS)}",
         ),
         ("--loss focus", "unknown loss 'focus'"),
-        ("--dataset plane", "unknown dataset 'plane'; did you mean plain? known: plain, camvid"),
+        ("--dataset plane", f"unknown dataset 'plane'; did you mean plain? known: {', '.join(DATASETS)}"),
+        ("--frames 3", "recipe: frames is 3 but unet sees one image; try --frames 1"),
+        (
+            "--output-weights 1 2",
+            "recipe: output_weights has 2 values for 1 outputs of unet; give one for each, or none",
+        ),
+        ("--model-options n_layers 3", "unet takes no options, but n_layers is given; leave it out"),
+        (
+            "--weights gone.pth",
+            "weights gone.pth is neither none nor imagenet nor a file that is there and ends in .pth or .pt "
+            "or .safetensors; check the path",
+        ),
     ],
 )
 def test_settings_that_train_and_tune_cannot_work_with(

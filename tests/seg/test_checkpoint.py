@@ -14,7 +14,7 @@ from seg.checkpoint import ModelCard, load_model, read_model, save_model
 from seg.data.preprocess import Statistics
 from seg.errors import RequestError
 from seg.models.build import build
-from seg.recipes import Preprocessing, Tiling
+from seg.recipe import Preprocessing, Tiling
 
 CARD = ModelCard(
     architecture="unet",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from seg.data.preprocess import image_statistics
 from seg.models.build import build
 from seg.predict import Predictor
-from seg.recipes import Tiling
+from seg.recipe import Tiling
 
 CPU = torch.device("cpu")
 

@@ -9,17 +9,17 @@ from seg.data import DATASETS
 from seg.errors import RequestError
 from seg.losses import build_loss
 from seg.models import MODELS
-from seg.recipes import (
-    RECIPES,
+from seg.recipe import (
+    Augmentation,
     Crops,
     Optimizer,
     Preprocessing,
     Recipe,
     Tiling,
-    find_recipe,
     recipe_from_dict,
     recipe_to_dict,
 )
+from seg.recipes import RECIPES, find_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -36,7 +36,8 @@ def test_a_recipe_names_what_there_is(name: str) -> None:
     assert recipe.name == name
     assert recipe.dataset in DATASETS
     assert recipe.backbone in (None, *MODELS[recipe.model].BACKBONES)
-    build_loss(recipe.loss, recipe.class_weights or None)
+    build_loss(recipe.loss)
+    assert (recipe.frames > 1) == getattr(MODELS[recipe.model], "TAKES_FRAMES", False)
 
 
 def test_a_recipe_cannot_change() -> None:
@@ -68,6 +69,29 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "epochs": (lambda: Recipe(name="x", epochs=-1), "epochs is -1"),
     "validation": (lambda: Recipe(name="x", validation_share=1), "validation_share is 1, not between"),
     "label map": (lambda: Recipe(name="x", label_map=((256, 1),)), "label_map is .*from 0 to 255"),
+    "two sizes": (
+        lambda: Preprocessing(shrink=2, size_px=(8, 8)),
+        r"both size_px \(8, 8\) and shrink 2; choose one",
+    ),
+    "size": (lambda: Preprocessing(size_px=(0, 8)), r"size_px is \(0, 8\); give height and width"),
+    "blur": (lambda: Preprocessing(blur_px=4), "blur_px is 4, not odd; try --preprocessing.blur-px 3"),
+    "background": (lambda: Preprocessing(background_every=-1), "background_every is -1 .* below 0"),
+    "factor": (lambda: Preprocessing(background_factor=-0.5), "background_factor -0.5; neither"),
+    "clip": (lambda: Preprocessing(clahe_clip=-1), "clahe_clip is -1 on a grid of 20"),
+    "colour": (lambda: Preprocessing(channels=3, clahe_clip=5), "clahe_clip is for 1 channel"),
+    "imagenet": (lambda: Preprocessing(normalisation="imagenet"), "imagenet is for 3 channels"),
+    "percentiles": (lambda: Preprocessing(percentiles=(99, 1)), "percentiles are 99 and 1, not two rising"),
+    "rotation": (lambda: Augmentation(rotate_degrees=200), "rotate_degrees is 200, not from 0 to 180"),
+    "scale": (lambda: Augmentation(scale=(2, 1)), r"augmentation.scale is \(2, 1\), not two rising"),
+    "contrast": (lambda: Augmentation(contrast=2), "augmentation.contrast is 2, not a share"),
+    "steps fall": (
+        lambda: Optimizer(schedule="step", steps=((4, 0.5), (2, 0.1))),
+        "optimizer.steps is .*rising epochs",
+    ),
+    "no steps": (lambda: Optimizer(schedule="step"), "schedule is step with steps .*wants steps"),
+    "steps of another": (lambda: Optimizer(steps=((4, 0.5),)), "schedule is one_cycle with steps"),
+    "patience": (lambda: Recipe(name="x", patience=-1), "patience is -1, below 0"),
+    "frames": (lambda: Recipe(name="x", frames=0), "frames is 0, not a positive whole number"),
     "sequence": (lambda: Recipe(name="x", sequence="("), r"sequence '\(' is no regular expression"),
 }
 

@@ -6,7 +6,8 @@ import pytest
 
 from seg.errors import RequestError
 from seg.files import read_json
-from seg.recipes import RECIPES, Optimizer, recipe_to_dict
+from seg.recipe import Optimizer, recipe_to_dict
+from seg.recipes import RECIPES
 from seg.run_folder import claim_folder, read_run, run_name
 
 RECIPE = RECIPES["interferogram-small"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,7 +19,7 @@ from seg.data.pack import Pack
 from seg.data.training_data import open_training_data
 from seg.errors import RequestError
 from seg.predict import Predictor
-from seg.recipes import Crops, Optimizer, Preprocessing, Recipe, Tiling
+from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling
 from seg.run_folder import read_run, run_identity, training_summary, write_history
 from seg.training import (
     Training,
@@ -109,7 +110,7 @@ def test_the_loss_falls_and_the_model_file_scores_what_the_journal_says(make_pla
     training = Training(plan, CPU)
     predictor = Predictor(model, card.tiling, batch=1, device=CPU)
     pack = training.validation_pack
-    confusion = count_confusion(predictor, pack, range(len(pack)), card.statistics, len(card.classes))
+    confusion = count_confusion(predictor, pack.windows(1), card.statistics, len(card.classes))
     assert confusion.tolist() == journal.best_confusion == card.validation["confusion"]
     counted = sum(int((np.asarray(row.own_mask) != 255).sum()) for row in pack.images())
     assert int(confusion.sum()) == counted
@@ -149,7 +150,7 @@ def test_one_cycle_is_torchs_schedule(steps: int) -> None:
     optimizer = torch.optim.SGD([weight], lr=1.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
     for step in range(steps):
-        assert learning_rate(Optimizer(lr=3e-3), step, steps) == pytest.approx(
+        assert learning_rate(Optimizer(lr=3e-3), step, 1, steps) == pytest.approx(
             schedule.get_last_lr()[0], rel=1e-9, abs=1e-15
         )
         optimizer.step()
@@ -159,7 +160,13 @@ def test_one_cycle_is_torchs_schedule(steps: int) -> None:
 
 def test_a_constant_schedule_is_constant() -> None:
     settings = Optimizer(lr=0.1, schedule="constant")
-    assert {learning_rate(settings, step, 9) for step in range(9)} == {0.1}
+    assert {learning_rate(settings, step, 3, 3) for step in range(9)} == {0.1}
+
+
+def test_a_step_schedule_takes_its_factors_of_the_first_rate_after_their_epochs() -> None:
+    settings = Optimizer(lr=1e-3, schedule="step", steps=((40, 0.5), (60, 0.1), (80, 0.05)))
+    rates = [learning_rate(settings, step, 300, 2) for step in range(600)]
+    assert rates == [1e-3] * 80 + [0.5 * 1e-3] * 40 + [0.1 * 1e-3] * 40 + [0.05 * 1e-3] * 440
 
 
 def test_fitted_statistics_are_the_training_images_and_travel_in_the_model_file(make_plan: MakePlan) -> None:
@@ -284,3 +291,31 @@ def test_a_pack_has_what_the_validation_of_each_rank_needs(make_plan: MakePlan) 
 def test_an_identity_is_the_same_for_the_same_request(make_plan: MakePlan) -> None:
     one, other = make_plan(), make_plan("elsewhere")
     assert run_identity(one.recipe, one.data, 1) == run_identity(other.recipe, other.data, 1)
+
+
+def test_patience_ends_a_run_and_a_resumed_one_at_the_same_epoch(make_plan: MakePlan) -> None:
+    plan = make_plan(
+        epochs=9, patience=2, optimizer=Optimizer(lr=1e-12)
+    )  # nothing gets better after the first
+    first = Training(plan, CPU)
+    next(first.epochs())
+    assert [result.epoch for result in Training(plan, CPU).epochs()] == [2, 3]
+    assert not list(Training(plan, CPU).epochs())
+    journal = Training(plan, CPU).journal
+    assert (journal.epochs_done, journal.best_epoch) == (3, 1)
+    assert journal.is_finished(plan.recipe)
+
+
+def test_balanced_class_weights_are_those_of_the_training_masks(make_plan: MakePlan) -> None:
+    plan = make_plan(epochs=1, class_weights="median_frequency")
+    training = Training(plan, CPU)
+    masks = [np.asarray(Image.open(sample.label)) for sample in plan.data.split.train if sample.label]
+    counts = np.array([[np.count_nonzero(mask == k) for k in range(2)] for mask in masks])
+    shares = counts.sum(0) / counts.sum()
+    assert training.loss.class_weights == pytest.approx(tuple(np.median(shares) / shares))
+
+
+def test_outputs_count_as_the_recipe_says(make_plan: MakePlan) -> None:
+    assert Training(make_plan(model="icnet"), CPU).loss.output_weights == (1.0, 1.0, 0.4)
+    again = make_plan(model="icnet", output_weights=(1.0, 0.5, 0.25))
+    assert Training(again, CPU).loss.output_weights == (1.0, 0.5, 0.25)

@@ -1,0 +1,237 @@
+"""What a step of each recipe costs, beside the same network from SMP or torchvision, and whether it learns.
+
+python -m bench.models [--recipes NAME ...] [--steps 50] [--learn-px 192] [--repeat 3] [--shared DIR]
+
+Costs are at the recipe's own crop and batch; losses, which want many steps, at crops of `learn_px`.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+import torchvision
+import tyro
+from torch import Tensor, nn
+
+from seg.data.crops import CropSampler
+from seg.data.simulate import Simulation, simulate_archive
+from seg.data.training_data import open_packs, open_training_data
+from seg.losses import build_loss, mean_loss
+from seg.models.build import build
+from seg.recipe import STRIDE_PX, Recipe
+from seg.recipes import RECIPES
+from seg.training import build_optimizer, find_class_weights, fit_statistics
+
+FOLDERS = {"camvid": "camvid", "pets-breeds": "oxford-iiit-pet", "drinks": "drinks"}
+"""Where the shared data has a data set; interferograms are simulated."""
+
+
+def smp_unet(num_classes: int, channels: int) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    return smp.Unet("resnet18", encoder_weights=None, in_channels=channels, classes=num_classes)
+
+
+def smp_fpn(num_classes: int, channels: int) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
+    return smp.FPN("mobilenet_v2", encoder_weights=None, in_channels=channels, classes=num_classes)
+
+
+def torchvision_fcn(num_classes: int, channels: int) -> nn.Module:
+    del channels  # it takes three
+    return torchvision.models.segmentation.fcn_resnet101(
+        weights=None, weights_backbone=None, num_classes=num_classes
+    )
+
+
+PEERS: dict[str, tuple[str, Callable[[int, int], nn.Module]]] = {
+    "interferogram-small": ("smp.Unet", smp_unet),
+    "camvid-fpn-mobilenet": ("smp.FPN", smp_fpn),
+    "drinks-fpn-mobilenet": ("smp.FPN", smp_fpn),
+    "pets-fcn-resnet101": ("torchvision", torchvision_fcn),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One measurement, done in a process of its own."""
+
+    recipe: Recipe
+    data: Path
+    repeat: int
+
+
+class Contender:
+    """A network with its loss and optimiser, and a batch that it is asked to learn."""
+
+    def __init__(self, task: Task, *, is_peer: bool = False) -> None:
+        recipe = self.recipe = task.recipe
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        data = open_training_data(task.data, recipe, seed=0)
+        train, validation = open_packs(data, recipe)
+        fitted = recipe.preprocessing.normalisation == "fitted"
+        statistics = fit_statistics(train, validation) if fitted else None
+        self.sampler = CropSampler(train, recipe, seed=0, fitted=statistics)
+        torch.manual_seed(0)
+        num_classes, channels = len(data.classes), recipe.preprocessing.channels
+        if is_peer:
+            model = PEERS[recipe.name][1](num_classes, channels)
+        else:
+            model = build(recipe.model, backbone=recipe.backbone, num_classes=num_classes, channels=channels)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        outputs = getattr(model, "OUTPUT_WEIGHTS", (1.0,))
+        self.loss = build_loss(recipe.loss, find_class_weights(recipe, train), outputs)
+        self.optimizer = build_optimizer(self.model, recipe.optimizer)
+
+    def predict(self, images: Tensor) -> Any:
+        """Logits in eval, without gradients."""
+        self.model.eval()
+        with torch.inference_mode():
+            return self.forward(images)
+
+    def forward(self, images: Tensor) -> Any:
+        """What the network gives, in the recipe's precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            found = self.model(images)
+        return found["out"] if isinstance(found, dict) else found
+
+    def step(self, images: Tensor, truth: Tensor) -> float:
+        """One step of training; returns the loss before it."""
+        self.model.train()
+        value = mean_loss(*self.loss(self.forward(images), truth))
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        self.optimizer.step()
+        return float(value.detach())
+
+    def first_batch(self) -> tuple[Tensor, Tensor]:
+        """Crops and truth, at the recipe's own size."""
+        return self.sampler.batch_at(1, 0).to_inputs(self.device)
+
+
+def learn(task: Task) -> list[float]:
+    """The losses of `repeat` steps, each on another batch."""
+    contender = Contender(task)
+    per_epoch = contender.sampler.steps_per_epoch
+    places = [(1 + step // per_epoch, step % per_epoch) for step in range(task.repeat)]
+    batches = (contender.sampler.batch_at(*place).to_inputs(contender.device) for place in places)
+    return [contender.step(*batch) for batch in batches]
+
+
+def peak_mb(task: Task, is_peer: bool) -> float:
+    """What two steps add to the process's, or the GPU's, memory at its highest."""
+    contender = Contender(task, is_peer=is_peer)
+    batch, before = contender.first_batch(), memory_mb(contender.device)
+    for _ in range(2):  # the second has the optimiser's moments
+        contender.step(*batch)
+    return memory_mb(contender.device) - before
+
+
+def time_steps(task: Task) -> dict[str, dict[str, Any]]:
+    """Parameters in millions, forward and step in ms, by contender; they take turns and share the noise."""
+    contenders = {"fringe": Contender(task)}
+    if task.recipe.name in PEERS:
+        contenders[PEERS[task.recipe.name][0]] = Contender(task, is_peer=True)
+    batch = contenders["fringe"].first_batch()
+    rows: dict[str, dict[str, Any]] = {name: {"forward_ms": [], "step_ms": []} for name in contenders}
+    for turn in range(1 + task.repeat):
+        for name, contender in contenders.items():
+            forward = time_ms(lambda it=contender: it.predict(batch[0]), contender.device)
+            step = time_ms(lambda it=contender: it.step(*batch), contender.device)
+            if turn:  # the first warms up
+                rows[name]["forward_ms"].append(forward)
+                rows[name]["step_ms"].append(step)
+    for name, contender in contenders.items():
+        rows[name]["parameters"] = sum(part.numel() for part in contender.model.parameters()) / 1e6
+    return rows
+
+
+def memory_mb(device: torch.device) -> float:
+    """The most memory so far: of the GPU's tensors, else of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def time_ms(call: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - started)
+
+
+def shrunk(recipe: Recipe, side_px: int) -> Recipe:
+    """The recipe with crops, and images to cut them from, no larger than a side."""
+    size = tuple(min(side, side_px // STRIDE_PX * STRIDE_PX) for side in recipe.crops.size_px)
+    return replace(recipe, crops=replace(recipe.crops, size_px=size), batch=min(recipe.batch, 8))
+
+
+def find_data(recipe: Recipe, shared: Path, simulated: Path) -> tuple[Recipe, Path]:
+    """The recipe as the data that is there wants it, and where that lies."""
+    if recipe.dataset == "camvid-rgb":  # only the layout with ids is there
+        recipe = replace(recipe, dataset="camvid", label_map=((11, 255),))
+    return recipe, shared / FOLDERS[recipe.dataset] if recipe.dataset in FOLDERS else simulated
+
+
+def alone(measure: Callable[..., Any], *arguments: object) -> Any:
+    """Measure in a fresh process: its peak memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, arguments)
+
+
+def main(
+    recipes: tuple[str, ...] = tuple(RECIPES),
+    steps: int = 50,
+    learn_px: int = 192,
+    repeat: int = 3,
+    shared: Path = Path("../shared/data"),
+) -> None:
+    """Print a line a recipe and contender, then one JSON line."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores"
+    print(f"{platform.machine()}, {device}, torch {torch.__version__}, torchvision {torchvision.__version__}")
+    print(f"{'recipe':24}{'by':12}{'M params':>9}{'crop':>11}{'batch':>6}", end="")
+    print(f"{'forward ms':>12}{'step ms':>10}{'peak MB':>9}  loss over {steps} steps at {learn_px} px")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["FRINGE_CACHE"] = folder
+        simulated = Path(folder) / "simulated"
+        simulate_archive(simulated, Simulation(num_sequences=2, num_frames=4), workers=2, advance=_quiet)
+        for name in recipes:
+            recipe, data = find_data(RECIPES[name], shared.resolve(), simulated)
+            losses = alone(learn, Task(shrunk(recipe, learn_px), data, steps))
+            task = Task(recipe, data, repeat)
+            for by, found in alone(time_steps, task).items():
+                is_peer = by != "fringe"
+                found |= {"peak_mb": alone(peak_mb, task, is_peer), "losses": None if is_peer else losses}
+                rows.append({"recipe": name, "by": by, **found})
+                _print_row(recipe, rows[-1])
+    print(json.dumps(rows))
+
+
+def _quiet(*_: object) -> None:
+    pass
+
+
+def _print_row(recipe: Recipe, row: dict[str, Any]) -> None:
+    crop = "x".join(map(str, recipe.crops.size_px))
+    line = f"{row['recipe']:24}{row['by']:12}{row['parameters']:9.1f}{crop:>11}{recipe.batch:6}"
+    line += f"{median(row['forward_ms']):12.0f}{median(row['step_ms']):10.0f}{row['peak_mb']:9.0f}"
+    if row["losses"]:
+        line += f"  {mean(row['losses'][:5]):.3f} -> {mean(row['losses'][-5:]):.3f}"
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

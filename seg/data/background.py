@@ -1,0 +1,176 @@
+"""The background of a sequence: the mean of some of its frames, measured once, subtracted from each."""
+
+import hashlib
+import json
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from seg.data.images import Pixels, decode_image, read_file, split_page
+from seg.errors import DataWarning, ImageError, RequestError, UnsupportedImage
+from seg.files import replacing
+from seg.recipe import Preprocessing
+
+ENOUGH_FRAMES = 8
+"""Every k-th frame is taken; k is lowered until so many are used."""
+FEWEST_FRAMES = 4
+"""With fewer, none is subtracted."""
+KEPT = 4
+"""Backgrounds held in memory, the ones used last: 38 MB each at 3072 x 3072."""
+
+Frame = tuple[str, Path]
+"""An image's name and its file."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Background:
+    """What is subtracted from the images of one sequence, size, channels and bit depth.
+
+    shift: float32, of the images' shape: factor x (mean frame - its average). So an image keeps its level and
+    the fringes their swing to both sides. num_frames: frames in the mean.
+    """
+
+    shift: NDArray[np.float32]
+    num_frames: int
+
+    def subtract(self, image: Pixels) -> Pixels:
+        """The image without its background: same dtype, rounded, saturated at the dtype's ends."""
+        depth = cv2.CV_8U if image.dtype == np.uint8 else cv2.CV_16U
+        return cv2.subtract(image, self.shift, dtype=depth)  # type: ignore[return-value]
+
+
+class Backgrounds:
+    """Finds each image's background, measuring it the first time and keeping it as a file from then on."""
+
+    def __init__(
+        self,
+        settings: Preprocessing,
+        folder: Path,
+        frames_of: Callable[[str], Sequence[Frame]],
+        measured: Path | None = None,
+    ) -> None:
+        """`folder`: where the files are kept. `frames_of`: all frames of a sequence, in order.
+
+        measured: an image to use for all sequences, in place of their means. RequestError: it cannot be read.
+        """
+        self.settings, self.folder, self.frames_of = settings, folder, frames_of
+        self.measured = None if measured is None else _read_measured(measured)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Background | None] = OrderedDict()
+
+    def find(self, sequence: str, image: Pixels) -> Background | None:
+        """The background of an image as read; None where no rule asks for one, or too few frames (it warns).
+
+        UnsupportedImage: the measured background is of another size or kind.
+        """
+        if self.measured is not None:
+            if _kind(self.measured) != _kind(image):
+                raise UnsupportedImage(
+                    f"the image is {_kind(image)}, the background given {_kind(self.measured)}"
+                )
+            return self._shift(self.measured.astype(np.float64), 1)
+        if not self.settings.background_every:
+            return None
+        digest = hashlib.sha256(sequence.encode()).hexdigest()[:16]
+        key = f"{digest}-{_kind(image)}-every-{self.settings.background_every}"
+        with self._lock:  # one thread measures, the others wait for what it found
+            if key not in self._kept:
+                self._kept[key] = self._load(key, sequence, image)
+            self._kept.move_to_end(key)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[key]
+
+    def _load(self, key: str, sequence: str, image: Pixels) -> Background | None:
+        file = self.folder / f"{key}.npz"
+        if not file.is_file():
+            frames = self.frames_of(sequence)
+            mean, used = mean_frame(frames, image, self.settings.background_every)
+            if len(used) < FEWEST_FRAMES:
+                warnings.warn(
+                    f"sequence {sequence!r} has {len(used)} frames fit for a background, fewer than "
+                    f"{FEWEST_FRAMES}: none is subtracted",
+                    DataWarning,
+                    stacklevel=2,
+                )
+            _write_background(file, mean, sequence, used)
+        with np.load(file, allow_pickle=False) as saved:
+            mean, used = saved["mean"], json.loads(str(saved["about"]))["frames"]
+        return None if len(used) < FEWEST_FRAMES else self._shift(mean, len(used))
+
+    def _shift(self, mean: NDArray[np.float64], num_frames: int) -> Background:
+        level = mean.mean(axis=(0, 1), keepdims=True)
+        return Background((self.settings.background_factor * (mean - level)).astype(np.float32), num_frames)
+
+
+def choose_frames(count: int, every: int) -> range:
+    """Places of frames 0, k, 2k, ... of `count`: k is `every`, lowered until 8 are taken, or all."""
+    step = every
+    while step > 1 and len(range(0, count, step)) < ENOUGH_FRAMES:
+        step -= 1
+    return range(0, count, step)
+
+
+def mean_frame(
+    frames: Sequence[Frame], like: Pixels, every: int
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """The mean of every k-th frame, float64 of `like`'s shape, and the names of those in it.
+
+    Frames that cannot be read, or are of another size or kind than `like`, are left out, with a warning that
+    names them; k is lowered until 8 are used. Summed in integers and divided once: any order gives the same.
+    """
+    unfit: dict[str, str] = {}
+    while True:
+        chosen = [frames[place] for place in choose_frames(len(frames), every)]
+        total, used = np.zeros(like.shape, np.uint64), []
+        for name, file in chosen:
+            pixels = None if name in unfit else _read_frame(name, file, like, unfit)
+            if pixels is not None:
+                total += pixels
+                used.append(name)
+        if len(used) >= ENOUGH_FRAMES or every == 1:
+            break
+        every -= 1
+    if unfit:
+        listed = "; ".join(f"{name}: {cause}" for name, cause in list(unfit.items())[:5])
+        warnings.warn(
+            f"{len(unfit)} frames are left out of a background: {listed}", DataWarning, stacklevel=2
+        )
+    return total / max(1, len(used)), tuple(used)
+
+
+def _read_frame(name: str, file: Path, like: Pixels, unfit: dict[str, str]) -> Pixels | None:
+    try:
+        pixels = decode_image(read_file(file).data, split_page(name)[1])
+    except (ImageError, OSError) as error:
+        unfit[name] = str(error)
+        return None
+    if _kind(pixels) != _kind(like):
+        unfit[name] = f"it is {_kind(pixels)}, not {_kind(like)}"
+        return None
+    return pixels
+
+
+def _kind(image: Pixels) -> str:
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    return f"{image.shape[0]}x{image.shape[1]}x{channels}-{image.dtype.itemsize * 8}bit"
+
+
+def _write_background(file: Path, mean: NDArray[np.float64], sequence: str, used: tuple[str, ...]) -> None:
+    about = json.dumps({"sequence": sequence, "frames": used})
+    with replacing(file) as temporary, temporary.open("wb") as sink:
+        np.savez(sink, mean=mean, about=np.array(about))
+
+
+def _read_measured(file: Path) -> Pixels:
+    try:
+        return decode_image(read_file(file).data)
+    except (ImageError, OSError) as error:
+        raise RequestError(f"--background {file} cannot be read: {error}; give an image") from None
