@@ -13,6 +13,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median
@@ -187,8 +188,8 @@ def find_data(recipe: Recipe, shared: Path, simulated: Path) -> tuple[Recipe, Pa
 
 def alone(measure: Callable[..., Any], *arguments: object) -> Any:
     """Measure in a fresh process: its peak memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
 
 
 def main(

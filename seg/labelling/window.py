@@ -21,10 +21,13 @@ from seg.labelling.picture import (
 )
 from seg.labelling.predicting import Predicting, Propose
 from seg.labelling.words import Lines, describe_image, explain_drawing, list_keys
+from seg.labelling.x11 import announce_window
 
 TITLE = "Fringe labels"
 TICK_MS = 30
 """How often the window looks for a finished prediction, a new size, Ctrl-C."""
+ANNOUNCED = range(10, 101, 10)
+"""Turns after which the window is announced again: when the rush of its beginning is over, to be sure."""
 
 
 class LabelWindow:
@@ -48,8 +51,7 @@ class LabelWindow:
         self._banner: tuple[int, ...] = (0, 0)
         self._opened: tuple[str, Pixels] | None = None
         self._scaled: tuple[tuple[str, tuple[int, int]], Picture] | None = None
-        self._drawn: tuple[object, ...] = ()
-        self._picture: Picture | None = None
+        self._shown: tuple[object, ...] = ()
         self.commands: dict[str, Callable[[], object]] = {
             " ": self.draw_box,
             "b": self.draw_box,
@@ -70,9 +72,13 @@ class LabelWindow:
             cv2.resizeWindow(TITLE, *window_px)
             cv2.setMouseCallback(TITLE, self._see_mouse)
             with noted_interrupts() as interrupted:
+                turn = 1
                 while self._turn():
                     if interrupted.is_set():
                         raise KeyboardInterrupt
+                    if turn in ANNOUNCED:
+                        announce_window(TITLE)
+                    turn += 1
         finally:
             if self.predicting:
                 self.predicting.close()
@@ -108,14 +114,14 @@ class LabelWindow:
         return self._opened[1]
 
     def _show(self) -> None:
-        """Show the picture, drawn anew if anything in it has changed."""
+        """Draw the picture anew if anything in it has changed."""
         labelling, pointed, size = self.labelling, self.labelling.find_box(self._point()), _window_size()
         waiting = self.predicting is not None and labelling.wants_proposals
         notice = " ".join(words for words in ("predicting ..." if waiting else "", self.notice) if words)
         state = (labelling.image, labelling.boxes, labelling.proposals, labelling.kind, pointed, notice, size)
-        if self._picture is None or self._drawn != state:
-            self._drawn, self._picture = state, self._draw(size, list_keys(labelling, notice), pointed)
-        cv2.imshow(TITLE, self._picture)  # every turn: now and then the window misses its first picture
+        if self._shown != state:
+            self._shown = state
+            cv2.imshow(TITLE, self._draw(size, list_keys(labelling, notice), pointed))
 
     def _draw(self, size: tuple[int, int], lines: Lines, pointed: Box | None = None) -> Picture:
         """The picture, [H, W, 3] of `size`: `lines` stand between what describes the image and the image."""
@@ -141,7 +147,7 @@ class LabelWindow:
                 TITLE, picture, showCrosshair=False, fromCenter=False, printNotice=False
             )
         cv2.setMouseCallback(TITLE, self._see_mouse)  # selectROI leaves one that does nothing
-        self.mouse = None
+        self.mouse, self._shown = None, ()
         assert self.placement is not None, "a picture was drawn"
         x, y, width, height = rectangle
         if edges := self.placement.to_own(x, y, width, height):

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from seg.models.backbones import VGGFeatures
@@ -49,4 +50,8 @@ class FCN32(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, C, H, W]."""
         rows, columns = (slice(self.OFFSET, self.OFFSET + side) for side in images.shape[-2:])
-        return self.upsample(self.score(self.head(self.features.last(images))))[..., rows, columns]
+        deep = self.head(self.features.last(images))
+        # float32: in bf16 on two CPU threads torch 2.15's backward of 4096 -> few channels corrupts the heap
+        with torch.autocast(deep.device.type, enabled=False):
+            coarse = self.score(deep.float())
+        return self.upsample(coarse)[..., rows, columns]

@@ -3,6 +3,7 @@
 from types import ModuleType
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,9 +35,10 @@ class SMPModel(nn.Module):
 def build_smp(architecture: str, *, num_classes: int, channels: int, weights: str) -> SMPModel:
     """The network that "smp/NAME/ENCODER" names, such as smp/unetplusplus/resnet34, in training mode.
 
-    NAME in any case. weights: "none", or "imagenet" for the library's download for the encoder, which with 1
-    channel sums the first filters. RequestError: the library is not installed; an unknown name, with the near
-    ones; weights that it does not offer; a download that fails; a network that it refuses to build.
+    It is on the CPU whatever torch's default device is. NAME in any case. weights: "none", or "imagenet" for
+    the library's download for the encoder, which with 1 channel sums the first filters. RequestError: the
+    library is not installed; an unknown name, with the near ones; weights that it does not offer; a download
+    that fails; a network that it refuses to build.
     """
     library = import_library(architecture)
     name, encoder = split_name(architecture, library)
@@ -45,13 +47,14 @@ def build_smp(architecture: str, *, num_classes: int, channels: int, weights: st
     if weights == "imagenet" and channels not in (1, 3):
         raise RequestError(f"weights {weights} fit 1 or 3 channels, not {channels}; use weights none")
     try:
-        network = library.create_model(
-            name,
-            encoder_name=encoder,
-            encoder_weights=pick_weights(encoder, weights),
-            in_channels=channels,
-            classes=num_classes,
-        )
+        with torch.device("cpu"):  # some of its encoders cannot be built on "meta"
+            network = library.create_model(
+                name,
+                encoder_name=encoder,
+                encoder_weights=pick_weights(encoder, weights),
+                in_channels=channels,
+                classes=num_classes,
+            )
     except Exception as error:  # its checks, its encoders' and its downloads' raise nearly anything
         reason = str(error).partition("\n")[0]
         raise RequestError(

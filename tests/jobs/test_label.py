@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,8 +111,10 @@ class Job:
     def __init__(self, screen: Screen, root: Path, *words: object) -> None:
         self.screen, self.root = screen, root
         self.process = start_job("label", root, "--window-px", *WINDOW_PX, *words, DISPLAY=screen.name)
+
+    def begin(self) -> None:
         wait_until(self.is_shown, "the window at its size")
-        screen.do("mousemove", 650, 620, "mousemove", 655, 625)  # in the window: there keys are heard
+        self.screen.do("mousemove", 650, 620, "mousemove", 655, 625)  # in the window: there keys are heard
 
     def is_shown(self) -> bool:
         assert self.process.poll() is None, self.process.communicate()
@@ -157,6 +160,7 @@ def start(screen: Screen) -> Iterator[StartJob]:
 
     def begin(root: Path, *words: object) -> Job:
         jobs.append(Job(screen, root, *words))
+        jobs[-1].begin()
         return jobs[-1]
 
     yield begin
@@ -358,3 +362,17 @@ def test_a_model_with_other_classes_is_refused(
         f"{folder}/classes.txt names the classes background, cell, dust but the model knows background, "
         "disc; give the same classes, in the same order"
     )
+
+
+@pytest.mark.long
+def test_the_window_is_painted_also_while_the_machine_is_busy(start: StartJob, folder: Path) -> None:
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        for _ in range(10):
+            job = start(folder)  # waits for the picture
+            job.screen.do("key", "q")
+            assert job.end() == (0, "")
+    finally:
+        for process in busy:
+            process.kill()
+            process.communicate()

@@ -48,6 +48,13 @@ def test_a_network_trains_and_reloads(name: str) -> None:
     assert not takes_frames(name)
 
 
+@pytest.mark.parametrize("name", [NAME, "smp/segformer/mit_b0"])
+def test_a_network_is_built_whole_where_recipes_are_checked(name: str) -> None:
+    with torch.device("meta"):
+        model = build(name, num_classes=2, channels=1)
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
 def test_without_the_library_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     assert refusal() == f"{NAME} needs the extra smp; install it: pip install segmentation-models-pytorch"
