@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _label(args: Args) -> int:
     from seg.labelling.label_folder import label_folder  # here, so that --help loads no OpenCV
 
-    print(label_folder(**vars(args), leave=_leave))
+    label_folder(**vars(args), leave=_leave)
     return 0
 
 

@@ -50,7 +50,7 @@ def decode_label(
     wholly outside the image. DataWarning: a box partly outside, which is clipped.
     """
     if path.suffix.lower() == ".txt":
-        return _draw_boxes(_parse_yolo(data, path, size), size, num_classes)
+        return _draw_boxes(parse_yolo(data, path, size), size, num_classes)
     if path.suffix.lower() == ".json":
         return _draw_boxes(_parse_json(data, path), size, num_classes)
     return map_ids(decode_ids(data, path, size), num_classes, label_map, path)
@@ -139,7 +139,8 @@ class Box:
     """File and line, for messages."""
 
 
-def _parse_yolo(data: bytes, path: Path, size: tuple[int, int]) -> list[Box]:
+def parse_yolo(data: bytes, path: Path, size: tuple[int, int]) -> list[Box]:
+    """Boxes of a YOLO file, in pixels of an image of that size. LabelMismatch: a line that does not parse."""
     height, width = size
     boxes: list[Box] = []
     for number, line in enumerate(data.decode("utf-8", errors="replace").splitlines(), start=1):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seg.data.images import read_file, split_page
-from seg.data.labels import Box, _parse_yolo
+from seg.data.labels import Box, parse_yolo
 from seg.data.layout import pair_labels, read_classes
 from seg.errors import LabelMismatch, RequestError
 from seg.files import write_bytes, write_json
@@ -86,7 +86,7 @@ class LabelFiles:
             return None
         except OSError as error:
             raise LabelMismatch(f"label {path} cannot be read: {os.strerror(error.errno or 0)}") from None
-        boxes = tuple(_parse_yolo(data, path, size))
+        boxes = tuple(parse_yolo(data, path, size))
         for box in boxes:
             if not 0 < box.kind < len(self.classes):
                 raise LabelMismatch(

@@ -1,9 +1,13 @@
 """Labelling of a folder from its files to its window."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from seg.data.images import Pixels, decode_image, read_file, split_page
 from seg.data.listing import list_images
@@ -12,6 +16,9 @@ from seg.labelling.display import require_display
 from seg.labelling.label_files import LabelFiles, choose_classes, find_folders
 from seg.labelling.labelling import Labelling
 from seg.labelling.window import LabelWindow
+
+if TYPE_CHECKING:
+    from seg.labelling.proposals import Proposer
 
 SMALLEST_WINDOW_PX = 200
 
@@ -25,8 +32,8 @@ def label_folder(
     min_object_px: int,
     window_px: tuple[int, int],
     leave: Callable[[], None],
-) -> str:
-    """Let the user label the images of a folder in a window; what there is to say of it afterwards.
+) -> None:
+    """Let the user label the images of a folder in a window; say how many are labelled, before and after.
 
     leave: ends the process at once (see `LabelWindow`). RequestError: no image, labels or classes that do
     not fit, no model file, no display, a folder that cannot be written.
@@ -38,22 +45,37 @@ def label_folder(
     if min(window_px) < SMALLEST_WINDOW_PX:
         raise RequestError(f"--window-px is {window_px[0]} {window_px[1]}; give {SMALLEST_WINDOW_PX} or more")
     require_display()
-    proposer = None
-    if model is not None:
-        from seg.labelling.proposals import Proposer  # here: torch takes seconds to load
+    with TemporaryDirectory(prefix="fringe-label-") as kept:
+        proposer = None if model is None else _load_proposer(model, archive, images, min_object_px, kept)
+        names = choose_classes(root, classes, proposer and proposer.card.classes)
+        labelling = Labelling(images, LabelFiles(root, names))
+        _say_state(labelling)
+        if (root / "masks").is_dir():
+            print(f"label: {root} has masks/ too, which training uses in place of boxes/", file=sys.stderr)
 
-        proposer = Proposer(model, min_object_px)
-    names = choose_classes(root, classes, proposer and proposer.card.classes)
-    labelling = Labelling(images, LabelFiles(root, names))
-    done = f"of {len(images)} images labelled; {labelling.files.boxes}"
-    print(f"label: {len(labelling.labelled)} {done}", flush=True)
-    if (root / "masks").is_dir():
-        print(f"label: {root} has masks/ too, which training uses in place of boxes/", file=sys.stderr)
-    window = LabelWindow(
-        labelling, lambda image: read_image(archive, image), proposer and proposer.propose_boxes, leave=leave
+        def leave_nothing() -> None:
+            shutil.rmtree(kept, ignore_errors=True)
+            leave()
+
+        propose, read = proposer and proposer.propose_boxes, partial(read_image, archive)
+        LabelWindow(labelling, read, propose, leave=leave_nothing).run(window_px)
+    _say_state(labelling)
+
+
+def _load_proposer(
+    model: Path, archive: Path, images: list[str], min_object_px: int, kept: str
+) -> "Proposer":
+    from seg.labelling.proposals import Proposer  # here: torch takes seconds to load
+
+    read = partial(read_image, archive)
+    return Proposer(
+        model, archive, images, read_image=read, backgrounds=Path(kept), min_object_px=min_object_px
     )
-    window.run(window_px)
-    return f"label: {len(labelling.labelled)} {done}"
+
+
+def _say_state(labelling: Labelling) -> None:
+    done, images = len(labelling.labelled), len(labelling.images)
+    print(f"label: {done} of {images} images labelled; {labelling.files.boxes}", flush=True)
 
 
 def read_image(archive: Path, image: str) -> Pixels:

@@ -8,8 +8,8 @@ from seg.errors import ImageError
 from seg.labelling.label_files import Boxes
 from seg.labelling.labelling import Labelling
 
-Propose = Callable[[Pixels], Boxes]
-"""Boxes for an image, as read; ImageError: the model cannot be used on it."""
+Propose = Callable[[str, Pixels], Boxes]
+"""Boxes for the image of a name, as read; ImageError: the model cannot be used on it."""
 
 
 class Predicting:
@@ -24,12 +24,13 @@ class Predicting:
         """Take what is finished, begin with the current image if it wants proposals; what to say of it."""
         notice = self._take_finished()
         if self._running is None and self.labelling.wants_proposals:
-            self._running = (self.labelling.image, self._thread.submit(self.propose, pixels))
+            image = self.labelling.image
+            self._running = (image, self._thread.submit(self.propose, image, pixels))
         return notice
 
     def close(self) -> None:
-        """Begin nothing more; a prediction that runs ends by itself."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Begin nothing more, and wait for a prediction that runs."""
+        self._thread.shutdown(cancel_futures=True)
 
     def _take_finished(self) -> str:
         if self._running is None or not self._running[1].done():

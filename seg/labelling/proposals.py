@@ -1,5 +1,6 @@
 """Boxes that a trained model proposes: what it predicts of an image, object by object."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -8,32 +9,64 @@ import torch
 from numpy.typing import NDArray
 
 from seg.checkpoint import load_model
-from seg.data.images import Pixels
+from seg.data.background import Backgrounds
+from seg.data.images import Pixels, split_page
 from seg.data.preprocess import choose_statistics, preprocess
+from seg.data.sequences import Sequences, fill_window
+from seg.errors import ImageError
 from seg.labelling.label_files import Boxes, make_box
-from seg.predict import Predictor
+from seg.predict import Frame, Predictor
 
 
 class Proposer:
-    """Proposes boxes for images with one model, on the GPU where there is one."""
+    """Proposes boxes for the images of an archive with one model, on the GPU where there is one."""
 
-    def __init__(self, model_file: Path, min_object_px: int) -> None:
-        """`min_object_px`: what covers fewer own pixels is left out. RequestError: it is no model file."""
+    def __init__(
+        self,
+        model_file: Path,
+        archive: Path,
+        images: Sequence[str],
+        *,
+        read_image: Callable[[str], Pixels],
+        backgrounds: Path,
+        min_object_px: int,
+    ) -> None:
+        """`backgrounds`: a folder to keep them in; `min_object_px`: fewer own pixels are no object.
+
+        RequestError: it is no model file; the model's sequence does not match the images' names.
+        """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model, self.card = load_model(model_file, device)
         self.predictor = Predictor(model, self.card.tiling, batch=1, device=device)
-        self.min_object_px = min_object_px
+        self.archive, self.read_image, self.min_object_px = archive, read_image, min_object_px
+        self.sequences = Sequences(images, self.card.sequence)
+        self.backgrounds = Backgrounds(self.card.preprocessing, backgrounds, self._frames_of)
 
-    def propose_boxes(self, image: Pixels) -> Boxes:
-        """Boxes around the objects that the model sees in an image, as read.
+    def propose_boxes(self, name: str, image: Pixels) -> Boxes:
+        """Boxes around the objects that the model sees in the image of this name, as read.
 
-        UnsupportedImage: the model was fitted on another bit depth.
+        A sequence model sees the frames before it too. UnsupportedImage: fitted on another bit depth.
         """
-        working = preprocess(image, self.card.preprocessing)
-        statistics = choose_statistics(working, self.card.preprocessing, self.card.statistics)
+        frame = self._to_frame(name, image)
+        earlier = [self._neighbour(near) for near in self.sequences.window(name, self.card.frames)[:-1]]
+        fits = [near if near and near[0].shape == frame[0].shape else None for near in earlier]
         size = (image.shape[0], image.shape[1])
-        ids = self.predictor.predict(working, statistics, size).ids.cpu().numpy()
+        ids = self.predictor.predict_frames(fill_window([*fits, frame]), size).ids.cpu().numpy()
         return find_objects(ids, len(self.card.classes), self.min_object_px)
+
+    def _to_frame(self, name: str, image: Pixels) -> Frame:
+        background = self.backgrounds.find(self.sequences.sequence(name), image)
+        working = preprocess(image, self.card.preprocessing, background)
+        return working, choose_statistics(working, self.card.preprocessing, self.card.statistics)
+
+    def _neighbour(self, name: str) -> Frame | None:
+        try:
+            return self._to_frame(name, self.read_image(name))
+        except ImageError:
+            return None
+
+    def _frames_of(self, sequence: str) -> list[tuple[str, Path]]:
+        return [(name, self.archive / split_page(name)[0]) for name in self.sequences.frames(sequence)]
 
 
 def find_objects(ids: NDArray[np.uint8], num_classes: int, min_object_px: int) -> Boxes:

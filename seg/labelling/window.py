@@ -80,9 +80,9 @@ class LabelWindow:
                         announce_window(TITLE)
                     turn += 1
         finally:
+            cv2.destroyAllWindows()
             if self.predicting:
                 self.predicting.close()
-            cv2.destroyAllWindows()
 
     def _turn(self) -> bool:
         """Show what is new, do what was asked; False: the user quits."""

@@ -39,6 +39,7 @@ OPTIONS = {
     "simulate": "OUT --sequences --frames --size --bits --seed --difficulty",
     "train": "RECIPE --data --out --workers --epochs --limit --seed --list --optimizer.lr --crops.size-px",
     "tune": "RECIPE --data --out --trials --epochs --limit --seed --list --optimizer.lr",
+    "label": "FOLDER --out --classes --model --min-object-px --window-px",
     "score": "ARCHIVE --model --out --labels --masks --workers --limit --halo",
 }
 

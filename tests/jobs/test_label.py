@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from jobs import label
 from seg.labelling import label_folder
 from seg.labelling.label_files import LabelFiles
 from seg.labelling.picture import GROUND, NOTICE, PAPER, box_colours
+from seg.labelling.proposals import Proposer
 from seg.labelling.window import TITLE
 from tests.small import read_tree, start_job, wait_until, write_image, write_model
 
@@ -110,7 +112,8 @@ class Job:
 
     def __init__(self, screen: Screen, root: Path, *words: object) -> None:
         self.screen, self.root = screen, root
-        self.process = start_job("label", root, "--window-px", *WINDOW_PX, *words, DISPLAY=screen.name)
+        size = ("--window-px", *WINDOW_PX)
+        self.process = start_job("label", root, *size, *words, DISPLAY=screen.name, TMPDIR=root.parent)
 
     def begin(self) -> None:
         wait_until(self.is_shown, "the window at its size")
@@ -248,6 +251,8 @@ def test_keys_confirm_undo_delete_and_move_and_looking_writes_nothing(
     job.press("u", lambda: screen.find(NOTICE))  # nothing to undo
     job.press("space", lambda: True)
     job.press("c", lambda: not screen.find(NOTICE))  # no box
+    job.press("space", lambda: screen.find(NOTICE))
+    job.press("c", lambda: not screen.find(NOTICE))
     assert read_tree(folder) == before
 
     first, second = bright_rectangles(screen)
@@ -303,13 +308,20 @@ def test_ctrl_c_and_sigterm_end_with_4_also_while_a_box_is_drawn(
 def test_a_model_proposes_boxes_and_only_accepting_saves_them(
     start: StartJob, folder: Path, screen: Screen, tmp_path: Path
 ) -> None:
+    """Seconds go by while a process of its own loads torch and torchvision."""
     model = write_model(tmp_path / "model.safetensors", classes=CLASSES)
     shutil.rmtree(folder / "images")
     random = np.random.default_rng(5)
     write_image(folder / "images/a.png", random.integers(0, 255, (128, 192), dtype=np.uint8))
-    from seg.labelling.proposals import Proposer
-
-    wanted = Proposer(model, 20).propose_boxes(cv2.imread(str(folder / "images/a.png"), cv2.IMREAD_UNCHANGED))  # type: ignore[arg-type]
+    proposer = Proposer(
+        model,
+        folder / "images",
+        ["a.png"],
+        read_image=partial(label_folder.read_image, folder / "images"),
+        backgrounds=tmp_path,
+        min_object_px=20,
+    )
+    wanted = proposer.propose_boxes("a.png", label_folder.read_image(folder / "images", "a.png"))
     assert wanted
     job = start(folder, "--model", model, "--min-object-px", 20)
     screen.wait_without(NOTICE)  # predicting ...

@@ -31,8 +31,8 @@ def predicting(root: Path, propose: Propose) -> Iterator[tuple[Labelling, Predic
 def test_the_window_goes_on_while_the_model_looks(tmp_path: Path) -> None:
     go, seen = threading.Event(), []
 
-    def propose(pixels: Pixels) -> Boxes:
-        seen.append(int(pixels.sum()))
+    def propose(name: str, pixels: Pixels) -> Boxes:
+        seen.append((name, int(pixels.sum())))
         assert go.wait(20)
         return FOUND
 
@@ -47,11 +47,11 @@ def test_the_window_goes_on_while_the_model_looks(tmp_path: Path) -> None:
         wait_until(lambda: ahead.look(PIXELS[:3]) or not labelling.wants_proposals, "the second image")
         labelling.go(-1)
         assert labelling.proposals == FOUND
-        assert seen == [PIXELS.sum(), PIXELS[:3].sum()]  # each once
+        assert seen == [("1.png", PIXELS.sum()), ("2.png", PIXELS[:3].sum())]  # each once
 
 
 def test_an_image_that_the_model_refuses_is_said_once(tmp_path: Path) -> None:
-    def propose(_: Pixels) -> Boxes:
+    def propose(_name: str, _pixels: Pixels) -> Boxes:
         raise UnsupportedImage("the image has 8 bits, the model was fitted on 16")
 
     said: list[str] = []
@@ -63,7 +63,7 @@ def test_an_image_that_the_model_refuses_is_said_once(tmp_path: Path) -> None:
 
 
 def test_a_failure_of_ours_is_not_hidden(tmp_path: Path) -> None:
-    def propose(_: Pixels) -> Boxes:
+    def propose(_name: str, _pixels: Pixels) -> Boxes:
         raise ZeroDivisionError
 
     with predicting(tmp_path, propose) as (_, ahead), pytest.raises(ZeroDivisionError):
