@@ -52,6 +52,6 @@ class FCN32(nn.Module):
         rows, columns = (slice(self.OFFSET, self.OFFSET + side) for side in images.shape[-2:])
         deep = self.head(self.features.last(images))
         # float32: in bf16 on two CPU threads torch 2.15's backward of 4096 -> few channels corrupts the heap
-        with torch.autocast(deep.device.type, enabled=False):
+        with torch.autocast("cpu", enabled=False):
             coarse = self.score(deep.float())
         return self.upsample(coarse)[..., rows, columns]
