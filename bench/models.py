@@ -2,7 +2,8 @@
 
 python -m bench.models [--recipes NAME ...] [--steps 50] [--learn-px 192] [--repeat 3] [--shared DIR]
 
-Costs are at the recipe's own crop and batch; losses, which want many steps, at crops of `learn_px`.
+Costs are at the recipe's own crop and batch; losses, which want many steps, at crops of `learn_px`, 4 to 8
+of them a step.
 """
 
 import json
@@ -174,9 +175,9 @@ def time_ms(call: Callable[[], object], device: torch.device) -> float:
 
 
 def shrunk(recipe: Recipe, side_px: int) -> Recipe:
-    """The recipe with crops, and images to cut them from, no larger than a side."""
+    """The recipe with crops no larger than a side; 4 to 8 of them, for one alone has a noisy loss."""
     size = tuple(min(side, side_px // STRIDE_PX * STRIDE_PX) for side in recipe.crops.size_px)
-    return replace(recipe, crops=replace(recipe.crops, size_px=size), batch=min(recipe.batch, 8))
+    return replace(recipe, crops=replace(recipe.crops, size_px=size), batch=min(max(recipe.batch, 4), 8))
 
 
 def find_data(recipe: Recipe, shared: Path, simulated: Path) -> tuple[Recipe, Path]:
