@@ -62,6 +62,7 @@ class Backgrounds:
         """
         self.settings, self.folder, self.frames_of = settings, folder, frames_of
         self.measured = None if measured is None else _read_measured(measured)
+        self._measured_shift = None if self.measured is None else self._shift(self.measured, 1)
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Background | None] = OrderedDict()
 
@@ -75,7 +76,7 @@ class Backgrounds:
                 raise UnsupportedImage(
                     f"the image is {_kind(image)}, the background given {_kind(self.measured)}"
                 )
-            return self._shift(self.measured.astype(np.float64), 1)
+            return self._measured_shift
         if not self.settings.background_every:
             return None
         digest = hashlib.sha256(sequence.encode()).hexdigest()[:16]
@@ -105,7 +106,8 @@ class Backgrounds:
             mean, used = saved["mean"], json.loads(str(saved["about"]))["frames"]
         return None if len(used) < FEWEST_FRAMES else self._shift(mean, len(used))
 
-    def _shift(self, mean: NDArray[np.float64], num_frames: int) -> Background:
+    def _shift(self, mean: NDArray[np.generic], num_frames: int) -> Background:
+        mean = mean.astype(np.float64, copy=False)
         level = mean.mean(axis=(0, 1), keepdims=True)
         return Background((self.settings.background_factor * (mean - level)).astype(np.float32), num_frames)
 

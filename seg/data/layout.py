@@ -86,9 +86,14 @@ def pair_labels(images: list[str], folder: Path) -> dict[str, str]:
     return labels
 
 
-def _label_names(image: str) -> list[str]:
+def label_stem(image: str) -> str:
+    """The name of an image's label without its ending: the image's own, and the page of one."""
     file, page = split_page(image)
-    stem = file[: -len(Path(file).suffix)] + ("" if page is None else f"#{page}")
+    return file.removesuffix(Path(file).suffix) + ("" if page is None else f"#{page}")
+
+
+def _label_names(image: str) -> list[str]:
+    stem = label_stem(image)
     return [f"{image}.png", f"{stem}.png", f"{stem}.txt", f"{stem}.json"]
 
 

@@ -7,15 +7,15 @@ drinks: one-hot masks by file name.
 import hashlib
 import json
 from collections.abc import Collection
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.convert import folder_in_making, is_converted, relative_name
-from seg.data.images import split_page
 from seg.data.labels import IGNORE, encode_mask
+from seg.data.layout import label_stem
 from seg.data.listing import list_images
 from seg.data.pickled import Array, load_pickled
 from seg.errors import RequestError
@@ -97,9 +97,7 @@ def _make_label(image: str, value: Any, where: str) -> tuple[str, bytes]:
     if isinstance(value, bytes):
         return f"{image}.png", value
     content = json.dumps({"boxes": _read_boxes(value, where)}) + "\n"
-    stem = PurePosixPath(split_page(image)[0]).with_suffix("").as_posix()
-    page = split_page(image)[1]
-    return f"{stem}{'' if page is None else f'#{page}'}.json", content.encode()
+    return f"{label_stem(image)}.json", content.encode()
 
 
 def _shrink(array: NDArray[Any]) -> Any:

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from seg.data.images import read_file, split_page
+from seg.data.images import read_file
 from seg.data.labels import Box, parse_yolo
-from seg.data.layout import pair_labels, read_classes
+from seg.data.layout import label_stem, pair_labels, read_classes
 from seg.errors import LabelMismatch, RequestError
 from seg.files import write_bytes, write_json
 
@@ -59,9 +59,9 @@ class LabelFiles:
 
     def find_labelled(self, images: Sequence[str]) -> set[str]:
         """Which images have a label. RequestError: one that is no YOLO file, or that two images share."""
-        shared = [label for label, uses in Counter(map(_stem, images)).items() if uses > 1]
+        shared = [label for label, uses in Counter(map(label_stem, images)).items() if uses > 1]
         if shared:
-            names = " and ".join(image for image in images if _stem(image) == shared[0])
+            names = " and ".join(image for image in images if label_stem(image) == shared[0])
             raise RequestError(
                 f"label {self.boxes / shared[0]}.txt would be of {names}; rename one, or label them apart"
             )
@@ -117,11 +117,11 @@ class LabelFiles:
 
     def yolo_file(self, image: str) -> Path:
         """Where the YOLO boxes of an image are, or will be."""
-        return self.boxes / f"{_stem(image)}.txt"
+        return self.boxes / f"{label_stem(image)}.txt"
 
     def json_file(self, image: str) -> Path:
         """Where their copy as JSON is, or will be."""
-        return self.json / f"{_stem(image)}.json"
+        return self.json / f"{label_stem(image)}.json"
 
     def _to_json(self, boxes: Boxes) -> dict[str, list[object]]:
         rows = [
@@ -134,12 +134,6 @@ class LabelFiles:
 def make_box(kind: int, left: float, top: float, right: float, bottom: float) -> Box:
     """A box of class `kind` with edges in own pixels."""
     return Box(kind, left, top, right, bottom, "drawn")
-
-
-def _stem(image: str) -> str:
-    """The name of an image's label without its ending, as `pair_labels` finds it."""
-    file, page = split_page(image)
-    return file.removesuffix(Path(file).suffix) + ("" if page is None else f"#{page}")
 
 
 def _to_yolo(boxes: Boxes, size: tuple[int, int]) -> str:
