@@ -1,6 +1,5 @@
 """One image a row, read, predicted and counted where its logits are; only small rows leave."""
 
-import hashlib
 import os
 import threading
 import time
@@ -26,7 +25,7 @@ from seg.data.background import Background, Backgrounds
 from seg.data.images import FileBytes, Pixels, decode_image, read_file, split_page
 from seg.data.labels import IGNORE, decode_label, encode_mask
 from seg.data.preprocess import bit_depth, choose_statistics, preprocess
-from seg.data.sequences import fill_window
+from seg.data.sequences import fill_window, sequence_key
 from seg.errors import ImageError, LabelMismatch, UnreadableImage
 from seg.files import read_json, write_bytes
 from seg.metrics import confusion_matrix
@@ -223,7 +222,7 @@ class RecentFrames:
 
 def sequence_file(folder: Path, sequence: str) -> Path:
     """Where the names of a sequence's frames are kept, as they were when scoring began."""
-    return folder / f"{hashlib.sha256(sequence.encode()).hexdigest()[:16]}.json"
+    return folder / f"{sequence_key(sequence)}.json"
 
 
 def write_mask(path: Path, ids: NDArray[np.uint8]) -> None:

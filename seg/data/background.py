@@ -1,6 +1,5 @@
 """The background of a sequence: the mean of some of its frames, measured once, subtracted from each."""
 
-import hashlib
 import json
 import threading
 import warnings
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.images import Pixels, decode_image, read_file, split_page
+from seg.data.sequences import sequence_key
 from seg.errors import DataWarning, ImageError, RequestError, UnsupportedImage
 from seg.files import replacing
 from seg.recipe import Preprocessing
@@ -79,8 +79,7 @@ class Backgrounds:
             return self._measured_shift
         if not self.settings.background_every:
             return None
-        digest = hashlib.sha256(sequence.encode()).hexdigest()[:16]
-        key = f"{digest}-{_kind(image)}-every-{self.settings.background_every}"
+        key = f"{sequence_key(sequence)}-{_kind(image)}-every-{self.settings.background_every}"
         with self._lock:  # one thread measures, the others wait for what it found
             if key not in self._kept:
                 self._kept[key] = self._load(key, sequence, image)

@@ -1,11 +1,17 @@
 """Sequences of an archive, and the windows of frames in which a sequence model sees them."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from seg.data.listing import sequence_of
 
 Item = TypeVar("Item")
+
+
+def sequence_key(sequence: str) -> str:
+    """A name for files about a sequence: 16 hexadecimal digits of its name's sha256."""
+    return hashlib.sha256(sequence.encode()).hexdigest()[:16]
 
 
 class Sequences:
