@@ -30,9 +30,11 @@ from seg.data.simulate import Simulation, simulate_archive
 from seg.data.training_data import open_packs, open_training_data
 from seg.losses import build_loss, mean_loss
 from seg.models.build import build
+from seg.optimizers import build_optimizer
+from seg.precision import autocast
 from seg.recipe import STRIDE_PX, Recipe
 from seg.recipes import RECIPES
-from seg.training import build_optimizer, find_class_weights, fit_statistics
+from seg.training import find_class_weights, fit_statistics
 
 FOLDERS = {"camvid": "camvid", "pets-breeds": "oxford-iiit-pet", "drinks": "drinks"}
 """Where the shared data has a data set; interferograms are simulated."""
@@ -104,7 +106,7 @@ class Contender:
 
     def forward(self, images: Tensor) -> Any:
         """What the network gives, in the recipe's precision."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        with autocast(self.device, self.recipe.precision):
             found = self.model(images)
         return found["out"] if isinstance(found, dict) else found
 
@@ -148,7 +150,8 @@ def time_steps(task: Task) -> dict[str, dict[str, Any]]:
     batch = contenders["fringe"].first_batch()
     rows: dict[str, dict[str, Any]] = {name: {"forward_ms": [], "step_ms": []} for name in contenders}
     for turn in range(1 + task.repeat):
-        for name, contender in contenders.items():
+        order = list(contenders.items())
+        for name, contender in order if turn % 2 else order[::-1]:  # each comes first in turn
             forward = time_ms(lambda it=contender: it.predict(batch[0]), contender.device)
             step = time_ms(lambda it=contender: it.step(*batch), contender.device)
             if turn:  # the first warms up

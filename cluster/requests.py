@@ -4,10 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, Suppress, UseAppendAction, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from seg.recipe import Recipe
 from seg.recipes import RECIPES
+
+Workers = int | tuple[int, int]
+"""How many processes; or the fewest and the most, where a cluster may shrink and grow meanwhile."""
 
 COUNT = arg(metavar="N")
 FOLDER = arg(metavar="DIR")
@@ -29,20 +33,78 @@ class DataRequest:
     """Of the split, the first weights, the crops."""
 
 
+def parse_workers(text: str) -> Workers:
+    """Workers of a command line: 4, or 2:8 for 2 to 8. ValueError: neither, or no rising range."""
+    fewest, colon, most = text.partition(":")
+    if not colon:
+        return int(fewest)
+    if not 1 <= int(fewest) <= int(most):
+        raise ValueError(f"{text} is no range like 2:8, from 1 worker up")
+    return int(fewest), int(most)
+
+
+WORKERS = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="N|N:M",
+    instance_from_str=lambda words: parse_workers(words[0]),
+    is_instance=lambda value: isinstance(value, int | tuple),
+    str_from_instance=lambda value: [":".join(map(str, value)) if isinstance(value, tuple) else str(value)],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackRequest(DataRequest):
+    """The packs of a training, built ahead of it."""
+
+    out: Annotated[Path | None, Suppress] = None
+    """Not asked for: packs lie in $FRINGE_CACHE."""
+    workers: Annotated[int | None, COUNT] = None
+    """Tasks at once; default: one a CPU of a running cluster, else threads of this process; 0: threads."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest(DataRequest):
     """A training."""
 
-    workers: Annotated[int | None, COUNT] = None
-    """Training processes; default: one a GPU, else $FRINGE_WORKERS, else 1; 0: this process, without Ray."""
+    workers: Annotated[Workers, WORKERS] | None = None
+    """Training processes, 2:8 for as many as there are room for; default: one a GPU, else $FRINGE_WORKERS,
+    else 1; 0: this process, without Ray."""
+    gpus_per_worker: Annotated[float | None, COUNT] = None
+    """GPUs of a worker; default: 1 where there are any; 0: none."""
+    cpus_per_worker: Annotated[int | None, COUNT] = None
+    """CPU threads of a worker; default: 1 beside a GPU, else its share of the CPUs."""
+    wait_minutes: Annotated[float | None, arg(name="wait", metavar="MINUTES")] = None
+    """How long to wait for room for the workers; default: 15 where an autoscaler runs, else 0."""
+    restarts: Annotated[int, COUNT] = 3
+    """How often workers are started again after one of them died."""
+    checkpoints: Annotated[str | None, arg(metavar="URI")] = None
+    """Storage that also gets states and best model files, and that another machine resumes from: s3://...,
+    gs://..., or a folder."""
+    keep_best: Annotated[int, COUNT] = 1
+    """Model files of so many best epochs stay, in best/."""
+    mlflow: Annotated[str | None, arg(metavar="URI")] = None
+    """An MLflow server to tell of the run as well: http://host:5000."""
+    stall_minutes: Annotated[float, arg(metavar="MINUTES")] = 30.0
+    """Workers that wait for another one so long are started again, and the late one is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest(DataRequest):
-    """A search over learning rate, loss and backbone."""
+    """A search over learning rate, loss, backbone and whatever else of the recipe."""
 
     trials: int = 16
-    """Settings to try; the first is the recipe's own."""
+    """Settings to try; the first is the recipe's own. A larger number later goes on with the same search."""
+    search: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FIELD=DISTRIBUTION")] = ()
+    """A recipe field to search, and from what: 'optimizer.weight_decay=loguniform(1e-6,1e-2)', uniform(a,b),
+    int(a,b) or choice(a,b,...); may be given again. Always searched, from these where given: optimizer.lr,
+    loss, backbone."""
+    workers_per_trial: Annotated[int, COUNT] = 1
+    """Training processes of each trial."""
+    gpus_per_trial: Annotated[float | None, COUNT] = None
+    """GPUs of each trial; default: one a worker where there are any; 0.5: two trials share one; 0: none."""
+    cpus_per_trial: Annotated[int | None, COUNT] = None
+    """CPUs of each trial, shared by its workers, each of which computes with so many threads; default: one a
+    worker."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,11 +27,15 @@ class Session:
     gpus_possible: int
     """GPUs there are, or that an autoscaler may start."""
     connected: bool
+    cpus_possible: int = 0
+    """CPUs there are, or that an autoscaler may start; 0: those there are."""
+    autoscales: bool = False
+    """Whether nodes may be started when there is work for them."""
 
     def start(self) -> None:
         """Start our own Ray where no cluster was found; takes about 10 s, so it comes after all checks."""
         if not self.connected:
-            _say(f"starting Ray on this machine: {self.cpus} CPUs, {self.gpus} GPUs")
+            say(f"starting Ray on this machine: {self.cpus} CPUs, {self.gpus} GPUs")
             _start_own_ray()
             self.connected = True
 
@@ -43,7 +47,7 @@ class Session:
         """
         if asked is not None and asked < 1:
             raise RequestError(f"--workers is {asked}, below 0; try --workers 1")
-        workers = asked or min(self.gpus or _workers_from_environment(), at_most or self.cpus)
+        workers = asked or min(self.gpus or workers_from_environment(), at_most or self.cpus)
         room, kind = (self.gpus_possible, "GPUs") if self.gpus_possible else (self.cpus, "CPUs")
         if workers > room:
             raise RequestError(f"--workers {workers}: there are {room} {kind}; try --workers {room}")
@@ -51,7 +55,7 @@ class Session:
             raise RequestError(
                 f"--workers {workers} of {threads} threads each: there are {self.cpus} CPUs; try --threads 1"
             )
-        _say(f"{workers} worker{'s' if workers > 1 else ''}")
+        say(f"{workers} worker{'s' if workers > 1 else ''}")
         return workers
 
 
@@ -91,7 +95,7 @@ def _find_cluster() -> Session | None:
             raise RequestError(
                 f"RAY_ADDRESS is {address} but nothing answers there; start the cluster, or unset it"
             )
-        _say(f"no Ray at {address}, where one was started last; going on without it")
+        say(f"no Ray at {address}, where one was started last; going on without it")
         return None
     try:
         _init_ray(address)
@@ -121,11 +125,16 @@ def _describe_cluster() -> Session:
 
     resources = ray.cluster_resources()
     possible = state.get_max_resources_from_cluster_config() or {}  # None without an autoscaler
-    gpus = int(resources.get("GPU", 0))
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     session = Session(
-        int(resources.get("CPU", 0)), gpus, max(gpus, int(possible.get("GPU", 0))), connected=True
+        cpus,
+        gpus,
+        max(gpus, int(possible.get("GPU", 0))),
+        connected=True,
+        cpus_possible=max(cpus, int(possible.get("CPU", 0))),
+        autoscales=bool(possible),
     )
-    _say(f"connected to the running Ray cluster: {session.cpus} CPUs, {session.gpus} GPUs")
+    say(f"connected to the running Ray cluster: {session.cpus} CPUs, {session.gpus} GPUs")
     return session
 
 
@@ -178,12 +187,14 @@ def _token_exists() -> bool:
     return any(os.environ.get(f"RAY_AUTH_TOKEN{kind}") for kind in ("", "_PATH")) or _TOKEN.is_file()
 
 
-def _workers_from_environment() -> int:
+def workers_from_environment() -> int:
+    """$FRINGE_WORKERS, else 1. RequestError: it is no number of workers."""
     text = os.environ.get("FRINGE_WORKERS", "1")
     if not text.isdecimal() or int(text) < 1:
         raise RequestError(f"FRINGE_WORKERS is {text!r}, not a number of workers; set it to 1, or unset it")
     return int(text)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line for whoever started the job."""
     print(line, file=sys.stderr, flush=True)

@@ -1,38 +1,43 @@
 """A training on Ray Train or in this process: the same loop and folder, resumed by the same request."""
 
-import os
-import shutil
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cluster.folder_lock import FolderLock
+from cluster.mlflow_run import connect_mlflow
 from cluster.outcome import EXIT_CODES, StoppedBy
-from cluster.quiet import quiet_loggers
-from cluster.requests import TrainRequest
+from cluster.packing import choose_preparation
+from cluster.placement import place_workers
+from cluster.requests import TrainRequest, Workers
 from cluster.session import Session
-from cluster.training_progress import Board, BoardReader
-from cluster.watching import run_here, run_watched
+from cluster.tracking import Tracking
+from cluster.train_workers import WorkerSettings, fit_workers, train_epochs
+from cluster.training_progress import BoardReader
+from cluster.watching import watch_here, watch_thread
+from seg.checkpoint_store import CheckpointStore
 from seg.data.crops import CropSampler
 from seg.data.default import default_data
-from seg.data.training_data import TrainingData, open_packs, open_training_data
+from seg.data.training_data import (
+    TrainingData,
+    open_packs,
+    open_training_data,
+    warn_of_absent_classes,
+)
 from seg.errors import RequestError
-from seg.files import without_nan, write_json
+from seg.files import read_json, write_json
 from seg.losses import build_loss
 from seg.models.build import build, takes_frames
 from seg.recipe import Recipe
 from seg.run_folder import claim_folder, read_run, run_identity, run_name, training_summary, write_history
 from seg.run_pictures import draw_confusion, draw_examples
-from seg.training import Training, TrainingPlan, find_class_weights, fit_statistics
+from seg.state_files import settle_best
+from seg.training import TrainingPlan, find_class_weights, fit_statistics
 from seg.training_state import Journal
-
-RESTARTS = 3
-"""Times a worker group is built again after a worker died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +58,27 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
 
     RequestError: data, recipe, folder or workers do not fit each other.
     """
-    workers = (
-        0 if request.workers == 0 else session.choose_workers(request.workers, at_most=request.recipe.batch)
-    )
-    if request.recipe.batch < workers:
-        raise RequestError(
-            f"--workers {workers} share a batch of {request.recipe.batch}; try --batch {workers}"
-        )
-    plan = plan_training(request)
-    stopped_by = StoppedBy.FINISHED
-    if not _is_finished(plan):
-        stopped_by = _train_pending(plan, workers, session)
-    else:
-        print(f"nothing left to train in {plan.folder}", file=sys.stderr)
-    return TrainSummary(plan.folder, _summarise(plan, workers, stopped_by))
+    settings = place_workers(request, session)
+    server = connect_mlflow(request.mlflow) if request.mlflow else None
+    plan = plan_training(request, session)
+    workers = settings.workers if settings else 0
+    with FolderLock(plan.folder, what="training") as lock, Tracking(plan, server) as tracking:
+        plan = replace(plan, lock=(plan.folder, lock.token))
+        _fetch_checkpoints(plan)
+        stopped_by = StoppedBy.FINISHED
+        if not _is_finished(plan):
+            stopped_by = _train_pending(plan, settings, session, tracking)
+        else:
+            print(f"nothing left to train in {plan.folder}", file=sys.stderr)
+        summary = _summarise(plan, workers, stopped_by)
+        tracking.conclude(summary)
+    return TrainSummary(plan.folder, summary)
 
 
-def plan_training(request: TrainRequest) -> TrainingPlan:
+def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
     """Open the data and claim the run's folder. RequestError: they or the recipe do not fit."""
+    if request.keep_best < 1:
+        raise RequestError(f"--keep-best is {request.keep_best}, below 1; try --keep-best 1")
     data = open_training_data(
         request.data or default_data(), request.recipe, seed=request.seed, limit=request.limit
     )
@@ -79,11 +87,37 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     print(f"data {data.root}: {counts}; {data.split.how}", file=sys.stderr, flush=True)
     identity = run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_name(identity)).resolve()
-    check_packs(data, request.recipe)  # before the claim: bad data is refused with nothing written
+    check_packs(data, request.recipe, session)  # before the claim: bad data is refused with nothing written
+    if request.checkpoints:
+        CheckpointStore.open(request.checkpoints, folder.name)  # a wrong URI is refused with nothing written
     claim_folder(folder, identity)
     return TrainingPlan(
-        recipe=request.recipe, data=data, seed=request.seed, folder=folder, parent=folder.name
+        recipe=request.recipe,
+        data=data,
+        seed=request.seed,
+        folder=folder,
+        parent=folder.name,
+        keep_best=request.keep_best,
+        checkpoints=request.checkpoints,
     )
+
+
+def _fetch_checkpoints(plan: TrainingPlan) -> None:
+    """Go on from what storage elsewhere has, where that is further. RequestError: it holds another run."""
+    if plan.checkpoints is None:
+        return
+    store = CheckpointStore.open(plan.checkpoints, plan.folder.name)
+    store.claim(read_json(plan.folder / "run.json"))
+    if store.fetch(plan.folder):
+        print(f"going on from {store.place.uri}", file=sys.stderr, flush=True)
+
+
+def _settle_checkpoints(plan: TrainingPlan, journal: Journal) -> None:
+    """Bring storage elsewhere up to date: a job killed after its last epoch was saved could not."""
+    if plan.keeps_epochs:
+        settle_best(plan.folder, journal.history, plan.keep_best)
+    if plan.checkpoints is not None:
+        CheckpointStore.open(plan.checkpoints, plan.folder.name).publish(plan.folder, journal.epochs_done)
 
 
 def check_recipe(recipe: Recipe, num_classes: int) -> None:
@@ -113,17 +147,22 @@ def check_recipe(recipe: Recipe, num_classes: int) -> None:
             )
 
 
-def check_packs(data: TrainingData, recipe: Recipe) -> None:
+def check_packs(data: TrainingData, recipe: Recipe, session: Session) -> None:
     """Build the packs, then try what the workers will. RequestError: a bad image or label, or no truth."""
-    train, validation = open_packs(data, recipe)
+    train, validation = open_packs(data, recipe, choose_preparation(session))
     fitted = fit_statistics(train, validation) if recipe.preprocessing.normalisation == "fitted" else None
     CropSampler(train, recipe, seed=0, fitted=fitted)
+    for pack, part, lacking in (
+        (train, "training", "nothing could be learned"),
+        (validation, "validation", "no epoch could be judged"),
+    ):
+        if not pack.class_pixels().any():
+            raise RequestError(
+                f"data {data.root}: every pixel of the {len(pack.labelled)} {part} images is ignored, "
+                f"so that {lacking}; label some, or use another --seed"
+            )
+    warn_of_absent_classes(data.classes, train)
     find_class_weights(recipe, train)
-    if not validation.class_pixels().any():
-        raise RequestError(
-            f"data {data.root}: every pixel of the {len(validation.labelled)} validation images is ignored, "
-            "so that no epoch could be judged; label some, or use another --seed"
-        )
 
 
 def _is_finished(plan: TrainingPlan) -> bool:
@@ -131,7 +170,7 @@ def _is_finished(plan: TrainingPlan) -> bool:
     return journal is not None and journal.is_finished(plan.recipe)
 
 
-def _summarise(plan: TrainingPlan, workers: int, stopped_by: StoppedBy) -> dict[str, Any]:
+def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> dict[str, Any]:
     journal = read_run(plan.folder)
     if journal is None and stopped_by is StoppedBy.FINISHED:
         raise RequestError(
@@ -140,6 +179,8 @@ def _summarise(plan: TrainingPlan, workers: int, stopped_by: StoppedBy) -> dict[
     ending = {"workers": workers, "stopped_by": stopped_by}
     if journal is None:
         return {"recipe": plan.recipe.name, "epochs_run": 0} | ending
+    if stopped_by is StoppedBy.FINISHED:
+        _settle_checkpoints(plan, journal)
     _draw(plan, journal)
     write_history(plan.folder, journal)  # killed after its last epoch was saved, a run may lack its line
     summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal) | ending
@@ -158,70 +199,12 @@ def _draw(plan: TrainingPlan, journal: Journal) -> None:
         draw_examples(plan.folder, plan.data, plan.recipe)
 
 
-def _train_pending(plan: TrainingPlan, workers: int, session: Session) -> StoppedBy:
-    what, reader = f"training {plan.recipe.name}", BoardReader(plan)
-    if workers:
+def _train_pending(
+    plan: TrainingPlan, settings: WorkerSettings | None, session: Session, tracking: Tracking
+) -> StoppedBy:
+    reader = BoardReader(plan, tracking.send)
+    if settings is not None:
         session.start()
-        return run_watched(what, reader.epochs_left, partial(_fit, plan, workers, session), reader.show)
+        return watch_thread(reader, partial(fit_workers, plan, settings))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return run_here(what, reader.epochs_left, partial(_train_epochs, plan, device), reader.show)
-
-
-def _fit(plan: TrainingPlan, workers: int, session: Session) -> None:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    quiet_loggers()
-    use_gpu = session.gpus_possible > 0
-    threads = 1 if use_gpu else max(1, session.cpus // workers)
-    trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config={"plan": plan, "threads": threads},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": threads} | ({"GPU": 1} if use_gpu else {}),
-        ),
-        run_config=RunConfig(
-            name=f"train-{os.getpid()}-{int(time.time())}",  # our own state resumes: Ray's is never picked up
-            storage_path=str(plan.folder / "ray"),
-            failure_config=FailureConfig(max_failures=RESTARTS),
-        ),
-    )
-    trainer.fit()
-    shutil.rmtree(plan.folder / "ray")
-
-
-def _train_worker(config: dict[str, Any]) -> None:
-    import ray.train
-    import ray.train.torch
-
-    torch.set_num_threads(config["threads"])
-    _train_epochs(config["plan"], ray.train.torch.get_device(), lambda: None, ray.train.report)
-
-
-def _train_epochs(
-    plan: TrainingPlan,
-    device: torch.device,
-    on_news: Callable[[], None],
-    report: Callable[[dict[str, Any]], None] | None = None,
-) -> None:
-    """Train what is left and keep the folder's history up to date.
-
-    on_news: called after each step and epoch. report: tells Ray that we are alive.
-    """
-    training = Training(plan, device)
-    board = Board(training)
-
-    def on_step(epoch: int, step: int, loss: float) -> None:
-        board.on_step(epoch, step, loss)
-        on_news()
-
-    for result in training.epochs(on_step):
-        if training.rank == 0:
-            write_history(plan.folder, training.journal)
-        board.publish(result.epoch, training.sampler.steps_per_epoch, result.loss)
-        on_news()
-        if report is not None:
-            report(without_nan(result.row()))
+    return watch_here(reader, partial(train_epochs, plan, device))

@@ -1,17 +1,60 @@
-"""How far a training is: rank 0 leaves it in the run's folder, the job shows it."""
+"""How far a training is: rank 0 leaves it in the run's folder, the job's process shows it."""
 
 import json
+import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-from seg.files import without_nan, write_bytes
-from seg.progress import Advance
+from rich.console import Group, RenderableType
+
+from cluster.live_view import Line, duration, heading, ratio, sparkline
+from seg.files import read_json, show_text, without_nan
+from seg.memory import peak_memory_bytes
 from seg.run_folder import read_run
 from seg.training import Training, TrainingPlan
+from seg.training_reports import StepReport
+from seg.training_state import Journal
+
+WRITE_EVERY_S = 1.0
+CURVE_WIDTH = 28
+"""Epochs of a curve on the screen."""
+RECENT_EPOCHS = 3
+"""Epochs whose duration foretells that of the others."""
+
+OnEpochs = Callable[[list[dict[str, Any]]], None]
+"""Called with the rows of all finished epochs."""
 
 
-def _progress_file(plan: TrainingPlan) -> Path:
-    return plan.folder / "last" / "progress.json"
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where rank 0 is, as last/progress.json holds it: a step's report and what the board adds."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float | None
+    rate: float
+    crops_per_second: float
+    wait_share: float
+    skipped: int
+    batch: int
+    memory_bytes: int
+    epochs_done: int
+
+
+def progress_file(folder: Path) -> Path:
+    """Where a run keeps its progress."""
+    return folder / "last" / "progress.json"
+
+
+def failures_file(folder: Path) -> Path:
+    """Where a run keeps a line for each worker that died."""
+    return folder / "failures.log"
 
 
 class Board:
@@ -19,52 +62,134 @@ class Board:
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        self.last = 0.0
+        self.file = progress_file(training.plan.folder)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.written = -WRITE_EVERY_S
 
-    def on_step(self, epoch: int, step: int, loss: float) -> None:
-        """Publish, unless it was done a moment ago."""
-        if time.monotonic() - self.last >= 1:
-            self.publish(epoch, step, loss)
+    def on_step(self, report: StepReport) -> None:
+        """Publish, unless it was done a moment ago; the last step of an epoch always: validation follows."""
+        if report.step == report.steps or time.monotonic() - self.written >= WRITE_EVERY_S:
+            self.publish(report)
 
-    def publish(self, epoch: int, step: int, loss: float) -> None:
-        """Write the epoch and step (both from 1), the loss, and the last validated mIoU."""
-        if self.training.rank:
+    def publish(self, report: StepReport) -> None:
+        """Write the report and how many epochs are saved; readers find the old file or the new one."""
+        if self.training.ranks.rank:
             return
-        self.last = time.monotonic()
-        history = self.training.journal.history
-        state = {
-            "epoch": epoch,
-            "step": step,
-            "steps": self.training.sampler.steps_per_epoch,
-            "loss": loss,
-            "miou": history[-1]["miou"] if history else None,
-            "epochs_done": len(history),
-        }
-        write_bytes(_progress_file(self.training.plan), json.dumps(without_nan(state)).encode())
+        self.written = time.monotonic()
+        progress = Progress(
+            **asdict(report),
+            batch=self.training.sampler.batch,
+            memory_bytes=peak_memory_bytes(self.training.device),
+            epochs_done=self.training.journal.epochs_done,
+        )
+        text = json.dumps(without_nan(asdict(progress)))
+        with suppress(OSError):  # storage that refuses: the display waits, the training does not
+            show_text(self.file, text)
 
 
 class BoardReader:
-    """Brings a display to where the board says the training is."""
+    """A training as its folder tells it: the journal for finished epochs, the board for the one in hand."""
 
-    def __init__(self, plan: TrainingPlan) -> None:
-        self.plan = plan
-        journal = read_run(plan.folder)
-        self.shown = journal.epochs_done if journal else 0
-        _progress_file(plan).unlink(missing_ok=True)
+    def __init__(self, plan: TrainingPlan, on_epochs: OnEpochs = lambda rows: None) -> None:
+        """Forget what an earlier job left on the board. on_epochs: called whenever more are finished."""
+        self.plan, self.on_epochs = plan, on_epochs
+        self.title, self.total = f"training {plan.recipe.name}", plan.recipe.epochs
+        self.file = progress_file(plan.folder)
+        self.file.unlink(missing_ok=True)
+        self.progress: Progress | None = None
+        self.failures_told = 0
+        with suppress(OSError):  # those of an earlier job were told then
+            self.failures_told = len(failures_file(plan.folder).read_text(encoding="utf-8").splitlines())
+        self.journal = read_run(plan.folder) or Journal()
 
     @property
-    def epochs_left(self) -> int:
-        """Epochs that are not shown as done."""
-        return self.plan.recipe.epochs - self.shown
+    def done(self) -> int:
+        """Epochs that are saved."""
+        return self.journal.epochs_done
 
-    def show(self, advance: Advance) -> None:
-        """Show what is new since the last call."""
-        file = _progress_file(self.plan)
-        if not file.is_file():
+    @property
+    def note(self) -> str:
+        """Epoch, step and loss in hand, and the last mIoU."""
+        if self.progress is None:
+            return ""
+        now = self.progress
+        loss = "nan" if now.loss is None else f"{now.loss:.4f}"  # a training that diverged
+        last = f"  mIoU {ratio(self._column('miou')[-1], 3)}" if self.done else ""
+        return f"epoch {now.epoch} step {now.step}/{now.steps}  loss {loss}{last}"
+
+    def look(self) -> None:
+        """Read the board, and the journal where epochs were finished."""
+        self._tell_failures()
+        done = self.done
+        try:
+            self.progress = Progress(**read_json(self.file))
+            if self.progress.epochs_done > done:
+                self.journal = read_run(self.plan.folder) or self.journal
+        except OSError:  # not there yet, or storage that is away: what was seen last stands
             return
-        state = json.loads(file.read_text(encoding="utf-8"))
-        miou = "" if state["miou"] is None else f"  mIoU {state['miou']:.3f}"
-        loss = "nan" if state["loss"] is None else f"{state['loss']:.4f}"  # a training that diverged
-        note = f"epoch {state['epoch']} step {state['step']}/{state['steps']}  loss {loss}{miou}"
-        advance(state["epochs_done"] - self.shown, note)
-        self.shown = state["epochs_done"]
+        if self.done > done:
+            self.on_epochs(self.journal.history)
+
+    def _tell_failures(self) -> None:
+        """Say on the screen what workers died of since the last look."""
+        with suppress(OSError):  # no worker died, or storage is away
+            lines = failures_file(self.plan.folder).read_text(encoding="utf-8").splitlines()
+            for line in lines[self.failures_told :]:
+                print(f"train: {line}; going on from the last finished epoch", file=sys.stderr, flush=True)
+            self.failures_told = len(lines)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time until the last epoch is saved, at the pace of the recent ones; None: nothing is known yet."""
+        now = self.progress
+        if now is None:
+            return None
+        recent = [float(row["seconds"] or 0) for row in self.journal.history[-RECENT_EPOCHS:]]
+        seconds = fmean(recent) if recent else now.steps * now.batch / now.crops_per_second
+        return max(0.0, self.total - self._epochs) * seconds
+
+    def picture(self, height: int) -> RenderableType:
+        """Four lines: the run, its quality, the step in hand, the machine."""
+        over = self.journal.is_finished(self.plan.recipe)
+        share = 1.0 if over else self._epochs / self.total
+        left = "" if over else duration(self.seconds_left)
+        if left and self.plan.recipe.patience:
+            left = f"at most {left}"
+        count = f"epoch {max(self.done, self.progress.epoch if self.progress else 0)}/{self.total}"
+        lines = (self._quality(), *self._step()) if self.progress else (Line("  starting"),)
+        return Group(heading(self.title, share, count, left), *lines)
+
+    @property
+    def _epochs(self) -> float:
+        """Epochs that are over, with the share of the one in hand."""
+        now = self.progress
+        return self.done + (now.step / now.steps if now and now.epoch > self.done else 0.0)
+
+    def _column(self, name: str) -> list[Any]:
+        return [row.get(name) for row in self.journal.history]
+
+    def _quality(self) -> Line:
+        miou = self._column("miou")
+        if not miou:
+            return Line("  mIoU  -")
+        best = f"best {ratio(self.journal.best_miou)} in epoch {self.journal.best_epoch}"
+        return Line(f"  mIoU  {ratio(miou[-1]):<10}{best:<31}{sparkline(miou, CURVE_WIDTH)}", "bold")
+
+    def _step(self) -> tuple[Line, Line]:
+        now = self.progress
+        assert now is not None
+        skipped = now.skipped + sum(
+            row.get("skipped_steps") or 0 for row in self.journal.history if row["epoch"] != now.epoch
+        )
+        validating = now.step == now.steps and now.epoch > self.done
+        step = "validating" if validating else f"step {now.step}/{now.steps}"
+        loss = "nan" if now.loss is None else f"{now.loss:.4f}"
+        speed = f"{now.crops_per_second:.1f} crops/s"
+        curve = sparkline(self._column("loss"), CURVE_WIDTH)
+        return (
+            Line(f"  loss  {loss:<10}{f'rate {now.rate:.2e}':<16}{step:<15}{curve}"),
+            Line(
+                f"  {speed:<16}{f'{now.wait_share:.0%} waiting':<16}"
+                f"{f'{now.memory_bytes / 1e9:.2f} GB a worker':<20}{skipped} steps skipped"
+            ),
+        )

@@ -1,82 +1,150 @@
-"""The trials of a search as their folders tell them: parameters, how far each came, how it ended."""
+"""The trials of a search as their folders tell them: parameters, how far each came, how it ended.
+
+The folders are all that a search resumes from.
+"""
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.tune import Callback
-
+from cluster.search_space import Params
 from seg.files import read_json, write_bytes, write_json
-from seg.progress import Advance
-from seg.recipe import Recipe
+from seg.recipe import Recipe, as_tuples
 from seg.run_folder import read_run
 from seg.training_state import Journal
 
-PARAMETERS, ENDING = "trial.json", "ended.json"
+PARAMETERS, FAILURES, ENDING = "trial.json", "failures.json", "ended.json"
+FINISHED, PRUNED, ERRORED, RUNNING = "finished", "pruned", "errored", "running"
+ATTEMPTS = 2
+"""Times a trial is begun before its failure is final."""
+CAUSE_LETTERS = 300
+OWN = 0
+"""Number of the trial that tries the recipe as it stands."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
     """One trial that has begun."""
 
-    name: str
+    number: int
     folder: Path
-    params: dict[str, Any]
+    params: Params
     journal: Journal
+    failures: list[str]
+    """One cause a failed attempt."""
+    status: str
+    """Finished, pruned, errored, or (until its search ends) running."""
     error: str | None
+    """Why it failed for good."""
 
-    def status(self, recipe: Recipe) -> str:
-        """Finished, pruned, errored, or (until its search ends) running."""
-        if self.error is not None:
-            return "errored"
-        if self.journal.is_finished(recipe):
-            return "finished"
-        return "pruned" if (self.folder / ENDING).is_file() else "running"
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return self.folder.name
 
-    def row(self, recipe: Recipe) -> dict[str, Any]:
+    @property
+    def miou(self) -> float | None:
+        """Its best epoch's; None before the first."""
+        return self.journal.best_miou if self.journal.best_epoch else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is not run again."""
+        return self.status != RUNNING
+
+    def row(self) -> dict[str, Any]:
         """The trial's line in leaderboard.csv."""
         return {
             "trial": self.name,
-            "miou": self.journal.best_miou if self.journal.best_epoch else None,
+            "miou": self.miou,
             "best_epoch": self.journal.best_epoch,
             "epochs": self.journal.epochs_done,
-            "status": self.status(recipe),
+            "status": self.status,
             **self.params,
             "seconds": sum(float(row["seconds"] or 0) for row in self.journal.history),
+            "failures": len(self.failures),
             "error": self.error,
         }
 
 
-class EndedTrials(Callback):
-    """Notes in each trial's folder that it ended, and why it failed; Tune calls it in the job's process."""
+def report_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """What Ray Tune hears of an epoch, from its line in the history; an undefined mIoU is the worst."""
+    return {"epoch": row["epoch"], "miou": row["miou"] or 0.0}
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A trial finished or was pruned."""
-        write_json(self.folder / trial.trial_id / ENDING, {"error": None})
+def trial_folder(trials: Path, number: int) -> Path:
+    """Where a trial lives."""
+    return trials / f"{number:03}"
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A trial failed; its last line says of what."""
-        cause = (str(trial.get_error()).strip().splitlines() or ["unknown"])[-1]
-        write_json(self.folder / trial.trial_id / ENDING, {"error": cause})
+
+def begin_trial(folder: Path, params: Params) -> None:
+    """Note what a trial tries, before it is started."""
+    write_json(folder / PARAMETERS, params)
+
+
+def end_trial(folder: Path, recipe: Recipe) -> None:
+    """Note that a trial has ended well: at its recipe's end, or before; what was noted first stays."""
+    journal = read_run(folder)
+    finished = journal is not None and journal.is_finished(recipe)
+    _write_ending(folder, FINISHED if finished else PRUNED, None)
+
+
+def fail_trial(folder: Path, cause: str) -> None:
+    """Note that a trial failed for good."""
+    _write_ending(folder, ERRORED, cause)
+
+
+def _write_ending(folder: Path, status: str, error: str | None) -> None:
+    if not (folder / ENDING).is_file():
+        write_json(folder / ENDING, {"status": status, "error": error})
+
+
+def note_failure(folder: Path, cause: str) -> None:
+    """Note a failed attempt; the last one that is allowed fails the trial."""
+    failures = [*read_failures(folder), cause]
+    write_json(folder / FAILURES, failures)
+    if len(failures) >= ATTEMPTS:
+        fail_trial(folder, cause)
+
+
+def read_failures(folder: Path) -> list[str]:
+    """The causes of a trial's failed attempts."""
+    return read_json(folder / FAILURES) if (folder / FAILURES).is_file() else []
+
+
+def read_params(folder: Path) -> Params:
+    """What a trial tries."""
+    return {name: as_tuples(value) for name, value in read_json(folder / PARAMETERS).items()}
+
+
+def describe_cause(error: BaseException) -> str:
+    """An exception in one line: its type and the first line of what it says; of Ray Train's, a worker's."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        return describe_cause(getattr(failure, "_base_exc", failure))
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}"[:CAUSE_LETTERS]
 
 
 def read_trials(folder: Path) -> list[TrialRecord]:
     """Every trial that has begun, the best first, the first first among equals."""
-    return sorted(_records(folder), key=lambda trial: (-trial.journal.best_miou, trial.name))
+    found = [_read_trial(parameters.parent) for parameters in folder.glob(f"*/{PARAMETERS}")]
+    return sorted(found, key=lambda trial: (-trial.journal.best_miou, trial.number))
 
 
-def _records(folder: Path) -> Iterator[TrialRecord]:
-    for parameters in folder.glob(f"*/{PARAMETERS}"):
-        place = parameters.parent
-        ending = read_json(place / ENDING) if (place / ENDING).is_file() else {"error": None}
-        journal = read_run(place) or Journal()
-        yield TrialRecord(place.name, place, read_json(parameters), journal, ending["error"])
+def _read_trial(folder: Path) -> TrialRecord:
+    file = folder / ENDING
+    ending = read_json(file) if file.is_file() else {"status": RUNNING, "error": None}
+    return TrialRecord(
+        number=int(folder.name),
+        folder=folder,
+        params=read_params(folder),
+        journal=read_run(folder) or Journal(),
+        failures=read_failures(folder),
+        **ending,
+    )
 
 
 def write_leaderboard(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -86,20 +154,3 @@ def write_leaderboard(file: Path, rows: list[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_bytes(file, text.getvalue().encode())
-
-
-class TrialCounter:
-    """Brings a display to how many trials have ended, and what the best has reached."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.shown = 0
-
-    def show(self, advance: Advance) -> None:
-        """Show what is new since the last call."""
-        trials = read_trials(self.folder)
-        ended = sum((trial.folder / ENDING).is_file() for trial in trials)
-        best = max((trial.journal.best_miou for trial in trials), default=-1.0)
-        note = f"{len(trials) - ended} running" + (f"  best mIoU {best:.4f}" if best >= 0 else "")
-        advance(ended - self.shown, note)
-        self.shown = ended

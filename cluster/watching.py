@@ -3,19 +3,13 @@
 import threading
 from collections.abc import Callable
 
+from cluster.live_view import LOOK_EVERY_S, Watched, live_view
 from cluster.outcome import StoppedBy
 from seg.errors import RequestError
-from seg.progress import Advance, progress
-
-POLL_S = 0.5
-LINE_EVERY_S = 15.0
-"""Seconds between two lines in a log: an epoch or a trial may take minutes."""
 
 
-def run_watched(
-    what: str, total: int, work: Callable[[], object], show: Callable[[Advance], None]
-) -> StoppedBy:
-    """Run `work` in a thread and call `show` twice a second until it ends, or the user stops it.
+def watch_thread(watched: Watched, work: Callable[[], object]) -> StoppedBy:
+    """Run `work` in a thread and show it until it ends, or the user stops it.
 
     In a thread, because Ray Train's fit answers Ctrl-C by ending the process with exit code 0, and Ray Tune's
     by returning as if it were done. What `work` raises is raised here, a worker's RequestError as itself.
@@ -30,13 +24,11 @@ def run_watched(
 
     thread = threading.Thread(target=run, daemon=True)
     try:
-        with progress(what, total, line_every_s=LINE_EVERY_S) as advance:
+        with live_view(watched) as show:
             thread.start()
-            alive = True
-            while alive:
-                thread.join(POLL_S)
-                alive = thread.is_alive()
-                show(advance)
+            while thread.is_alive():
+                show()
+                thread.join(LOOK_EVERY_S)
     except KeyboardInterrupt:
         return StoppedBy.INTERRUPT
     if failures:
@@ -44,17 +36,15 @@ def run_watched(
     return StoppedBy.FINISHED
 
 
-def run_here(
-    what: str, total: int, work: Callable[[Callable[[], None]], object], show: Callable[[Advance], None]
-) -> StoppedBy:
+def watch_here(watched: Watched, work: Callable[[Callable[[], None]], object]) -> StoppedBy:
     """Run `work` in this thread; it calls what it is given whenever there may be something new to show.
 
     Ctrl-C ends it where it is. In a thread it would go on while the interpreter ends, and torch aborts such a
     process: exit code 134, not 4.
     """
     try:
-        with progress(what, total, line_every_s=LINE_EVERY_S) as advance:
-            work(lambda: show(advance))
+        with live_view(watched) as show:
+            work(show)
     except KeyboardInterrupt:
         return StoppedBy.INTERRUPT
     return StoppedBy.FINISHED

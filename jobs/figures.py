@@ -1,5 +1,6 @@
 """The figures of a summary as a table on the screen, plain where it is no terminal."""
 
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,26 @@ def print_figures(job: str, summary: dict[str, Any], folder: Path) -> None:
     console.print(f"{job}: {ENDINGS[summary['stopped_by']]}; {folder}")
 
 
-def print_leaderboard(rows: list[dict[str, Any]], shown: int = 10) -> None:
-    """Print the best trials of a search; leaderboard.csv has them all."""
+def print_leaderboard(rows: list[dict[str, Any]], searched: Sequence[str], shown: int = 10) -> None:
+    """Print the best trials of a search, and why some failed; leaderboard.csv has them all.
+
+    searched: the recipe's fields that trials differ in, by their dotted names.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("trial", "mIoU", "epochs", "status", "lr", "loss", "backbone"):
+    for heading in ("trial", "mIoU", "epochs", "status", *(name.rpartition(".")[2] for name in searched)):
         table.add_column(heading)
     for row in rows[:shown]:
         numbers = _ratio(row["miou"]), str(row["epochs"])
-        table.add_row(row["trial"], *numbers, row["status"], f"{row['lr']:.2e}", row["loss"], row["backbone"])
-    Console(highlight=False, soft_wrap=True).print(table)
+        table.add_row(row["trial"], *numbers, row["status"], *(_setting(row[name]) for name in searched))
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(table)
+    for row in rows:
+        if row["error"]:
+            console.print(f"trial {row['trial']}: {row['error']}")
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _ratio(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Search a recipe's learning rate, loss and backbone: python jobs/tune.py [RECIPE] --trials 32."""
+"""Search a recipe's learning rate, loss, backbone and more: python jobs/tune.py [RECIPE] --trials 32."""
 
 import sys
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Args(RecipeArgs, SearchRequest):
-    """Search a recipe's learning rate, loss and backbone, one trial a GPU; the same command resumes it."""
+    """Search a recipe's learning rate, loss, backbone and --search fields; the same command resumes it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def _tune(args: Args, session: "Session") -> int:
     from jobs.figures import print_figures, print_leaderboard
 
     summary = search(args, session)
-    print_leaderboard(summary.leaderboard)
+    print_leaderboard(summary.leaderboard, summary.searched)
     print_figures("tune", summary.values, summary.folder)
     return summary.exit_code
 

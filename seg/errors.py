@@ -11,6 +11,13 @@ class RequestError(Exception):
     """
 
 
+class TrainingDiverged(Exception):
+    """The loss was not finite in so many steps in a row that a training cannot go on.
+
+    The same steps would diverge again: a training that ended so is not started anew by itself.
+    """
+
+
 class DataWarning(UserWarning):
     """Data was used otherwise than it says, or not at all; jobs print it as a line."""
 

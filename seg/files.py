@@ -1,16 +1,55 @@
-"""Files that are whole or absent: written under a temporary name, flushed, renamed."""
+"""Files that are whole or absent: written under a temporary name, flushed, renamed; writing that waits."""
 
+import errno
 import json
 import math
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 TEMPORARY = ".part"
 """Ending of a file that is still being written; whatever finds one later may remove it."""
+
+PATIENCE_S, LONGEST_PAUSE_S = 120.0, 15.0
+
+PASSING = {
+    errno.EIO: "a soft-mounted server, or a cable",
+    errno.ENOSPC: "a full disk that somebody clears",
+    errno.EDQUOT: "the same, of one user",
+    errno.EROFS: "remounted read-only after an error, until it is checked",
+    errno.ESTALE: "the server forgot the folder; a new look-up finds it",
+    errno.ETIMEDOUT: "a server that does not answer",
+    errno.EHOSTDOWN: "the same",
+    errno.EHOSTUNREACH: "the same",
+    errno.ENETUNREACH: "the same",
+    errno.ENETDOWN: "the same",
+    errno.ECONNREFUSED: "a server that starts again",
+    errno.ECONNRESET: "the same",
+    errno.ECONNABORTED: "the same",
+    errno.ENOTCONN: "a file system in user space whose process is gone",
+    errno.EAGAIN: "a busy server or no memory for it",
+    errno.EINTR: "a signal in the middle of a call to a server",
+    errno.EBUSY: "another machine has the file open",
+    errno.ENOLCK: "a server without room for locks",
+    errno.EACCES: "a ticket that ran out and is renewed, or rights that somebody gives back",
+    errno.EPERM: "the same, as some servers say it",
+    errno.ENOENT: "a mount that is gone, and with it the folder",
+    errno.ENOTDIR: "the same, a file in its place",
+    None: "an object store: pyarrow gives its words and no number",
+}
+"""Why a write may be refused now and not in a minute, by error number; others (a name too long) stay."""
+
+Result = TypeVar("Result")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what `replacing` left behind when its process was killed."""
+    return path.name.startswith(".") and path.name.endswith(TEMPORARY)
 
 
 @contextmanager
@@ -42,6 +81,52 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def show_text(path: Path, text: str) -> None:
+    """Replace a small file that is for the eye alone: not flushed, since it is written every second.
+
+    OSError: also where its folder is not there; none is made, so that nothing comes below a vanished mount.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def persistently(write: Callable[[], Result], what: str, *, patience_s: float = PATIENCE_S) -> Result:
+    """What `write` returns, called again and again while storage refuses for a reason of PASSING.
+
+    write: may be called again after it failed anywhere inside. what: the file or folder, for people; a line
+    on stderr says when waiting begins and ends. OSError, naming `what`: refused for longer than `patience_s`,
+    counted from the first refusal. Ctrl-C ends the waiting.
+    """
+    refused_at: float | None = None
+    pause_s = 1.0
+    while True:
+        try:
+            result = write()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            now = time.monotonic()
+            if refused_at is None:
+                refused_at = now
+                print(f"{what}: {error}; trying for {patience_s:g} s", file=sys.stderr, flush=True)
+            left_s = refused_at + patience_s - now
+            if left_s <= 0:
+                raise _given_up(error, what, patience_s) from error
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        else:
+            if refused_at is not None:
+                waited_s = time.monotonic() - refused_at
+                print(f"{what}: goes on after {waited_s:.0f} s", file=sys.stderr, flush=True)
+            return result
+
+
+def _given_up(error: OSError, what: str, patience_s: float) -> OSError:
+    text = f"{what}: refused for {patience_s:g} s: {error.strerror or error}"
+    return OSError(error.errno, text) if error.errno is not None else OSError(text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write plain data as JSON, readable by people too; what is no number becomes null (docs/formats.md)."""
     write_bytes(path, (json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n").encode())
@@ -61,3 +146,14 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return value
+
+
+def first_difference(found: Any, wanted: Any, where: str = "") -> str:
+    """The first field in which two plain values differ, with both; of lists the name alone."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(set(found) | set(wanted)):
+            if found.get(key) != wanted.get(key):
+                return first_difference(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+    if isinstance(found, list):
+        return f"other values of {where}"
+    return f"{where} {found} instead of {wanted}"

@@ -62,6 +62,12 @@ class Loss:
         weights = torch.stack([weight for _, weight in terms[0]])  # the truth's alone: one for all outputs
         return (sums * place_beside(sums, output_weights)[:, None]).sum(0), weights
 
+    def weigh(self, truth: Tensor, num_classes: int) -> Tensor:
+        """The weights that a call returns, float64 [parts]: they need the truth alone."""
+        class_weights = self.spread_weights(truth.new_empty((1, num_classes), dtype=torch.float32))
+        ids = truth.long()
+        return torch.stack([part.weigh(ids, class_weights) for part in self.parts])
+
     def spread_weights(self, logits: Tensor) -> Tensor:
         """Class weights as a tensor [C] beside the logits."""
         num_classes = logits.shape[1]

@@ -42,6 +42,10 @@ class CrossEntropy:
         even = -(weights * log_p.mean(1)).sum()
         return (1 - self.smoothing) * total + self.smoothing * even, weight
 
+    def weigh(self, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The weight alone."""
+        return weigh_pixels(truth, class_weights).sum(dtype=torch.float64)
+
 
 @dataclass(frozen=True, slots=True)
 class Asymmetric:
@@ -76,6 +80,10 @@ class Asymmetric:
         losses = (1 - self.smoothing + share) * focus(nll, self.gamma_pos) + share * others
         return (weights * losses).sum(), weights.sum(dtype=torch.float64)
 
+    def weigh(self, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The weight alone."""
+        return weigh_pixels(truth, class_weights).sum(dtype=torch.float64)
+
 
 @dataclass(frozen=True, slots=True)
 class Focal:
@@ -100,6 +108,10 @@ class Focal:
         weights = weigh_pixels(truth, class_weights)
         nll = F.cross_entropy(logits, truth, ignore_index=IGNORE, reduction="none")  # 0 where ignored
         return self.alpha * (weights * focus(nll, self.gamma)).sum(), weights.sum(dtype=torch.float64)
+
+    def weigh(self, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The weight alone."""
+        return weigh_pixels(truth, class_weights).sum(dtype=torch.float64)
 
 
 def focus(nll: Tensor, gamma: float) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from seg.data.images import Pixels
 from seg.data.preprocess import Statistics, normalise
+from seg.precision import autocast
 from seg.recipe import Tiling
 from seg.tiling import Span, padded_length, place_spans, reflect_pad
 from seg.upsampling import Resampling, classes_at_own_size, top_class
@@ -102,7 +103,7 @@ class Predictor:
             crops = normalise(crops, mean, std)  # [N, K, channels, crop height, crop width]
             if not self.takes_frames:
                 crops = crops[:, 0].contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with autocast(self.device, self.precision):
                 logits = self.model(crops)
             yield from logits.float()[: len(chosen)]
 

@@ -26,7 +26,7 @@ def progress(what: str, total: int, *, line_every_s: float = LINE_EVERY_S) -> It
         with _bar(what, total) as advance:
             yield advance
     else:
-        with _lines(what, total, line_every_s) as advance:
+        with plain_lines(what, total, line_every_s) as advance:
             yield advance
 
 
@@ -52,9 +52,10 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
 
 
 @contextmanager
-def _lines(what: str, total: int, line_every_s: float) -> Iterator[Advance]:
+def plain_lines(what: str, total: int, line_every_s: float, *, done: int = 0) -> Iterator[Advance]:
+    """A log's part of `progress`; `done`: how many were done before."""
     started = last_line = time.monotonic()
-    done, last_note = 0, ""
+    last_note = ""
 
     def say(now: float) -> None:
         note = f"  {last_note}" if last_note else ""

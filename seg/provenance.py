@@ -1,12 +1,14 @@
 """Which code and which packages made a result."""
 
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "opencv-python", "pyarrow", "safetensors")
 
 
+@cache
 def package_versions() -> dict[str, str]:
     """Versions of the packages that can change a result; those not installed are left out."""
     versions = {}
@@ -18,6 +20,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+@cache
 def code_version() -> str:
     """Version of fringe, and the commit of the checkout it runs from ('+' where files have changed)."""
     try:

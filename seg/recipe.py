@@ -160,10 +160,16 @@ class Optimizer:
     """Learning rate; the highest one of the schedule."""
     weight_decay: float = 1e-2
     """Decoupled for adamw, L2 for the others."""
-    schedule: Literal["constant", "one_cycle", "step"] = "one_cycle"
+    schedule: Literal["constant", "one_cycle", "step", "cosine", "poly"] = "one_cycle"
     """How the rate moves over the run; one_cycle warms up over the first 30 % (arXiv:1708.07120)."""
     steps: tuple[tuple[int, float], ...] = ()
     """Of the step schedule: pairs of the epoch after which, and the factor at which, lr is taken."""
+    poly_power: float = 0.9
+    """Of the poly schedule: the exponent of the share of the run that is left."""
+    warmup_epochs: float = 0.0
+    """Rise to lr in a straight line over so many epochs, then follow the schedule; one_cycle has its own."""
+    clip_norm: float = 0.0
+    """Scale a step's gradients down to this norm over all of them; 0: never."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < inf:
@@ -172,6 +178,25 @@ class Optimizer:
             raise RequestError(
                 f"recipe: optimizer.weight_decay is {self.weight_decay}, not 0 or more; "
                 "try --optimizer.weight-decay 0"
+            )
+        for name, value in (("warmup_epochs", self.warmup_epochs), ("clip_norm", self.clip_norm)):
+            if not 0 <= value < inf:
+                option = name.replace("_", "-")
+                raise RequestError(
+                    f"recipe: optimizer.{name} is {value}, not 0 or more; try --optimizer.{option} 0"
+                )
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        if not 0 < self.poly_power < inf:
+            raise RequestError(
+                f"recipe: optimizer.poly_power is {self.poly_power}, not above 0; "
+                "try --optimizer.poly-power 0.9"
+            )
+        if self.warmup_epochs and self.schedule == "one_cycle":
+            raise RequestError(
+                f"recipe: optimizer.warmup_epochs is {self.warmup_epochs}, but one_cycle has one of its "
+                "own; set it to 0, or choose --optimizer.schedule cosine"
             )
         epochs = [epoch for epoch, _ in self.steps]
         if epochs != sorted(set(epochs)) or any(
@@ -224,18 +249,31 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     batch: int = 8
     """Crops in a step, over all workers."""
+    accumulate: int = 1
+    """Parts, one after another, in which a worker computes its share of a batch: less memory."""
     epochs: int = 20
     """Passes over the training images."""
     patience: int = 0
     """Stop after so many epochs without a better validation mIoU; 0: never."""
-    precision: Literal["float32", "bf16"] = "bf16"
-    """What forward and backward compute in; weights and losses stay float32."""
+    precision: Literal["float32", "bf16", "fp16"] = "bf16"
+    """What forward and backward compute in; weights and losses stay float32; fp16 has a loss scale."""
+    ema_decay: float = 0.0
+    """Keep a moving average of the weights, of which each step leaves this share: 0.999; 0: none."""
+    batch_norm: Literal["own", "synchronised", "frozen"] = "own"
+    """What batch norm sees: its worker's crops; all workers' (on GPUs alone); or none, kept as it starts."""
+    compile: bool = False
+    """Compile the network by torch.compile: minutes at the start, faster steps."""
     tiling: Tiling = field(default_factory=Tiling)
 
     def __post_init__(self) -> None:
         _check_positive("batch", self.batch)
         _check_positive("epochs", self.epochs)
         _check_positive("frames", self.frames)
+        _check_positive("accumulate", self.accumulate)
+        if not 0 <= self.ema_decay < 1:
+            raise RequestError(
+                f"recipe: ema_decay is {self.ema_decay}, not from 0 to below 1; try --ema-decay 0.999"
+            )
         if self.patience < 0:
             raise RequestError(f"recipe: patience is {self.patience}, below 0; try --patience 0")
         if not 0 < self.validation_share < 1:

@@ -31,6 +31,10 @@ class Dice:
         ratios = 2 * overlap / (probabilities.sum(2) + true_px).where(true_px > 0, 1)
         return weigh_regions(1 - ratios, true_px > 0, class_weights)
 
+    def weigh(self, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The weight alone."""
+        return (class_weights * find_regions(truth, len(class_weights))).sum(dtype=torch.float64)
+
 
 @dataclass(frozen=True, slots=True)
 class Lovasz:
@@ -48,6 +52,10 @@ class Lovasz:
         other = (truth != IGNORE).flatten(1)[:, None] & ~is_class
         losses = (errors * lovasz_steps(errors, is_class, other)).sum(2)
         return weigh_regions(losses, is_class.any(2), class_weights)
+
+    def weigh(self, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The weight alone."""
+        return (class_weights * find_regions(truth, len(class_weights))).sum(dtype=torch.float64)
 
 
 def lovasz_steps(errors: Tensor, is_class: Tensor, other: Tensor) -> Tensor:
@@ -75,6 +83,13 @@ def split_by_class(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     is_class = truth[:, None] == classes
     probabilities = logits.softmax(1) * (truth != IGNORE)[:, None]
     return probabilities.flatten(2), is_class.flatten(2)
+
+
+def find_regions(truth: Tensor, num_classes: int) -> Tensor:
+    """Whether each crop's truth, int64 [N, H, W], has each class: bool [N, C]."""
+    codes = truth.clamp(max=num_classes).flatten(1)  # the last column takes what is ignored
+    present = torch.zeros(len(truth), num_classes + 1, dtype=torch.bool, device=truth.device)
+    return present.scatter_(1, codes, True)[:, :num_classes]
 
 
 def weigh_regions(losses: Tensor, present: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:

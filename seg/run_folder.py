@@ -12,9 +12,9 @@ import numpy as np
 from seg import metrics
 from seg.data.training_data import TrainingData
 from seg.errors import RequestError
-from seg.files import replacing, write_bytes, write_json
+from seg.files import first_difference, is_leftover, replacing, write_bytes, write_json
 from seg.recipe import Recipe, recipe_to_dict
-from seg.training_state import Journal, read_journal, state_file
+from seg.training_state import Journal, read_journal
 
 
 def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Any]:
@@ -44,30 +44,20 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
         found = json.loads(file.read_text(encoding="utf-8"))
         if found != wanted:
             raise RequestError(
-                f"--out {folder} holds another run, with {_difference(found, wanted)}; give another --out"
+                f"--out {folder} holds another run, with {first_difference(found, wanted)}; "
+                "give another --out"
             )
     elif folder.exists() and not folder.is_dir():
         raise RequestError(f"--out {folder} is a file; give an empty or a new folder")
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()):
         raise RequestError(f"--out {folder} holds other files and no run.json; give an empty or a new folder")
     else:
         write_json(file, wanted)
 
 
-def _difference(found: Any, wanted: Any, where: str = "") -> str:
-    """The first field in which two plain values differ, with both."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(set(found) | set(wanted)):
-            if found.get(key) != wanted.get(key):
-                return _difference(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
-    if isinstance(found, list):
-        return f"other values of {where}"
-    return f"{where} {found} instead of {wanted}"
-
-
 def read_run(folder: Path) -> Journal | None:
     """The journal of a run that has finished an epoch; None before that."""
-    return read_journal(state_file(folder)) if state_file(folder).is_file() else None
+    return read_journal(folder)
 
 
 def write_history(folder: Path, journal: Journal) -> None:

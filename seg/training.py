@@ -1,36 +1,43 @@
 """The training loop: plain PyTorch, in one process or in one of several that torch.distributed connects."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from math import cos, pi
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from math import nan
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from seg import metrics
 from seg.checkpoint import ModelCard, save_model
+from seg.checkpoint_store import CheckpointStore
 from seg.class_weights import median_frequency_weights
-from seg.data.crops import CropSampler
+from seg.data.crops import Batch, CropSampler
 from seg.data.pack import Pack, PackedImage
 from seg.data.preprocess import Statistics
 from seg.data.training_data import TrainingData, open_packs
-from seg.errors import RequestError
-from seg.losses import build_loss, mean_loss
+from seg.errors import RequestError, TrainingDiverged
+from seg.files import persistently
+from seg.learner import Learner
+from seg.losses import build_loss
+from seg.memory import peak_memory_bytes
 from seg.metrics import confusion_matrix
 from seg.models.build import build
 from seg.predict import Predictor
 from seg.provenance import code_version, package_versions
-from seg.recipe import Optimizer, Recipe, recipe_to_dict
-from seg.training_state import Journal, load_state, save_state, state_file
+from seg.ranks import find_ranks
+from seg.recipe import Recipe, recipe_to_dict
+from seg.schedule import learning_rate
+from seg.state_files import best_epochs, best_folder, epoch_name, newest_state, settle_best
+from seg.training_reports import EpochResult, OnStep, Position, StepReport
+from seg.training_state import Journal, save_state
 
-OnStep = Callable[[int, int, float], None]
-"""Called after each step with the epoch and the step in it (both from 1) and this rank's loss."""
+SKIPS_ALLOWED = 9
+"""Steps in a row whose loss was not finite; one more ends the training."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,140 +51,140 @@ class TrainingPlan:
     """Absolute path of the run's folder, on storage that every worker sees."""
     parent: str
     """Run or trial that this training is, for the model file's provenance."""
-
-
-@dataclass(frozen=True, slots=True)
-class EpochResult:
-    """One epoch, trained and validated: the same on every rank, but for the seconds."""
-
-    epoch: int
-    loss: float
-    lr: float
-    confusion: NDArray[np.int64]
-    seconds: float
-    crops_per_second: float
-    wait_share: float
-    """Share of the training time spent waiting for crops."""
+    keep_best: int = 1
+    """How many of the best epochs' model files stay."""
+    checkpoints: str | None = None
+    """URI of storage that has a copy of states and best model files too."""
+    lock: tuple[Path, str] | None = None
+    """The folder that the job holds for this training, and the token of its lock."""
 
     @property
-    def miou(self) -> float:
-        """Mean IoU over the validation images, all pixels together; NaN without any truth."""
-        return metrics.mean_present(metrics.iou(self.confusion))
-
-    def row(self) -> dict[str, float | int | None]:
-        """The epoch's line in history.csv."""
-        return {
-            "epoch": self.epoch,
-            "loss": self.loss,
-            "lr": self.lr,
-            "miou": self.miou,
-            "dice": metrics.mean_present(metrics.dice(self.confusion)),
-            "pixel_accuracy": metrics.pixel_accuracy(self.confusion),
-            "crops_per_second": self.crops_per_second,
-            "wait_share": self.wait_share,
-            "seconds": self.seconds,
-        }
+    def keeps_epochs(self) -> bool:
+        """Whether model files are kept by epoch, in best/, besides best.safetensors."""
+        return self.keep_best > 1 or self.checkpoints is not None
 
 
 class Training:
     """A training in progress on this rank; picks up the state its folder holds."""
 
-    def __init__(self, plan: TrainingPlan, device: torch.device) -> None:
-        """Open packs, build the network, load the last state. RequestError: recipe and data do not fit."""
+    def __init__(
+        self, plan: TrainingPlan, device: torch.device, *, may_write: Callable[[], None] = lambda: None
+    ) -> None:
+        """Open packs, build the network, load the last state. RequestError: recipe and data do not fit.
+
+        may_write: called before each epoch is saved; it raises where the folder is no longer ours.
+        """
         recipe = plan.recipe
-        self.plan, self.recipe, self.device = plan, recipe, device
-        self.rank, self.world_size = _world()
+        self.plan, self.recipe, self.device, self.may_write = plan, recipe, device, may_write
+        self.ranks = find_ranks()
         self.train_pack, self.validation_pack = open_packs(plan.data, recipe)
         fitted = recipe.preprocessing.normalisation == "fitted"
         self.statistics = fit_statistics(self.train_pack, self.validation_pack) if fitted else None
         self.sampler = CropSampler(self.train_pack, recipe, seed=plan.seed, fitted=self.statistics)
-        if self.sampler.batch < self.world_size:
+        if self.sampler.batch < self.ranks.world_size:
             raise RequestError(
-                f"{self.world_size} workers share a batch of {self.sampler.batch} crops; lower --workers"
+                f"{self.ranks.world_size} workers share a batch of {self.sampler.batch} crops; "
+                "lower --workers"
             )
         torch.manual_seed(plan.seed)
-        state = state_file(plan.folder)
-        self.model = build(
+        self.store = CheckpointStore.open(plan.checkpoints, plan.folder.name) if plan.checkpoints else None
+        state = newest_state(plan.folder)
+        model = build(
             recipe.model,
             backbone=recipe.backbone,
             num_classes=len(plan.data.classes),
             channels=recipe.preprocessing.channels,
-            weights="none" if state.is_file() else recipe.weights,
+            weights="none" if state else recipe.weights,
             options=dict(recipe.model_options),
-        ).to(device)
-        self.model.to(memory_format=torch.channels_last)
-        self.loss = build_loss(
+        )
+        loss = build_loss(
             recipe.loss,
             find_class_weights(recipe, self.train_pack),
-            recipe.output_weights or getattr(self.model, "OUTPUT_WEIGHTS", (1.0,)),
+            recipe.output_weights or getattr(model, "OUTPUT_WEIGHTS", (1.0,)),
         )
-        self.optimizer = build_optimizer(self.model, recipe.optimizer)
-        self.journal = load_state(state, self.model, self.optimizer) if state.is_file() else Journal()
-        self.network = DistributedDataParallel(self.model) if self.world_size > 1 else self.model
+        self.learner = Learner(model, loss, recipe, device, self.ranks)
+        self.journal = Journal(**state.journal) if state else Journal()
+        if state:
+            self.learner.restore(state.tensors)
+        self.position = Position(self.journal.epochs_done, 0, "loading")
+        """Where this rank is, for whoever watches it from another thread."""
 
     def epochs(self, on_step: OnStep | None = None) -> Iterator[EpochResult]:
-        """Train the epochs that are left, one a step of the iterator; each is saved before it is yielded."""
+        """Train the epochs that are left, one a step of the iterator; each is saved before it is yielded.
+
+        TrainingDiverged: the loss was not finite too many times in a row.
+        """
         while not self.journal.is_finished(self.recipe):
             epoch = self.journal.epochs_done + 1
             started = time.perf_counter()
-            torch.manual_seed(_fold(self.plan.seed, epoch, self.rank))
-            loss, rate, wait_share, crops_per_second = self._train_epoch(epoch, on_step)
+            torch.manual_seed(_fold(self.plan.seed, epoch, self.ranks.rank))
+            trained = self._train_epoch(epoch, on_step)
+            between = time.perf_counter()
+            self.position = Position(epoch, trained.steps, "validating")
             confusion = self.validate()
-            seconds = time.perf_counter() - started
-            result = EpochResult(epoch, loss, rate, confusion, seconds, crops_per_second, wait_share)
+            ended = time.perf_counter()
+            memory = peak_memory_bytes(self.device)
+            result = EpochResult(trained, confusion, ended - started, ended - between, memory)
             self._save(result)
             yield result
 
-    def _train_epoch(self, epoch: int, on_step: OnStep | None) -> tuple[float, float, float, float]:
-        self.network.train()
-        steps = self.sampler.steps_per_epoch
-        total, rate, waited = torch.zeros((), device=self.device), 0.0, 0.0
+    def _train_epoch(self, epoch: int, on_step: OnStep | None) -> StepReport:
+        """Train all steps of an epoch; the last one's report, with the mean loss."""
+        self.learner.begin_epoch()
+        steps, losses, waited = self.sampler.steps_per_epoch, [], 0.0
+        report = StepReport(epoch, 0, steps, nan, nan, 0.0, 0.0, 0)
         started = time.perf_counter()
-        for step in range(steps):
-            asked = time.perf_counter()
-            batch = self.sampler.batch_at(epoch, step, rank=self.rank, world_size=self.world_size)
-            waited += time.perf_counter() - asked
-            rate = learning_rate(self.recipe.optimizer, (epoch - 1) * steps + step, self.recipe.epochs, steps)
-            loss = self._step(*batch.to_inputs(self.device), rate)
-            total += loss
-            if on_step is not None:
-                on_step(epoch, step + 1, float(loss) * self.world_size)
-        mean = float(self._sum_over_ranks(total)) / steps
-        seconds = time.perf_counter() - started
-        return mean, rate, waited / seconds, steps * self.sampler.batch / seconds
+        with closing(self._batches(epoch)) as batches:
+            for step in range(1, steps + 1):
+                self.position = Position(epoch, step, "loading")
+                asked = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - asked
+                self.position = Position(epoch, step, "computing")
+                done = (epoch - 1) * steps + step - 1
+                rate = learning_rate(self.recipe.optimizer, done, self.recipe.epochs, steps)
+                result = self.learner.step(batch, rate, len(self.plan.data.classes))
+                losses += [] if result.skipped else [result.loss]
+                self._count_skips(batch, epoch, step, skipped=result.skipped)
+                seconds = time.perf_counter() - started
+                speed, share = step * self.sampler.batch / seconds, waited / seconds
+                report = StepReport(epoch, step, steps, result.loss, rate, speed, share, step - len(losses))
+                if on_step is not None:
+                    on_step(report)
+        return replace(report, loss=sum(losses) / len(losses) if losses else nan)
 
-    def _step(self, images: Tensor, truth: Tensor, rate: float) -> Tensor:
-        """One step; returns this rank's share of the batch's loss, of which the ranks' sum is the whole."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            logits = self.network(images)
-        sums, weights = self.loss(logits, truth)
-        loss = mean_loss(sums, self._sum_over_ranks(weights))
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.world_size).backward()  # DDP takes the mean over ranks of what must be a sum
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        return loss.detach()
+    def _batches(self, epoch: int) -> Generator[Batch, None, None]:
+        ranks = self.ranks
+        pin = self.device.type == "cuda"
+        return self.sampler.batches(epoch, rank=ranks.rank, world_size=ranks.world_size, pin=pin)
+
+    def _count_skips(self, batch: Batch, epoch: int, step: int, *, skipped: bool) -> None:
+        self.journal.skips = self.journal.skips + 1 if skipped else 0
+        if self.journal.skips > SKIPS_ALLOWED:
+            names = ", ".join(dict.fromkeys(batch.names))
+            raise TrainingDiverged(
+                f"the loss was not finite in {self.journal.skips} steps in a row, the last in step {step} "
+                f"of epoch {epoch} with {names}; lower --optimizer.lr, or look at these images"
+            )
 
     def validate(self) -> NDArray[np.int64]:
         """Confusion matrix of all validation images at their own size, int64 [C, C], the same on every rank.
 
         Each image is counted on one rank, none twice: no padding, whatever the number of workers.
         """
-        if self.world_size > 1:  # batch norm's running statistics are rank 0's, as in the model file
-            for buffer in self.model.buffers():
-                dist.broadcast(buffer, src=0)
+        self.learner.agree()
         predictor = Predictor(
-            self.model, self.recipe.tiling, batch=1, device=self.device, precision=self.recipe.precision
+            self.learner.judged,
+            self.recipe.tiling,
+            batch=1,
+            device=self.device,
+            precision=self.recipe.precision,
         )
-        windows = self.validation_pack.windows(self.recipe.frames, first=self.rank, step=self.world_size)
+        windows = self.validation_pack.windows(
+            self.recipe.frames, first=self.ranks.rank, step=self.ranks.world_size
+        )
         confusion = count_confusion(predictor, windows, self.statistics, len(self.plan.data.classes))
-        return self._sum_over_ranks(confusion).cpu().numpy()
-
-    def _sum_over_ranks(self, value: Tensor) -> Tensor:
-        if self.world_size > 1:
-            dist.all_reduce(value)
-        return value
+        return self.ranks.sum(confusion).cpu().numpy()
 
     def _save(self, result: EpochResult) -> None:
         """Best model file first, the state last: killed between the two, the epoch is trained again."""
@@ -186,12 +193,23 @@ class Training:
         if better:
             self.journal.best_epoch, self.journal.best_miou = result.epoch, result.miou
             self.journal.best_confusion = result.confusion.tolist()
-        if self.rank == 0:
-            if better:
-                save_model(self.plan.folder / "best.safetensors", self.model, self.card(result))
-            save_state(state_file(self.plan.folder), self.model, self.optimizer, self.journal)
-        if self.world_size > 1:
-            dist.barrier()  # nobody goes on from an epoch that is not saved
+        if self.ranks.rank == 0:
+            persistently(partial(self._write, result, better=better), str(self.plan.folder))
+            if self.store:
+                self.store.publish(self.plan.folder, result.epoch)
+        self.ranks.wait()  # nobody goes on from an epoch that is not saved
+
+    def _write(self, result: EpochResult, *, better: bool) -> None:
+        """Write what an epoch changed; may be called again after it failed anywhere."""
+        folder, history = self.plan.folder, self.journal.history
+        self.may_write()
+        if better:
+            save_model(folder / "best.safetensors", self.learner.judged, self.card(result))
+        if self.plan.keeps_epochs and result.epoch in best_epochs(history, self.plan.keep_best):
+            save_model(best_folder(folder) / epoch_name(result.epoch), self.learner.judged, self.card(result))
+        save_state(folder, self.learner, self.journal)
+        if self.plan.keeps_epochs:
+            settle_best(folder, history, self.plan.keep_best)
 
     def card(self, result: EpochResult) -> ModelCard:
         """What the model file of this epoch says of itself."""
@@ -252,47 +270,5 @@ def count_confusion(
     return total
 
 
-def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """The optimiser a recipe names."""
-    match settings.name:
-        case "adam":
-            return torch.optim.Adam(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
-        case "adamw":
-            return torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
-        case "sgd":
-            return torch.optim.SGD(
-                model.parameters(), settings.lr, momentum=0.9, weight_decay=settings.weight_decay
-            )
-
-
-def learning_rate(settings: Optimizer, step: int, epochs: int, steps_per_epoch: int) -> float:
-    """The rate of a run's step, counted from 0: a pure function, so that it resumes.
-
-    step: lr times the factor of the last pair whose epoch, counted from 1, is over.
-    one_cycle: from lr / 25 up to lr over 30 % of the run, then down to lr / 250000, both along a half cosine
-    (Smith and Topin 2018, arXiv:1708.07120; the same numbers as torch's OneCycleLR).
-    """
-    if settings.schedule == "constant":
-        return settings.lr
-    if settings.schedule == "step":
-        over = [factor for epoch, factor in settings.steps if step >= epoch * steps_per_epoch]
-        return settings.lr * (over[-1] if over else 1)
-    steps = epochs * steps_per_epoch
-    start, end, peak, last = settings.lr / 25, settings.lr / 250_000, 0.3 * steps - 1, steps - 1
-    if step <= peak:
-        return _half_cosine(start, settings.lr, step / peak)
-    return _half_cosine(settings.lr, end, (step - peak) / (last - peak))
-
-
-def _half_cosine(begin: float, end: float, share: float) -> float:
-    return end + (begin - end) * (1 + cos(pi * share)) / 2
-
-
 def _fold(seed: int, epoch: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
-
-
-def _world() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1

@@ -1,19 +1,11 @@
-"""Resumable state of a training: one safetensors file, its scalars as JSON in the metadata."""
+"""What a training goes on from: all that its steps changed, and the journal of its epochs."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
-
-from seg.files import write_bytes
+from seg.learner import Learner
 from seg.recipe import Recipe
-
-METADATA_KEY = "fringe-state"
+from seg.state_files import State, epoch_name, find_epochs, last_folder, newest_journal, write_state
 
 
 @dataclass(slots=True)
@@ -24,6 +16,8 @@ class Journal:
     best_epoch: int = 0
     best_miou: float = -1.0
     best_confusion: list[list[int]] = field(default_factory=list)
+    skips: int = 0
+    """Steps in a row, up to the last one, that were left out."""
 
     @property
     def epochs_done(self) -> int:
@@ -37,46 +31,18 @@ class Journal:
 
 
 def state_file(folder: Path) -> Path:
-    """Where a run keeps its state."""
-    return folder / "last" / "state.safetensors"
+    """A run's newest state; where it has none, what its first one will be called."""
+    files = last_folder(folder)
+    epochs = find_epochs(path.name for path in files.glob("*")) if files.is_dir() else []
+    return files / epoch_name(max(epochs, default=1))
 
 
-def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, journal: Journal) -> None:
-    """Write weights, buffers, the optimiser's moments and the journal as one file, whole or not at all.
-
-    Random generators are not in it: each epoch reseeds them from (seed, epoch, rank).
-    """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(tensors, {METADATA_KEY: json.dumps(asdict(journal))}))
+def save_state(folder: Path, learner: Learner, journal: Journal) -> None:
+    """Write a run's state after an epoch (see `write_state`)."""
+    write_state(folder, State(asdict(journal), learner.tensors()))
 
 
-def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Journal:
-    """Fill model and optimiser from a state file and return its journal."""
-    with safe_open(path, framework="pt") as file:
-        journal = read_journal(path)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    model.load_state_dict(_below("model", tensors))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _below("optimizer", tensors).items():
-        index, _, moment = name.partition(".")
-        moments.setdefault(int(index), {})[moment] = tensor
-    values: dict[str, Any] = optimizer.state_dict()
-    optimizer.load_state_dict(values | {"state": moments})
-    return journal
-
-
-def read_journal(path: Path) -> Journal:
-    """The journal alone, without the tensors."""
-    with safe_open(path, framework="pt") as file:
-        return Journal(**json.loads(file.metadata()[METADATA_KEY]))
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(f"{prefix}."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(f"{prefix}.")
-    }
+def read_journal(folder: Path) -> Journal | None:
+    """The journal of the state that a run goes on from; None where no epoch is done."""
+    values = newest_journal(folder)
+    return None if values is None else Journal(**values)

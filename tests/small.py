@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -161,13 +161,18 @@ def wait_until(condition: Callable[[], object], what: str, *, within_s: float = 
         pause.wait(0.02)
 
 
-def start_job(verb: str, *words: object, **variables: object) -> subprocess.Popen[str]:
-    """A job as a process of its own, as a user starts it; its output is kept for `communicate`."""
+def start_job(
+    verb: str, *words: object, log: IO[str] | None = None, **variables: object
+) -> subprocess.Popen[str]:
+    """A job as a process of its own, as a user starts it; its output is kept for `communicate`.
+
+    log: where its errors go instead, to be read while it runs.
+    """
     return subprocess.Popen(
         [sys.executable, ROOT / "jobs" / f"{verb}.py", *map(str, words)],
         env=os.environ | {name: str(value) for name, value in variables.items()},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=log or subprocess.PIPE,
         text=True,
     )
 

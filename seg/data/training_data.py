@@ -1,16 +1,19 @@
 """What a training reads: samples split in two, their fingerprint, their packs."""
 
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from seg.data import DATASETS
-from seg.data.background import Backgrounds, Frame
+from seg.data.background import Frame
 from seg.data.fingerprint import data_fingerprint
 from seg.data.layout import DataSet, Sample
-from seg.data.pack import Pack, PackSettings, ensure_pack, pack_folder
+from seg.data.pack import Pack, pack_folder
+from seg.data.pack_build import PrepareRows, ensure_pack
+from seg.data.pack_rows import PackPlan, PackSettings, rows_by_threads
 from seg.data.sequences import window_places
 from seg.data.splits import Split, split_samples
-from seg.errors import RequestError, describe_unknown
+from seg.errors import DataWarning, RequestError, describe_unknown
 from seg.recipe import Recipe
 
 
@@ -25,6 +28,8 @@ class TrainingData:
     sequences: dict[str, tuple[Frame, ...]]
     """All frames of each sequence, labelled or not and whatever the limit, where backgrounds or windows are
     made of them; else empty."""
+    packs: Path = field(default_factory=pack_folder)
+    """Folder of the packs, as the job's environment names it: that of its workers may name another."""
 
 
 def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | None = None) -> TrainingData:
@@ -77,25 +82,41 @@ def _with_neighbours(
     return tuple(seen)
 
 
-def open_packs(data: TrainingData, recipe: Recipe) -> tuple[Pack, Pack]:
-    """The packs for training and for validation, built where they are missing."""
-    settings = PackSettings(
-        preprocessing=recipe.preprocessing,
-        label_map=recipe.label_map,
-        num_classes=len(data.classes),
-        own_masks=False,
-    )
-    folder = pack_folder() / "backgrounds" / data.fingerprint[:24]
-    backgrounds = Backgrounds(recipe.preprocessing, folder, data.sequences.__getitem__)
+def plan_packs(data: TrainingData, recipe: Recipe) -> tuple[PackPlan, PackPlan]:
+    """The packs for training and for validation, as they are or will be built."""
     train, validation = (
-        Pack(
-            ensure_pack(
-                _with_neighbours(samples, data.sequences, recipe.frames),
-                data.fingerprint,
-                replace(settings, own_masks=own_masks),
-                backgrounds,
-            )
+        PackPlan(
+            samples=_with_neighbours(samples, data.sequences, recipe.frames),
+            fingerprint=data.fingerprint,
+            settings=PackSettings(
+                preprocessing=recipe.preprocessing,
+                label_map=recipe.label_map,
+                num_classes=len(data.classes),
+                own_masks=own_masks,
+            ),
+            sequences=data.sequences,
+            folder=data.packs,
         )
         for samples, own_masks in ((data.split.train, False), (data.split.validation, True))
     )
     return train, validation
+
+
+def open_packs(
+    data: TrainingData, recipe: Recipe, prepare: PrepareRows = rows_by_threads
+) -> tuple[Pack, Pack]:
+    """The packs for training and for validation, built where they are missing; see `ensure_pack`."""
+    train, validation = (Pack(ensure_pack(plan, prepare)) for plan in plan_packs(data, recipe))
+    return train, validation
+
+
+def warn_of_absent_classes(classes: tuple[str, ...], train: Pack) -> None:
+    """Say which classes no training image shows, so that no model can learn them."""
+    seen = train.class_pixels().sum(0)
+    absent = [name for name, pixels in zip(classes, seen, strict=True) if not pixels]
+    if absent:
+        warnings.warn(
+            f"data: no training image shows class {', '.join(absent)}; no model can learn to predict it",
+            DataWarning,
+            stacklevel=2,
+        )

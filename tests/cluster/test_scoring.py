@@ -242,6 +242,7 @@ def test_a_killed_job_goes_on_with_the_same_command_and_counts_each_image_once(
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_sigterm_while_ray_scores_is_exit_code_4_and_the_token_is_the_owners_alone(
     write_archive: WriteArchive, score_in_process: Score, model: Path, tmp_path: Path
 ) -> None:

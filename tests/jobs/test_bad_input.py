@@ -266,11 +266,13 @@ def test_training_data_without_labels(capfd: Screen, archive: Path) -> None:
     assert line == f"data {archive}: none of its 4 images has a label in masks/"
 
 
-def test_training_data_of_which_no_validation_pixel_counts(capfd: Screen, archive: Path) -> None:
-    for mask in (archive / "masks").rglob("*.png"):
-        cv2.imwrite(str(mask), np.full((64, 96), 255, np.uint8))
-    line = refused_training(capfd, archive)
-    assert line.startswith(f"data {archive}: every pixel of the 2 validation images is ignored")
+def test_data_of_which_no_pixel_counts(capfd: Screen, archive: Path) -> None:
+    for part in ("validation", "training"):  # s0 is the one to validate on, then all are ignored
+        for mask in (archive / "masks").rglob("*.png" if part == "training" else "s0/*.png"):
+            cv2.imwrite(str(mask), np.full((64, 96), 255, np.uint8))
+        line = refused_training(capfd, archive)
+        assert line.startswith(f"data {archive}: every pixel of the 2 {part} images is ignored")
+        assert line.endswith("label some, or use another --seed")
 
 
 def test_missing_training_data(capfd: Screen, tmp_path: Path) -> None:
@@ -398,19 +400,7 @@ def test_another_training_in_the_same_folder_names_the_field(capfd: Screen, arch
         line = refused("train", capfd, *words, *other)
         assert line.startswith(f"--out {out} holds another run, with {difference}")
     line = refused("tune", capfd, *RECIPE, "--data", archive, "--out", "out", "--trials", 2)
-    assert line == f"--out {out} holds another run, with trials None instead of 2; give another --out"
-
-
-def test_another_search_in_the_same_folder_names_the_field(capfd: Screen, archive: Path) -> None:
-    words = (*RECIPE, "--data", archive, "--trials", 2)
-    assert run("train", capfd, *words[:-2], "--out", "run", "--workers", 0)[0] == 0
-    Path("out").mkdir()
-    identity = json.loads(Path("run/run.json").read_text()) | {"trials": 3}
-    Path("out/run.json").write_text(json.dumps(identity))
-    line = refused("tune", capfd, *words, "--out", "out")
-    assert line.endswith("holds another run, with trials 3 instead of 2; give another --out")
-    line = refused("tune", capfd, *words, "--trials", 3, "--loss", "focal", "--out", "out")
-    assert line.endswith("with recipe.loss cross_entropy instead of focal; give another --out")
+    assert line == f"--out {out} holds another run, with kind None instead of search; give another --out"
 
 
 @pytest.mark.parametrize("verb", ["score", "train"])

@@ -22,8 +22,8 @@ def run(verb: str, *words: str, cwd: Path) -> tuple[str, set[str]]:
     return done.stdout, {module.partition(".")[0] for module in modules}
 
 
-def test_there_are_six_jobs() -> None:
-    assert JOBS == ["convert", "label", "score", "simulate", "train", "tune"]
+def test_there_are_seven_jobs() -> None:
+    assert JOBS == ["convert", "label", "pack", "score", "simulate", "train", "tune"]
 
 
 @pytest.mark.parametrize("verb", JOBS)
@@ -37,8 +37,12 @@ def test_help_answers_without_loading_what_is_slow(verb: str, tmp_path: Path) ->
 
 OPTIONS = {
     "simulate": "OUT --sequences --frames --size --bits --seed --difficulty",
-    "train": "RECIPE --data --out --workers --epochs --limit --seed --list --optimizer.lr --crops.size-px",
-    "tune": "RECIPE --data --out --trials --epochs --limit --seed --list --optimizer.lr",
+    "train": "RECIPE --data --out --workers --epochs --limit --seed --list --optimizer.lr --crops.size-px "
+    "--gpus-per-worker --cpus-per-worker --wait --restarts --stall-minutes --checkpoints --keep-best "
+    "--mlflow",
+    "tune": "RECIPE --data --out --trials --epochs --limit --seed --list --optimizer.lr --search "
+    "--gpus-per-trial --cpus-per-trial --workers-per-trial",
+    "pack": "RECIPE --data --limit --seed --workers --list",
     "label": "FOLDER --out --classes --model --min-object-px --window-px",
     "score": "ARCHIVE --model --out --labels --masks --workers --limit --halo",
 }

@@ -1,5 +1,10 @@
+import subprocess
+import sys
+import threading
 from pathlib import Path
+from typing import Literal
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,7 +12,9 @@ from PIL import Image
 
 from seg.data.crops import Batch, CropSampler
 from seg.data.layout import Sample
-from seg.data.pack import Pack, PackSettings, ensure_pack
+from seg.data.pack import Pack, PackedImage
+from seg.data.pack_build import ensure_pack
+from seg.data.pack_rows import PackPlan, PackSettings
 from seg.data.preprocess import Statistics
 from seg.errors import RequestError
 from seg.recipe import Augmentation, Crops, Preprocessing, Recipe
@@ -33,8 +40,14 @@ def pack(tmp_path: Path) -> Pack:
         Image.fromarray(places + np.uint16(number * HEIGHT * WIDTH)).save(image)
         Image.fromarray(mask).save(label)
         samples.append(Sample(image.name, image, label, "s"))
-    settings = PackSettings(preprocessing=Preprocessing(), label_map=(), num_classes=2, own_masks=False)
-    return Pack(ensure_pack(tuple(samples), "f", settings))
+    return build_pack(samples)
+
+
+def build_pack(samples: list[Sample], channels: Literal[1, 3] = 1) -> Pack:
+    settings = PackSettings(
+        preprocessing=Preprocessing(channels=channels), label_map=(), num_classes=2, own_masks=False
+    )
+    return Pack(ensure_pack(PackPlan(samples=tuple(samples), fingerprint="f", settings=settings)))
 
 
 def make_sampler(pack: Pack, crops: Crops = CROPS, batch: int = 4, seed: int = 5) -> CropSampler:
@@ -64,11 +77,13 @@ def test_a_crop_is_a_window_of_its_image_flipped_with_its_mask(pack: Pack) -> No
     assert flips == {(1, 1), (1, -1), (-1, 1), (-1, -1)}
 
 
-def test_without_flips_nothing_is_flipped(pack: Pack) -> None:
-    crops = Crops(size_px=(32, 32), per_image=8, flip_rows=False, flip_columns=False)
+@pytest.mark.parametrize("flip_rows", [False, True])
+@pytest.mark.parametrize("flip_columns", [False, True])
+def test_only_the_flips_asked_for_happen(pack: Pack, flip_rows: bool, flip_columns: bool) -> None:
+    crops = Crops(size_px=(32, 32), per_image=8, flip_rows=flip_rows, flip_columns=flip_columns)
     images = make_sampler(pack, crops, batch=24).batch_at(1, 0).images[:, 0].to(torch.int64)
-    assert (images.diff(dim=1) == WIDTH).all()
-    assert (images.diff(dim=2) == 1).all()
+    assert set(images.diff(dim=1).unique().tolist()) == ({WIDTH, -WIDTH} if flip_rows else {WIDTH})
+    assert set(images.diff(dim=2).unique().tolist()) == ({1, -1} if flip_columns else {1})
 
 
 def test_a_batch_depends_on_seed_epoch_and_step_alone(pack: Pack) -> None:
@@ -79,6 +94,7 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone(pack: Pack) -> None:
     assert len({tuple(batch) for batch in batches.values()}) == 4
     sampler = make_sampler(pack)
     assert list_crops(sampler.batch_at(1, 1)) == batches[5, 1, 1]  # in any order of asking
+    assert list_crops(sampler.batch_at(2, 0)) == batches[5, 2, 0]
     assert list_crops(sampler.batch_at(1, 0)) == batches[5, 1, 0]
 
 
@@ -147,8 +163,7 @@ def write_sequences(folder: Path, *, unlabelled: tuple[int, ...] = ()) -> Pack:
             Image.fromarray(np.full((64, 64), 10 * sequence + frame, np.uint8)).save(image)
             Image.fromarray(np.zeros((64, 64), np.uint8)).save(label)
             samples.append(Sample(image.name, image, None if frame in unlabelled else label, f"s{sequence}"))
-    settings = PackSettings(preprocessing=Preprocessing(), label_map=(), num_classes=2, own_masks=False)
-    return Pack(ensure_pack(tuple(samples), f"sequences {unlabelled}", settings))
+    return build_pack(samples)
 
 
 def test_a_window_ends_with_its_own_frame_and_repeats_the_first(tmp_path: Path) -> None:
@@ -181,3 +196,129 @@ def test_augmented_crops_follow_from_the_seed_and_stay_with_their_truth(pack: Pa
     assert torch.equal(batches[0].truth, batches[1].truth)
     assert not torch.equal(batches[0].images, batches[2].images)
     assert (batches[0].truth == 255).any()
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(rotate_degrees=9, contrast=0.5)])
+@pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (3, 2), (2, 50)])
+def test_batches_are_those_of_batch_at_in_order_whatever_prepares_them(
+    pack: Pack, augmentation: Augmentation, threads: int, ahead: int
+) -> None:
+    recipe = Recipe(name="x", crops=CROPS, batch=2, augmentation=augmentation)
+    sampler = CropSampler(pack, recipe, seed=5, fitted=None, threads=threads, ahead=ahead)
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    batches = list(sampler.batches(2, rank=1, world_size=2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert len(batches) == sampler.steps_per_epoch == 4
+    for step, batch in enumerate(batches):
+        expected = make_sampler(pack, batch=2) if augmentation == Augmentation() else sampler
+        plain = expected.batch_at(2, step, rank=1, world_size=2)
+        assert list_crops(batch) == list_crops(plain)
+        assert torch.equal(batch.mean, plain.mean)
+        assert torch.equal(batch.std, plain.std)
+        assert batch.names == plain.names
+
+
+def loader_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("crops")]
+
+
+def test_threads_end_with_their_iterator_also_half_way(pack: Pack) -> None:
+    sampler = make_sampler(pack, batch=1)
+    batches = sampler.batches(1)
+    next(batches)
+    assert loader_threads()
+    del batches
+    assert loader_threads() == []
+    list(sampler.batches(1))
+    assert loader_threads() == []
+
+
+def test_an_iterator_that_is_still_held_does_not_keep_a_process_from_ending(pack: Pack) -> None:
+    program = (
+        "from pathlib import Path; from seg.data.crops import CropSampler; from seg.data.pack import Pack;"
+        "from seg.recipe import Crops, Recipe;"
+        "recipe = Recipe(name='x', batch=1, crops=Crops(size_px=(32, 32)));"
+        f"sampler = CropSampler(Pack(Path({str(pack.path)!r})), recipe, seed=0, fitted=None);"
+        "batches = sampler.batches(1); print(len(next(batches).truth))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+class OneMissing(Pack):
+    """A pack of which an image cannot be read any more, as on storage that went away."""
+
+    def window(self, row: int, frames: int) -> list[PackedImage]:
+        if row == 1:
+            raise OSError("image 1 is gone")
+        return super().window(row, frames)
+
+
+def test_what_goes_wrong_in_a_thread_comes_out_at_its_step(pack: Pack) -> None:
+    recipe = Recipe(name="x", batch=1, crops=Crops(size_px=(32, 32)))
+    order = [make_sampler(pack, recipe.crops, batch=1).batch_at(1, step).names for step in range(3)]
+    bad_step = order.index(("1.png",))
+    batches = CropSampler(OneMissing(pack.path), recipe, seed=5, fitted=None).batches(1)
+    for _ in range(bad_step):
+        next(batches)
+    with pytest.raises(OSError, match="image 1 is gone"):
+        next(batches)
+    assert loader_threads() == []
+
+
+def test_a_batch_names_the_images_of_the_whole_step(pack: Pack) -> None:
+    sampler = make_sampler(pack)
+    for step in range(sampler.steps_per_epoch):
+        whole = sampler.batch_at(1, step)
+        numbers = (whole.images[:, 0, 0, 0].to(torch.int64) // (HEIGHT * WIDTH)).tolist()
+        assert whole.names == tuple(f"{number}.png" for number in numbers)
+        assert all(sampler.batch_at(1, step, rank=k, world_size=3).names == whole.names for k in range(3))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 9])
+def test_parts_of_a_batch_are_its_crops_in_order_none_empty(pack: Pack, parts: int) -> None:
+    batch = make_sampler(pack, batch=4).batch_at(1, 0)
+    split = batch.split(parts)
+    sizes = [len(part.truth) for part in split]
+    assert len(sizes) == min(parts, 4)
+    assert min(sizes) >= 1
+    assert max(sizes) - min(sizes) <= 1
+    assert [crop for part in split for crop in list_crops(part)] == list_crops(batch)
+    assert torch.equal(torch.cat([part.mean for part in split]), batch.mean)
+    assert torch.equal(torch.cat([part.std for part in split]), batch.std)
+    assert all(part.names == batch.names for part in split)
+
+
+def test_crops_of_8_and_of_16_bits_share_a_batch_with_their_values(tmp_path: Path) -> None:
+    samples = []
+    for number, values in enumerate((np.full((64, 64), 200, np.uint8), np.full((64, 64), 60000, np.uint16))):
+        image, label = tmp_path / f"{number}.png", tmp_path / f"{number}m.png"
+        Image.fromarray(values).save(image)
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(label)
+        samples.append(Sample(image.name, image, label, "s"))
+    batch = make_sampler(build_pack(samples), Crops(size_px=(32, 32)), batch=2).batch_at(1, 0)
+    assert sorted(batch.images.flatten(1)[:, 0].tolist()) == [200, 60000]
+    assert batch.images.dtype == torch.uint16
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_crops_of_colour_are_windows_flipped_with_their_mask(tmp_path: Path, wide: bool) -> None:
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 65536 if wide else 256, (48, 56, 3), np.uint16 if wide else np.uint8)
+    mask = random.integers(0, 2, (48, 56), np.uint8)
+    assert cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    pack = build_pack([Sample("a.png", tmp_path / "a.png", tmp_path / "m.png", "s")], channels=3)
+    crops = Crops(size_px=(32, 32), per_image=40, flip_rows=True)
+    recipe = Recipe(name="x", crops=crops, batch=40, preprocessing=Preprocessing(channels=3))
+    batch = CropSampler(pack, recipe, seed=0, fitted=None).batch_at(1, 0)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)  # as the network wants them
+    windows = {}
+    for down, across, top, left in np.ndindex(2, 2, 17, 25):
+        area = np.s_[top : top + 32, left : left + 32]
+        truth, colours = mask[area], pixels[area][..., ::-1]  # OpenCV wrote blue first
+        step = np.s_[:: -1 if down else 1, :: -1 if across else 1]
+        windows[truth[step].tobytes()] = colours[step].transpose(2, 0, 1)
+    for image, truth in zip(batch.images, batch.truth, strict=True):
+        np.testing.assert_array_equal(image.numpy(), windows[truth.numpy().tobytes()])

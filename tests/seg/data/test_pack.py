@@ -1,8 +1,5 @@
 import hashlib
-import multiprocessing
-import os
 import pickle
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,20 +9,20 @@ from PIL import Image
 
 from seg.data.fingerprint import data_fingerprint
 from seg.data.images import decode_image
-from seg.data.layout import Sample, open_plain
-from seg.data.pack import Pack, PackSettings, ensure_pack
+from seg.data.layout import open_plain
+from seg.data.pack import Pack
+from seg.data.pack_build import ensure_pack
+from seg.data.pack_rows import PackPlan, PackSettings, estimate_bytes, rows_by_threads
 from seg.data.preprocess import image_statistics, preprocess
-from seg.errors import RequestError
-from seg.files import replacing
 from seg.recipe import Preprocessing
 from tests.conftest import WriteArchive
 
 SETTINGS = PackSettings(preprocessing=Preprocessing(shrink=3), label_map=(), num_classes=2, own_masks=True)
 
 
-def find_samples(root: Path) -> tuple[tuple[Sample, ...], str]:
+def plan_of(root: Path, settings: PackSettings = SETTINGS) -> PackPlan:
     samples = open_plain(root).samples
-    return samples, data_fingerprint(samples, root)
+    return PackPlan(samples=samples, fingerprint=data_fingerprint(samples, root), settings=settings)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -34,10 +31,10 @@ def find_samples(root: Path) -> tuple[tuple[Sample, ...], str]:
 def test_rows_are_what_preprocessing_gives(
     write_archive: WriteArchive, channels: int, shrink: float, own_masks: bool
 ) -> None:
-    samples, fingerprint = find_samples(write_archive(size=(61, 94)))
     preprocessing = Preprocessing(channels=channels, shrink=shrink)
     settings = replace(SETTINGS, preprocessing=preprocessing, own_masks=own_masks)
-    pack = Pack(ensure_pack(samples, fingerprint, settings))
+    plan = plan_of(write_archive(size=(61, 94)), settings)
+    samples, pack = plan.samples, Pack(ensure_pack(plan))
     assert len(pack) == len(samples)
     for sample, row in zip(samples, pack.images(), strict=True):
         image = decode_image(sample.image.read_bytes())
@@ -60,7 +57,7 @@ def test_a_16_bit_image_stays_16_bit(write_archive: WriteArchive) -> None:
     stored = np.random.default_rng(0).integers(0, 65536, (64, 96), dtype=np.uint16)
     Image.fromarray(stored).save(root / "images/s0/0.png")
     settings = replace(SETTINGS, preprocessing=Preprocessing())
-    row = Pack(ensure_pack(*find_samples(root), settings))[0]
+    row = Pack(ensure_pack(plan_of(root, settings)))[0]
     assert row.pixels.dtype == np.uint16
     np.testing.assert_array_equal(row.pixels, stored)
     assert row.statistics.bit_depth == 16
@@ -75,81 +72,14 @@ def test_each_page_of_a_tiff_is_packed_as_itself(tmp_path: Path) -> None:
     first.save(tmp_path / "images/t.tif", save_all=True, append_images=rest)
     for number, page in enumerate(pages):
         Image.fromarray(page // 30).save(tmp_path / f"masks/t.tif#{number}.png")
-    pack = Pack(ensure_pack(*find_samples(tmp_path), SETTINGS))
+    pack = Pack(ensure_pack(plan_of(tmp_path)))
     assert [(row.name, row.pixels[0, 0], row.mask[0, 0]) for row in pack.images()] == [
         ("t.tif#0", 10, 0), ("t.tif#1", 20, 0), ("t.tif#2", 30, 1),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("kept", [0, 0.3, 0.99])
-def test_a_torn_pack_is_built_again(write_archive: WriteArchive, kept: float) -> None:
-    samples, fingerprint = find_samples(write_archive())
-    path = ensure_pack(samples, fingerprint, SETTINGS)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole))])
-    assert ensure_pack(samples, fingerprint, SETTINGS) == path
-    assert path.read_bytes() == whole  # and two builds write the same bytes
-
-
-def test_a_whole_pack_is_not_built_again(write_archive: WriteArchive) -> None:
-    samples, fingerprint = find_samples(write_archive())
-    path = ensure_pack(samples, fingerprint, SETTINGS)
-    for sample in samples:
-        sample.image.unlink()
-    assert ensure_pack(samples, fingerprint, SETTINGS) == path
-
-
-def test_whatever_changes_a_row_changes_the_pack(write_archive: WriteArchive) -> None:
-    samples, fingerprint = find_samples(write_archive())
-    swapped = (replace(samples[0], label=samples[1].label), replace(samples[1], label=samples[0].label))
-    paths = {
-        ensure_pack(samples, fingerprint, SETTINGS),
-        ensure_pack(samples[:3], fingerprint, SETTINGS),
-        ensure_pack((*swapped, *samples[2:]), fingerprint, SETTINGS),
-        ensure_pack((replace(samples[0], sequence="x"), *samples[1:]), fingerprint, SETTINGS),
-        ensure_pack(samples, fingerprint[::-1], SETTINGS),
-        ensure_pack(samples, fingerprint, replace(SETTINGS, label_map=((1, 255),))),
-        ensure_pack(samples, fingerprint, replace(SETTINGS, num_classes=3)),
-        ensure_pack(samples, fingerprint, replace(SETTINGS, own_masks=False)),
-        ensure_pack(samples, fingerprint, replace(SETTINGS, preprocessing=Preprocessing(shrink=2))),
-    }
-    assert len(paths) == 9
-
-
-def write_half(path: Path) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(b"half")
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_writer_leaves_no_pack(write_archive: WriteArchive) -> None:
-    samples, fingerprint = find_samples(write_archive())
-    path = ensure_pack(samples, fingerprint, SETTINGS)
-    path.unlink()
-    process = multiprocessing.get_context("spawn").Process(target=write_half, args=(path,))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert not path.exists()
-    assert len(Pack(ensure_pack(samples, fingerprint, SETTINGS))) == len(samples)
-
-
-def test_a_bad_image_or_label_is_refused_by_name(write_archive: WriteArchive, own_cache: Path) -> None:
-    root = write_archive()
-    samples, fingerprint = find_samples(root)
-    whole = samples[1].image.read_bytes()
-    samples[1].image.write_bytes(whole[:-40])
-    with pytest.raises(RequestError, match=r"images/s0/1.png: the file ends after .*; mend or remove it"):
-        ensure_pack(samples, fingerprint, SETTINGS)
-    samples[1].image.write_bytes(whole)
-    samples[1].label.write_bytes(whole)
-    with pytest.raises(RequestError, match=r"data: .*images/s0/1.png: label .*masks/s0/1.png holds class id"):
-        ensure_pack(samples, fingerprint, SETTINGS)
-    assert not list((own_cache / "packs").iterdir())
-
-
 def test_a_pack_travels_as_its_path(write_archive: WriteArchive) -> None:
-    pack = Pack(ensure_pack(*find_samples(write_archive()), SETTINGS))
+    pack = Pack(ensure_pack(plan_of(write_archive())))
     sent = pickle.dumps(pack)
     assert len(sent) < 1000
     np.testing.assert_array_equal(pickle.loads(sent)[0].pixels, pack[0].pixels)  # noqa: S301
@@ -157,12 +87,66 @@ def test_a_pack_travels_as_its_path(write_archive: WriteArchive) -> None:
 
 def test_the_fingerprint_is_the_hash_that_the_design_gives(write_archive: WriteArchive) -> None:
     root = write_archive()
-    samples, fingerprint = find_samples(root)
+    plan = plan_of(root)
+    samples, fingerprint = plan.samples, plan.fingerprint
     files = sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
     lines = [f"{name}\0{hashlib.sha256((root / name).read_bytes()).hexdigest()}\n" for name in files]
     assert fingerprint == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert fingerprint == data_fingerprint(reversed(samples), root)
     moved = write_archive("elsewhere")
-    assert find_samples(moved)[1] == fingerprint
+    assert plan_of(moved).fingerprint == fingerprint
     (moved / "masks/s0/0.png").write_bytes(b"other")
-    assert find_samples(moved)[1] != fingerprint
+    assert plan_of(moved).fingerprint != fingerprint
+
+
+def test_whatever_changes_a_row_changes_the_pack(write_archive: WriteArchive) -> None:
+    plan = plan_of(write_archive())
+    samples = plan.samples
+    swapped = (replace(samples[0], label=samples[1].label), replace(samples[1], label=samples[0].label))
+    plans = [
+        plan,
+        replace(plan, samples=samples[:3]),
+        replace(plan, samples=(*swapped, *samples[2:])),
+        replace(plan, samples=(replace(samples[0], sequence="x"), *samples[1:])),
+        replace(plan, fingerprint=plan.fingerprint[::-1]),
+        replace(plan, settings=replace(SETTINGS, label_map=((1, 255),))),
+        replace(plan, settings=replace(SETTINGS, num_classes=3)),
+        replace(plan, settings=replace(SETTINGS, own_masks=False)),
+        replace(plan, settings=replace(SETTINGS, preprocessing=Preprocessing(shrink=2))),
+    ]
+    assert len({plan.path for plan in plans}) == 9
+
+
+@pytest.mark.parametrize("size", [(61, 94), (64, 96)])
+def test_a_row_knows_its_object_pixels_on_a_grid(write_archive: WriteArchive, size: tuple[int, int]) -> None:
+    root = write_archive(size=size)
+    for file in (root / "masks").rglob("*.png"):
+        mask = np.array(Image.open(file))
+        mask[32] = 255
+        Image.fromarray(mask).save(file)
+    plan = plan_of(root, replace(SETTINGS, preprocessing=Preprocessing()))
+    for row in Pack(ensure_pack(plan)).images():
+        grid = [(top, left) for top in range(0, size[0], 8) for left in range(0, size[1], 8)]
+        shown = [number for number, place in enumerate(grid) if row.mask[place] == 1]
+        assert shown
+        assert row.objects.tolist() == shown
+
+
+def test_rows_come_in_order_and_alike_whatever_the_number_of_threads(write_archive: WriteArchive) -> None:
+    plan = plan_of(write_archive())
+    one, three = (list(rows_by_threads(plan, threads)) for threads in (1, 3))
+    assert [row.column("name")[0].as_py() for row in one] == [sample.name for sample in plan.samples]
+    assert all(left.equals(right) for left, right in zip(one, three, strict=True))
+
+
+@pytest.mark.parametrize("own_masks", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_headers_tell_how_large_a_pack_becomes(
+    write_archive: WriteArchive, own_masks: bool, dtype: type[np.generic]
+) -> None:
+    root = write_archive(size=(900, 1000), frames=1)
+    for file in (root / "images").rglob("*.png"):
+        Image.fromarray(np.asarray(Image.open(file)).astype(dtype)).save(file)
+    plan = plan_of(root, SETTINGS)
+    plan = replace(plan, settings=replace(SETTINGS, own_masks=own_masks))
+    assert estimate_bytes(plan) == pytest.approx(ensure_pack(plan).stat().st_size, rel=0.05)

@@ -1,0 +1,405 @@
+"""How fast is training? Its crops, loop, metrics and Ray, and the reference systems' loops beside it.
+
+python -m bench.training [--rows crops loop ...] [--device cpu|cuda] [--repeat 5] [--quick] [--folder DIR]
+
+Contenders take turns, so that they share a busy machine's noise; a row's figure is of the two times of one
+turn. A loop's time is that of its steps, with its crops: validation and files are apart, where they are not
+named. The recipe is the one that jobs take on such a device, without a background.
+"""
+
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+
+from bench.gpu_time import NUM_STEPS, profile_steps
+from bench.reference_loops import REFERENCE_LOOPS, DecodedCrops
+from bench.table import HEADER, Row
+from seg import metrics
+from seg.data.crops import CropSampler
+from seg.data.layout import Sample
+from seg.data.pack import Pack, PackedImage
+from seg.data.simulate import Simulation, simulate_archive
+from seg.data.training_data import TrainingData, open_packs, open_training_data
+from seg.losses import mean_loss
+from seg.metrics import confusion_matrix
+from seg.precision import autocast
+from seg.predict import Predictor
+from seg.recipe import Recipe
+from seg.recipes import RECIPES
+from seg.training import EpochResult, StepReport, Training, TrainingPlan
+
+CPU_RECIPE, GPU_RECIPE = "interferogram-small", "interferogram-icnet"
+TRAIN_JOB = Path(__file__).parents[1] / "jobs" / "train.py"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bench:
+    """What all measurements share."""
+
+    device: torch.device
+    quick: bool
+    repeat: int
+    folder: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is trained, with enough crops of each image for epochs of some seconds."""
+        recipe = RECIPES[GPU_RECIPE if self.device.type == "cuda" else CPU_RECIPE]
+        per_image = 4 if self.quick else 40 if self.device.type == "cuda" else 16
+        size = (256, 256) if self.quick else recipe.crops.size_px
+        return replace(
+            recipe,
+            preprocessing=replace(recipe.preprocessing, background_every=0),
+            crops=replace(recipe.crops, per_image=per_image, size_px=size),
+        )
+
+    @property
+    def archive(self) -> Path:
+        """Ten frames of 3072 px and 8 bits, two of them to validate on; in a quick run six of 768 px."""
+        return self.folder / ("small-frames" if self.quick else "frames")
+
+    def simulate(self) -> None:
+        """Make what is missing of the archive."""
+        sequences, size_px = (3, 768) if self.quick else (5, 3072)
+        simulation = Simulation(num_sequences=sequences, num_frames=2, size_px=size_px)
+        simulate_archive(self.archive, simulation, workers=min(count_cores(), sequences))
+
+    def open_data(self, recipe: Recipe) -> TrainingData:
+        """The archive as a recipe's data."""
+        return open_training_data(self.archive, recipe, seed=0)
+
+    def open_training(self, recipe: Recipe) -> Training:
+        """A training from the start, in a folder of its own."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="run-"))
+        plan = TrainingPlan(recipe=recipe, data=self.open_data(recipe), seed=0, folder=folder, parent="bench")
+        return Training(plan, self.device)
+
+    def time_ms(self, call: Callable[[], object]) -> float:
+        """What a call takes, with all that it gives a GPU to do."""
+        self.wait_for_device()
+        started = time.perf_counter()
+        call()
+        self.wait_for_device()
+        return 1e3 * (time.perf_counter() - started)
+
+    def wait_for_device(self) -> None:
+        """Until a GPU is idle."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def take_turns(self, contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+        """What each contender returns, `repeat` times after a warm-up; every other turn goes backwards."""
+        found: dict[str, list[float]] = {name: [] for name in contenders}
+        for turn in range(1 + self.repeat):
+            for name in list(contenders)[:: 1 if turn % 2 else -1]:
+                value = contenders[name]()
+                if turn:
+                    found[name].append(value)
+        return found
+
+
+class DecodedPack(Pack):
+    """A pack that decodes an image's files each time a crop of it is made; single frames at own size only."""
+
+    def __init__(self, path: Path, samples: tuple[Sample, ...]) -> None:
+        super().__init__(path)
+        self.samples = samples
+
+    def window(self, row: int, frames: int) -> list[PackedImage]:
+        """The packed image, with pixels and mask from its files."""
+        sample = self.samples[row]
+        assert frames == 1, "only single frames are decoded here"
+        assert sample.label is not None, "simulated frames have masks"
+        return [replace(self[row], pixels=decode(sample.image), mask=decode(sample.label))]
+
+
+def decode(file: Path) -> NDArray[np.uint8]:
+    """An 8-bit PNG."""
+    pixels = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None, f"{file} does not decode"
+    return np.asarray(pixels, np.uint8)
+
+
+def measure_crops(bench: Bench) -> Iterator[Row]:
+    """Crops at own size from a pack, and the same ones decoded: an image each, by all cores, a few ahead."""
+    side_px, recipe = 256 if bench.quick else 1024, RECIPES[CPU_RECIPE]
+    crops = replace(recipe.crops, size_px=(side_px, side_px), per_image=1)
+    recipe = replace(recipe, preprocessing=replace(recipe.preprocessing, shrink=1), crops=crops, batch=2)
+    data = bench.open_data(recipe)
+    train, _ = open_packs(data, recipe)
+    packed, decoded = (
+        CropSampler(pack, recipe, seed=0, fitted=None, threads=count_cores())
+        for pack in (train, DecodedPack(train.path, data.split.train))
+    )
+    for ours, other in zip(packed.batches(1), decoded.batches(1), strict=True):
+        if not (torch.equal(ours.images, other.images) and torch.equal(ours.truth, other.truth)):
+            raise SystemExit("the pack's crops are not those of the files: not timed")
+
+    def crop_ms(sampler: CropSampler, epochs: int) -> float:
+        took_ms = bench.time_ms(lambda: [sum(1 for _ in sampler.batches(epoch)) for epoch in range(epochs)])
+        return took_ms / (epochs * sampler.steps_per_epoch * sampler.batch)
+
+    found = bench.take_turns({"pack": lambda: crop_ms(packed, 8), "png": lambda: crop_ms(decoded, 1)})
+    yield Row(f"a crop of {side_px} px", found["pack"], "decoded from its PNGs", found["png"], "times", 20)
+
+
+class ResidentLoop:
+    """The bare loop: forward, backward and step on an epoch's inputs, which lie on the device."""
+
+    def __init__(self, training: Training) -> None:
+        self.learner, self.precision = training.learner, training.recipe.precision
+        self.inputs = [batch.to_inputs(training.device) for batch in training.sampler.batches(1)]
+
+    def train_epoch(self) -> None:
+        """As many steps as in the training's own epoch."""
+        learner = self.learner
+        learner.model.train()
+        for images, truth in self.inputs:
+            with autocast(learner.device, self.precision):
+                outputs = learner.model(images)
+            loss = mean_loss(*learner.loss(outputs, truth))
+            learner.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            learner.optimizer.step()
+
+
+def on_step(_: StepReport) -> None:
+    """Jobs always listen to steps."""
+
+
+def crop_ms(result: EpochResult) -> float:
+    """What a crop took in an epoch's steps."""
+    return 1e3 / result.trained.crops_per_second
+
+
+def measure_loop(bench: Bench) -> Iterator[Row]:
+    """Our loop's steps against the bare loop; then its validation, which no limit is set for."""
+    recipe = replace(bench.recipe, epochs=1 + bench.repeat)
+    epochs, bare = bench.open_training(recipe).epochs(on_step), ResidentLoop(bench.open_training(recipe))
+    num_crops = sum(len(truth) for _, truth in bare.inputs)
+    results: list[EpochResult] = []
+
+    def train() -> float:
+        results.append(next(epochs))
+        return crop_ms(results[-1])
+
+    found = bench.take_turns({"ours": train, "bare": lambda: bench.time_ms(bare.train_epoch) / num_crops})
+    yield Row("a crop in the whole loop", found["ours"], "in bare steps", found["bare"], "above", 5)
+    validated = [1e3 * result.validation_seconds for result in results[1:]]
+    trained = [1e3 * (result.seconds - result.validation_seconds) for result in results[1:]]
+    yield Row("an epoch's validation", validated, "its training", trained, "share")
+
+
+def measure_metrics(bench: Bench) -> Iterator[Row]:
+    """What counting ids against truth, both on the device, sums and ratios take of a validation."""
+    training = bench.open_training(bench.recipe)
+    recipe, num_classes = training.recipe, len(training.plan.data.classes)
+    predictor = Predictor(
+        training.learner.model, recipe.tiling, batch=1, device=bench.device, precision=recipe.precision
+    )
+    pairs = []
+    for (image,) in training.validation_pack.windows(frames=1):
+        ids = predictor.predict(image.pixels, image.statistics, image.own_size).ids
+        pairs.append((torch.tensor(image.own_mask, device=bench.device), ids))
+
+    def count() -> NDArray[np.int64]:
+        total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=bench.device)
+        for truth, ids in pairs:
+            total += confusion_matrix(truth, ids, num_classes)
+        confusion = total.cpu().numpy()
+        metrics.mean_present(metrics.iou(confusion))
+        metrics.mean_present(metrics.dice(confusion))
+        metrics.pixel_accuracy(confusion)
+        return confusion
+
+    if not np.array_equal(count(), training.validate()):
+        raise SystemExit("what is counted here is not what validation counts: not timed")
+    found = bench.take_turns(
+        {"metrics": lambda: bench.time_ms(count), "all": lambda: bench.time_ms(training.validate)}
+    )
+    what = f"metrics of {len(pairs)} images"
+    yield Row(what, found["metrics"], "their validation", found["all"], "share", 1)
+
+
+class ReferenceRun:
+    """A reference system's loop on a network of its own, with the beginning of ours."""
+
+    def __init__(self, bench: Bench, recipe: Recipe, name: str) -> None:
+        self.bench, self.loop = bench, REFERENCE_LOOPS[name]
+        training = bench.open_training(recipe)
+        self.learner, data = training.learner, training.plan.data
+        self.learner.model.to(memory_format=torch.contiguous_format)
+        self.num_classes, self.num_crops = len(data.classes), training.sampler.steps_per_epoch * recipe.batch
+        self.batches = self.loop.load(DecodedCrops(data.split.train, recipe), recipe.batch)
+
+    def crop_ms(self) -> float:
+        """What a crop takes in an epoch."""
+        train = partial(self.loop.train_epoch, self.batches, self.learner, self.num_classes)
+        return self.bench.time_ms(train) / self.num_crops
+
+
+PLAIN = "camvid U-Net"
+"""Of the reference loops with processes that read ahead, the one that measures least."""
+
+
+def measure_references(bench: Bench) -> Iterator[Row]:
+    """Our loop against each reference system's, in float32 as they describe it; then at equal precision."""
+    few = replace(bench, repeat=min(bench.repeat, 3))
+    crops = replace(bench.recipe.crops, per_image=12 if bench.device.type == "cuda" else 4)
+    recipe = replace(bench.recipe, crops=crops, epochs=1 + few.repeat)
+    in_float32 = replace(recipe, precision="float32")
+    epochs = bench.open_training(recipe).epochs(on_step)
+    float32_epochs = bench.open_training(in_float32).epochs(on_step)
+    results: list[EpochResult] = []
+
+    def train() -> float:
+        results.append(next(epochs))
+        return crop_ms(results[-1])
+
+    contenders = {name: ReferenceRun(few, in_float32, name).crop_ms for name in REFERENCE_LOOPS}
+    contenders |= {"ours": train, "ours, float32": lambda: crop_ms(next(float32_epochs))}
+    contenders["like ours"] = ReferenceRun(few, recipe, PLAIN).crop_ms
+    found = few.take_turns(contenders)
+    for name in REFERENCE_LOOPS:
+        yield Row("a crop in the whole loop", found["ours"], f"in {name}'s", found[name], "times", 2)
+    whole_ms = [1e3 * result.seconds / (result.trained.steps * recipe.batch) for result in results[1:]]
+    yield Row("with our validation", whole_ms, f"in {PLAIN}'s without", found[PLAIN], "times")
+    yield Row("both in float32", found["ours, float32"], f"in {PLAIN}'s", found[PLAIN], "times")
+    yield Row(f"both in {recipe.precision}", found["ours"], f"in {PLAIN}'s", found["like ours"], "times")
+
+
+def measure_ray(bench: Bench) -> Iterator[Row]:
+    """jobs/train.py with one Ray Train worker and with none, each a process: the epochs after the first."""
+    num_epochs, turns = (2, 1) if bench.quick else (5, 2)
+    steady: dict[int, list[float]] = {0: [], 1: []}
+    apart: dict[int, list[float]] = {0: [], 1: []}
+    for turn in range(turns):
+        for workers in (turn % 2, 1 - turn % 2):
+            epochs, seconds = run_training_job(bench, workers, num_epochs)
+            steady[workers] += [1e3 / float(epoch["crops_per_second"]) for epoch in epochs[1:]]
+            apart[workers].append(1e3 * (seconds - sum(float(epoch["seconds"]) for epoch in epochs)))
+    yield Row("a crop with 1 Ray worker", steady[1], "without Ray", steady[0], "below", 3)
+    yield Row("a run's start, files and end", apart[1], "without Ray", apart[0], "apart")
+
+
+def run_training_job(bench: Bench, workers: int, epochs: int) -> tuple[list[dict[str, str]], float]:
+    """The lines of history.csv of a training, on a Ray of its own if on any, and the seconds of it all."""
+    recipe, out = bench.recipe, Path(tempfile.mkdtemp(dir=bench.folder, prefix="job-"))
+    options = {
+        "--data": (bench.archive,),
+        "--out": (out,),
+        "--workers": (workers,),
+        "--epochs": (epochs,),
+        "--crops.per-image": (recipe.crops.per_image,),
+        "--crops.size-px": recipe.crops.size_px,
+        "--preprocessing.background-every": (0,),
+    }
+    words = [str(word) for name, values in options.items() for word in (name, *values)]
+    environment = os.environ | {"RAY_ADDRESS": "local"}
+    started = time.perf_counter()
+    job = subprocess.run(
+        [sys.executable, TRAIN_JOB, recipe.name, *words], env=environment, capture_output=True, check=False
+    )
+    seconds = time.perf_counter() - started
+    if job.returncode:
+        raise SystemExit(f"{' '.join(words)}: exit code {job.returncode}\n{job.stderr.decode()[-2000:]}")
+    with (out / "history.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file)), seconds
+
+
+def measure_busy(bench: Bench) -> Iterator[Row]:
+    """What the GPU works of the time that steps of our loop take."""
+    training = bench.open_training(replace(bench.recipe, epochs=1 + bench.repeat))
+    working, whole = zip(*[profile_steps(training) for _ in range(1 + bench.repeat)][1:], strict=True)
+    yield Row("the GPU at work", [*working], f"{NUM_STEPS} steps of the whole loop", [*whole], "filled", 95)
+
+
+MEASUREMENTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "crops": measure_crops,
+    "loop": measure_loop,
+    "metrics": measure_metrics,
+    "references": measure_references,
+    "ray": measure_ray,
+    "busy": measure_busy,
+}
+
+
+def reason_to_skip(bench: Bench, name: str) -> str | None:
+    """Why a measurement is left out; None: it can be made."""
+    if name == "ray" and find_spec("ray") is None:
+        return "ray is not installed"
+    if name == "ray" and bench.quick:
+        return "Ray's start alone takes longer than a quick run"
+    if name == "busy" and bench.device.type != "cuda":
+        return "it is for a GPU"
+    if name == "busy" and bench.quick:
+        return "a quick epoch has too few steps"
+    return None
+
+
+def describe(bench: Bench) -> str:
+    """What the numbers belong to."""
+    device = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"{count_cores()} cores"
+    recipe, size = bench.recipe, "x".join(map(str, bench.recipe.crops.size_px))
+    return (
+        f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
+        f"{recipe.name}: {recipe.model}, batch {recipe.batch} of {size}, {recipe.precision}"
+    )
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def main(
+    rows: tuple[str, ...] = tuple(MEASUREMENTS),
+    device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu",
+    repeat: int = 5,
+    quick: bool = False,
+    folder: Path | None = None,
+) -> None:
+    """Print a line a row, then one JSON line.
+
+    rows: what to measure, keys of MEASUREMENTS. repeat: turns of each contender after a warm-up.
+    quick: small frames and one turn, to see in seconds whether all works. folder: where frames, packs and
+    runs go, and frames and packs are found again; None: a temporary one.
+    """
+    found: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        place = (folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
+        place.mkdir(parents=True, exist_ok=True)
+        os.environ["FRINGE_CACHE"] = str(place)
+        bench = Bench(device=torch.device(device), quick=quick, repeat=1 if quick else repeat, folder=place)
+        bench.simulate()
+        print(f"{describe(bench)}\n{HEADER}", flush=True)
+        for name in rows:
+            if reason := reason_to_skip(bench, name):
+                print(f"{name}: left out, {reason}", flush=True)
+                continue
+            for row in MEASUREMENTS[name](bench):
+                print(row.line(), flush=True)
+                found.append(asdict(row))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

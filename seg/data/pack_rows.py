@@ -1,0 +1,157 @@
+"""What a pack holds before it is a file: its plan, and each image's row, in order."""
+
+import hashlib
+import json
+import os
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from seg.ahead import map_ahead
+from seg.data.background import Backgrounds, Frame
+from seg.data.images import PILLOW_ERRORS, decode_image, read_file, split_page
+from seg.data.labels import IGNORE, LabelMap, decode_label
+from seg.data.layout import Sample
+from seg.data.pack import OBJECT_STRIDE_PX, SCHEMA, pack_folder
+from seg.data.preprocess import bit_depth, own_statistics, preprocess, shrink_mask, working_size
+from seg.errors import ImageError, RequestError
+from seg.recipe import Preprocessing
+
+FORMAT_VERSION = 3
+HEADERS_READ = 256
+"""Of how many images, spread over all, the size says how much room a pack takes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackSettings:
+    """What a pack's content depends on, besides the files themselves."""
+
+    preprocessing: Preprocessing
+    label_map: LabelMap
+    num_classes: int
+    own_masks: bool
+    """Keep masks at own size too: validation counts there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackPlan:
+    """All that a pack's bytes follow from; plain, so that it travels to workers."""
+
+    samples: tuple[Sample, ...]
+    fingerprint: str
+    """Over the samples' files and the frames in `sequences`."""
+    settings: PackSettings
+    sequences: dict[str, tuple[Frame, ...]] = field(default_factory=dict)
+    """All frames of each sequence, where backgrounds are made of them."""
+    folder: Path = field(default_factory=pack_folder)
+    """Where packs are kept, on every machine that this plan comes to."""
+
+    @property
+    def path(self) -> Path:
+        """Where this pack is, or will be."""
+        rows = [_row_identity(sample) for sample in self.samples]
+        # another OpenCV may resize or decode otherwise
+        identity = [FORMAT_VERSION, cv2.__version__, self.fingerprint, rows, asdict(self.settings)]
+        key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+        return self.folder / f"{key}.arrow"
+
+    def backgrounds(self) -> Backgrounds:
+        """Finds backgrounds, which are kept beside the packs."""
+        folder = self.folder / "backgrounds" / self.fingerprint[:24]
+        return Backgrounds(self.settings.preprocessing, folder, self.sequences.__getitem__)
+
+
+def _row_identity(sample: Sample) -> tuple[str, ...]:
+    """What a row depends on besides the content of files: among others, which label goes with which image."""
+    label = "" if sample.label is None else os.path.relpath(sample.label, sample.image.parent)
+    return sample.name, label, repr(sample.decoder), sample.sequence
+
+
+def estimate_bytes(plan: PackPlan) -> int:
+    """About how large a pack becomes, from the headers of some images; 0 where none of these can be read."""
+    step = max(1, len(plan.samples) // HEADERS_READ)
+    sizes = [_row_bytes(sample, plan.settings) for sample in plan.samples[::step]]
+    known = [size for size in sizes if size]
+    return sum(known) * len(plan.samples) // len(known) if known else 0
+
+
+def _row_bytes(sample: Sample, settings: PackSettings) -> int:
+    try:
+        with Image.open(sample.image) as opened:
+            height, width = opened.height, opened.width
+            deep = opened.mode.startswith("I")
+    except PILLOW_ERRORS:  # NPY, or damage that decoding will name
+        return 0
+    rows, columns = working_size(height, width, settings.preprocessing)
+    working = rows * columns * (settings.preprocessing.channels * (2 if deep else 1) + 1)
+    return working + (height * width if settings.own_masks else 0)
+
+
+def rows_by_threads(plan: PackPlan, threads: int | None = None) -> Generator[pa.RecordBatch, None, None]:
+    """A plan's rows in order, prepared by threads of this process, by default one a core.
+
+    RequestError: an image or label is bad.
+    """
+    threads = threads or len(os.sched_getaffinity(0))
+    prepare = partial(pack_row, settings=plan.settings, backgrounds=plan.backgrounds())
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="pack")
+    try:
+        yield from map_ahead(pool, prepare, plan.samples, 2 * threads)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def pack_row(sample: Sample, settings: PackSettings, backgrounds: Backgrounds) -> pa.RecordBatch:
+    """One image's row. RequestError: it or its label is bad."""
+    try:
+        image = decode_image(read_file(sample.image).data, split_page(sample.name)[1])
+        size = (image.shape[0], image.shape[1])
+        own_mask = _read_mask(sample, size, settings)
+        background = backgrounds.find(sample.sequence, image)
+    except ImageError as error:
+        raise RequestError(f"data: {sample.image}: {error}; mend or remove it") from None
+    working = preprocess(image, settings.preprocessing, background)
+    rows, columns = working.shape[:2]
+    mask = shrink_mask(own_mask, (rows, columns))
+    statistics = own_statistics(working, settings.preprocessing)
+    row = {
+        "name": sample.name,
+        "sequence": sample.sequence,
+        "height": size[0],
+        "width": size[1],
+        "rows": rows,
+        "columns": columns,
+        "bits": bit_depth(working),
+        "mean": statistics.mean,
+        "std": statistics.std,
+        "pixels": working.tobytes(),
+        "mask": mask.tobytes(),
+        "objects": _find_objects(mask).tobytes(),
+        "class_pixels": None if sample.label is None else _count_classes(own_mask, settings.num_classes),
+        "own_mask": own_mask.tobytes() if settings.own_masks else None,
+    }
+    return pa.RecordBatch.from_pylist([row], SCHEMA)
+
+
+def _find_objects(mask: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    coarse = mask[::OBJECT_STRIDE_PX, ::OBJECT_STRIDE_PX]
+    return np.flatnonzero((coarse > 0) & (coarse < IGNORE)).astype(np.uint32)
+
+
+def _count_classes(mask: NDArray[np.uint8], num_classes: int) -> list[int]:
+    return np.bincount(mask.ravel(), minlength=IGNORE + 1)[:num_classes].tolist()
+
+
+def _read_mask(sample: Sample, size: tuple[int, int], settings: PackSettings) -> NDArray[np.uint8]:
+    if sample.label is None:
+        return np.full(size, IGNORE, np.uint8)
+    decode = sample.decoder or decode_label
+    return decode(sample.label.read_bytes(), sample.label, size, settings.num_classes, settings.label_map)

@@ -1,0 +1,11 @@
+"""What a network computes in: autocast to a recipe's precision."""
+
+import torch
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Autocast to bf16 or fp16; with float32 a context that changes nothing."""
+    dtype = DTYPES.get(precision, torch.bfloat16)
+    return torch.autocast(device.type, dtype, enabled=precision in DTYPES)

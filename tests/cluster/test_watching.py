@@ -1,0 +1,69 @@
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from cluster.outcome import StoppedBy
+from cluster.watching import watch_here, watch_thread
+from seg.errors import RequestError
+from tests.cluster.test_live_view import Counted
+
+
+class Wrapper(Exception):
+    """What Ray Train raises: what each failed worker raised is inside."""
+
+    def __init__(self, inner: BaseException) -> None:
+        super().__init__("Training failed due to worker errors")
+        self.worker_failures = {1: inner}
+
+
+class Interrupting(Counted):
+    """Work whose second look meets Ctrl-C."""
+
+    def look(self) -> None:
+        super().look()
+        if self.done == 2:
+            raise KeyboardInterrupt
+
+
+def fail(error: BaseException) -> Callable[..., None]:
+    def work(*_: object) -> None:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize("watch", [watch_thread, watch_here])
+@pytest.mark.parametrize("error", [ValueError("no"), RequestError("mend it"), SystemExit(3)])
+def test_work_that_fails_is_not_finished(watch: Callable[..., StoppedBy], error: BaseException) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        watch(Counted(), fail(error))
+
+
+def test_a_ctrl_c_that_only_the_thread_met_is_not_the_users() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        watch_thread(Counted(), fail(KeyboardInterrupt()))
+
+
+@pytest.mark.parametrize("inner", [ValueError("no"), RequestError("mend it")])
+def test_what_a_worker_raised_comes_out_of_rays_wrapper(inner: Exception) -> None:
+    with pytest.raises(type(inner), match=str(inner)):
+        watch_thread(Counted(), fail(Wrapper(inner)))
+
+
+@pytest.mark.parametrize("watch", [watch_thread, watch_here])
+def test_work_that_ends_well_is_finished_and_shown_to_its_end(watch: Callable[..., StoppedBy]) -> None:
+    counted = Counted()
+    assert watch(counted, lambda *_: None) is StoppedBy.FINISHED
+    assert counted.done >= 2  # at the beginning and at the end
+
+
+def test_ctrl_c_ends_the_watching_of_work_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.live_view.LOOK_EVERY_S", 0)
+    over = threading.Event()
+    assert watch_thread(Interrupting(), over.wait) is StoppedBy.INTERRUPT
+    over.set()
+
+
+def test_ctrl_c_ends_work_in_this_thread_where_it_is() -> None:
+    assert watch_here(Counted(), fail(KeyboardInterrupt())) is StoppedBy.INTERRUPT
