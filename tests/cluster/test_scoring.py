@@ -194,6 +194,15 @@ def test_include_and_exclude_choose_images(write_archive: WriteArchive, score_in
     assert (summary.values["images_found"], summary.values["images_ignored"]) == (4, {".png": 2})
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Also where these tests were started with `&` by a script, which ignores SIGINT in what it starts so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_keeps_what_has_arrived_and_the_same_request_finishes(
     write_archive: WriteArchive, score_in_process: Score, tmp_path: Path
 ) -> None:

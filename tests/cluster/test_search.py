@@ -230,6 +230,7 @@ def test_more_trials_later_are_those_of_a_search_that_had_asked_for_them_at_once
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_a_trial_out_of_memory_is_tried_twice_one_that_diverges_once_and_the_rest_go_on(
     archive: Path, session: Session
 ) -> None:

@@ -164,7 +164,7 @@ def run_apart(words: tuple[object, ...], boundary: int, told: Path) -> int | Non
     return process.exitcode
 
 
-@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("stride", [17, pytest.param(1, marks=pytest.mark.long)])
 def test_a_kill_between_any_two_writes_loses_nothing(
     archive: Path, whole: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
