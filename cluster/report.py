@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from cluster.ledger import Ledger
 from cluster.outcome import StoppedBy
+from cluster.pages import open_templates
 from cluster.report_pictures import Picture, PictureSources, draw_panels
 from seg.files import read_json, write_bytes
 from seg.metrics import dice, iou, mean_present, pixel_accuracy
@@ -155,13 +155,7 @@ def write_report(folder: Path) -> Path:
 
 def render(report: Report) -> str:
     """The page; every text is escaped."""
-    environment = Environment(
-        loader=PackageLoader("cluster", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     environment.filters["flatten"] = _flatten
     environment.tests["isnan"] = isnan
     return environment.get_template("report.html.jinja").render(report=report, ignored_colour=IGNORED)

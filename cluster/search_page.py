@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from cluster.outcome import StoppedBy
+from cluster.pages import open_templates
 from cluster.search_plots import (
     Coordinates,
     Curves,
@@ -77,13 +76,7 @@ def write_page(folder: Path, space: Space, trials: Sequence[TrialRecord], summar
 
 def render(page: Page) -> str:
     """The page; every text is escaped."""
-    environment = Environment(
-        loader=PackageLoader("cluster", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     environment.filters["percent"] = lambda share: f"{100 * share:.2f}"
     environment.filters["duration"] = format_duration
     return environment.get_template("search.html.jinja").render(page=page, fewest=FEWEST_JUDGED)

@@ -44,10 +44,10 @@ class WorkerSettings:
     """How long ranks wait for another before they give up."""
 
 
-def fit_workers(plan: TrainingPlan, settings: WorkerSettings, *, callbacks: tuple[Any, ...] = ()) -> None:
+def fit_workers(plan: TrainingPlan, settings: WorkerSettings) -> None:
     """Train what is left of a run on Ray's workers; returns when all is done.
 
-    RequestError, TrainingDiverged: as a worker raised them. callbacks: Ray Train's.
+    RequestError, TrainingDiverged, LostLock: as a worker raised them.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -71,7 +71,7 @@ def fit_workers(plan: TrainingPlan, settings: WorkerSettings, *, callbacks: tupl
             name=f"train-{os.getpid()}-{int(time.time())}",  # our own state resumes: Ray's is never picked up
             storage_path=str(plan.folder / "ray"),
             failure_config=FailureConfig(max_failures=settings.restarts),
-            callbacks=[_failure_notes(plan.folder), *callbacks],
+            callbacks=[_failure_notes(plan.folder)],
         ),
     )
     trainer.fit()

@@ -14,7 +14,8 @@ from seg.data.training_data import TrainingData
 from seg.errors import RequestError
 from seg.files import first_difference, is_leftover, replacing, write_bytes, write_json
 from seg.recipe import Recipe, recipe_to_dict
-from seg.training_state import Journal, read_journal
+from seg.state_files import newest_journal
+from seg.training_state import Journal
 
 
 def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Any]:
@@ -57,7 +58,8 @@ def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
 
 def read_run(folder: Path) -> Journal | None:
     """The journal of a run that has finished an epoch; None before that."""
-    return read_journal(folder)
+    values = newest_journal(folder)
+    return None if values is None else Journal(**values)
 
 
 def write_history(folder: Path, journal: Journal) -> None:

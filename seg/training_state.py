@@ -5,7 +5,7 @@ from pathlib import Path
 
 from seg.learner import Learner
 from seg.recipe import Recipe
-from seg.state_files import State, epoch_name, find_epochs, last_folder, newest_journal, write_state
+from seg.state_files import State, epoch_name, find_epochs, last_folder, write_state
 
 
 @dataclass(slots=True)
@@ -40,9 +40,3 @@ def state_file(folder: Path) -> Path:
 def save_state(folder: Path, learner: Learner, journal: Journal) -> None:
     """Write a run's state after an epoch (see `write_state`)."""
     write_state(folder, State(asdict(journal), learner.tensors()))
-
-
-def read_journal(folder: Path) -> Journal | None:
-    """The journal of the state that a run goes on from; None where no epoch is done."""
-    values = newest_journal(folder)
-    return None if values is None else Journal(**values)
