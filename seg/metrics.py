@@ -1,9 +1,13 @@
 """A metric's state is one integer matrix: merging is `+`, and ratios come last (docs/architecture.md)."""
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+CHUNK_PX = 1 << 17
+"""Pixels that are counted together on a CPU: truth, prediction and what is made of them stay in its cache."""
 
 
 def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
@@ -14,10 +18,31 @@ def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int) -> Ten
     """
     if truth.shape != prediction.shape:
         raise ValueError(f"truth is {tuple(truth.shape)} but prediction is {tuple(prediction.shape)}")
+    if num_classes == 2 and truth.device.type == "cpu":
+        return _count_two_classes(truth, prediction)
     rows = num_classes + 1  # the last row takes the ignored pixels: boolean indexing is 30x slower (CPU)
     dtype = torch.uint8 if rows * num_classes <= 256 else torch.int32
     codes = truth.clamp(max=num_classes).to(dtype) * num_classes + prediction
     return torch.bincount(codes.flatten(), minlength=rows * num_classes).view(rows, -1)[:-1]
+
+
+def _count_two_classes(truth: Tensor, prediction: Tensor) -> Tensor:
+    """The same for classes 0 and 1 on a CPU, from counts of what is not zero: 7x faster than bincount."""
+    true, predicted = (ids.contiguous().numpy().reshape(1, -1) for ids in (truth, prediction))
+    marked = positive = both = ignored = ignored_positive = 0
+    for first in range(0, true.size, CHUNK_PX):
+        here, there = (ids[:, first : first + CHUNK_PX] for ids in (true, predicted))
+        marked += cv2.countNonZero(here)  # of class 1 or ignored
+        positive += cv2.countNonZero(there)
+        both += cv2.countNonZero(cv2.bitwise_and(here, there))
+        _, unknown = cv2.threshold(here, 254, 1, cv2.THRESH_BINARY)
+        if count := cv2.countNonZero(unknown):
+            ignored += count
+            ignored_positive += cv2.countNonZero(cv2.bitwise_and(unknown, there))
+    hits = both - ignored_positive
+    misses, inventions = marked - ignored - hits, positive - both
+    rest = true.size - ignored - hits - misses - inventions
+    return torch.tensor([[rest, inventions], [misses, hits]])
 
 
 def iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:

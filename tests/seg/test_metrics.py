@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from seg.metrics import confusion_matrix, dice, iou, mean_present, pixel_accuracy
+from seg.metrics import CHUNK_PX, confusion_matrix, dice, iou, mean_present, pixel_accuracy
 
 # 15 and 16: the last number of classes whose codes fit a uint8, and the first that does not
 CLASSES = [1, 2, 11, 15, 16, 19, 254, 255]
@@ -36,10 +36,21 @@ def test_the_extreme_ids_are_counted_where_they_belong(num_classes: int) -> None
     assert (matrix[0, last], matrix[last, 0], matrix[last, last], matrix.sum()) == (1, 1, 1, 3)
 
 
-def test_views_count_like_copies() -> None:
-    truth = torch.arange(60, dtype=torch.uint8).view(6, 10) % 3
-    turned = confusion_matrix(truth.T, truth.T.flip(0), 3)
-    assert torch.equal(turned, confusion_matrix(truth.T.contiguous(), truth.T.flip(0).contiguous(), 3))
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_views_count_like_copies(num_classes: int) -> None:
+    truth = torch.arange(60, dtype=torch.uint8).view(6, 10) % num_classes
+    turned, flipped = truth.T, truth.T.flip(0)
+    copies = confusion_matrix(turned.contiguous(), flipped.contiguous(), num_classes)
+    assert torch.equal(confusion_matrix(turned, flipped, num_classes), copies)
+
+
+@pytest.mark.parametrize("ignored", [slice(0, 0), slice(100, 30_000), slice(CHUNK_PX - 5, None)])
+def test_two_classes_are_counted_alike_in_every_chunk(ignored: slice) -> None:
+    seeded = torch.Generator().manual_seed(1)
+    truth, prediction = torch.randint(2, (2, 2 * CHUNK_PX + 77), generator=seeded, dtype=torch.uint8)
+    truth[ignored] = 255
+    seen = [[int(((truth == t) & (prediction == p)).sum()) for p in range(2)] for t in range(2)]
+    assert confusion_matrix(truth, prediction, 2).tolist() == seen
 
 
 def test_nothing_to_count_gives_zeros_and_nan() -> None:
