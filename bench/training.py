@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,24 +162,41 @@ def measure_crops(bench: Bench) -> Iterator[Row]:
     yield Row(f"a crop of {side_px} px", found["pack"], "decoded from its PNGs", found["png"], "times", 20)
 
 
-class ResidentLoop:
-    """The bare loop: forward, backward and step on an epoch's inputs, which lie on the device."""
+class ResidentSteps:
+    """Bare steps: forward, backward and update on an epoch's inputs, which lie on the device."""
 
     def __init__(self, training: Training) -> None:
         self.learner, self.precision = training.learner, training.recipe.precision
-        self.inputs = [batch.to_inputs(training.device) for batch in training.sampler.batches(1)]
+        self.learner.model.train()
+        self.inputs = cycle([batch.to_inputs(training.device) for batch in training.sampler.batches(1)])
 
-    def train_epoch(self) -> None:
-        """As many steps as in the training's own epoch."""
-        learner = self.learner
-        learner.model.train()
-        for images, truth in self.inputs:
-            with autocast(learner.device, self.precision):
-                outputs = learner.model(images)
-            loss = mean_loss(*learner.loss(outputs, truth))
-            learner.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            learner.optimizer.step()
+    def step(self) -> None:
+        """The next one."""
+        learner, (images, truth) = self.learner, next(self.inputs)
+        with autocast(learner.device, self.precision):
+            outputs = learner.model(images)
+        loss = mean_loss(*learner.loss(outputs, truth))
+        learner.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        learner.optimizer.step()
+
+
+class Alternation:
+    """Takes a bare step after each step of a training, as its listener; both meet the same noise."""
+
+    def __init__(self, bench: Bench, bare: ResidentSteps) -> None:
+        self.bench, self.bare = bench, bare
+        self.ours_ms: list[float] = []
+        self.bare_ms: list[float] = []
+        self.resumed: float | None = None
+
+    def __call__(self, report: StepReport) -> None:
+        """Note what the training's step took, crops and waiting included; an epoch's first one warms up."""
+        self.bench.wait_for_device()
+        if report.step > 1 and self.resumed is not None:
+            self.ours_ms.append(1e3 * (time.perf_counter() - self.resumed))
+            self.bare_ms.append(self.bench.time_ms(self.bare.step))
+        self.resumed = time.perf_counter()
 
 
 def on_step(_: StepReport) -> None:
@@ -191,20 +209,15 @@ def crop_ms(result: EpochResult) -> float:
 
 
 def measure_loop(bench: Bench) -> Iterator[Row]:
-    """Our loop's steps against the bare loop; then its validation, which no limit is set for."""
-    recipe = replace(bench.recipe, epochs=1 + bench.repeat)
-    epochs, bare = bench.open_training(recipe).epochs(on_step), ResidentLoop(bench.open_training(recipe))
-    num_crops = sum(len(truth) for _, truth in bare.inputs)
-    results: list[EpochResult] = []
-
-    def train() -> float:
-        results.append(next(epochs))
-        return crop_ms(results[-1])
-
-    found = bench.take_turns({"ours": train, "bare": lambda: bench.time_ms(bare.train_epoch) / num_crops})
-    yield Row("a crop in the whole loop", found["ours"], "in bare steps", found["bare"], "above", 5)
-    validated = [1e3 * result.validation_seconds for result in results[1:]]
-    trained = [1e3 * (result.seconds - result.validation_seconds) for result in results[1:]]
+    """Our loop's steps against bare ones, in turn; then its validation, which no limit is set for."""
+    recipe = replace(bench.recipe, epochs=bench.repeat)
+    alternation = Alternation(bench, ResidentSteps(bench.open_training(recipe)))
+    for _ in bench.open_training(recipe).epochs(alternation):
+        pass
+    yield Row("a step in the whole loop", alternation.ours_ms, "a bare step", alternation.bare_ms, "above", 5)
+    results = list(bench.open_training(recipe).epochs(on_step))
+    validated = [1e3 * result.validation_seconds for result in results]
+    trained = [1e3 * (result.seconds - result.validation_seconds) for result in results]
     yield Row("an epoch's validation", validated, "its training", trained, "share")
 
 

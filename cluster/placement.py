@@ -20,6 +20,7 @@ def place_workers(request: TrainRequest, session: Session) -> WorkerSettings | N
 
     RequestError: the request is impossible here, whatever the cluster still starts.
     """
+    _check_counts(request)
     if request.workers == 0:
         return None
     gpus = _gpus_per_worker(request, session)
@@ -36,6 +37,16 @@ def place_workers(request: TrainRequest, session: Session) -> WorkerSettings | N
     _find_room(settings, session, request.wait_minutes)
     say(_describe(fewest, most))
     return settings
+
+
+def _check_counts(request: TrainRequest) -> None:
+    for option, count, least in (
+        ("cpus-per-worker", request.cpus_per_worker, 1),
+        ("restarts", request.restarts, 0),
+        ("stall-minutes", request.stall_minutes, 0.01),
+    ):
+        if count is not None and count < least:
+            raise RequestError(f"--{option} is {count:g}, below {least:g}; try --{option} {max(1, least)}")
 
 
 def _count(request: TrainRequest, session: Session, gpus: float) -> tuple[int, int]:

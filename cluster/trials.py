@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.search_space import Params
+from cluster.watching import worker_failure
 from seg.files import read_json, write_bytes, write_json
 from seg.recipe import Recipe, as_tuples
 from seg.run_folder import read_run
@@ -122,10 +123,9 @@ def read_params(folder: Path) -> Params:
 
 def describe_cause(error: BaseException) -> str:
     """An exception in one line: its type and the first line of what it says; of Ray Train's, a worker's."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        return describe_cause(getattr(failure, "_base_exc", failure))
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first}"[:CAUSE_LETTERS]
+    failure = worker_failure(error)
+    first = next(iter(str(failure).strip().splitlines()), "")
+    return f"{type(failure).__name__}: {first}"[:CAUSE_LETTERS]
 
 
 def read_trials(folder: Path) -> list[TrialRecord]:

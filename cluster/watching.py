@@ -50,11 +50,16 @@ def watch_here(watched: Watched, work: Callable[[Callable[[], None]], object]) -
     return StoppedBy.FINISHED
 
 
+def worker_failure(error: BaseException) -> BaseException:
+    """What a worker of Ray Train raised, out of its wrappers; any other exception as it is."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        return getattr(failure, "_base_exc", failure)  # of Ray's UserExceptionWithTraceback
+    return error
+
+
 def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, out of Ray's wrappers: a RequestError as itself, the rest with its traceback."""
-    failures = getattr(error, "worker_failures", None)
-    if not failures:
-        return error
-    failure = next(iter(failures.values()))
-    inner = getattr(failure, "_base_exc", failure)  # Ray's UserExceptionWithTraceback
-    return inner if isinstance(inner, RequestError) else failure
+    """What ended the work: a worker's RequestError as itself, the rest with its worker's traceback."""
+    inner = worker_failure(error)
+    if inner is error or isinstance(inner, RequestError):
+        return inner
+    return next(iter(error.worker_failures.values()))  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-CHUNK_PX = 1 << 17
+CHUNK_PX = 1 << 18
 """Pixels that are counted together on a CPU: truth, prediction and what is made of them stay in its cache."""
 
 

@@ -79,6 +79,8 @@ def test_without_gpus_the_environment_says_how_many(monkeypatch: pytest.MonkeyPa
             {"recipe": replace(RECIPES["interferogram-small"], batch=99)},
             r"has 1 GPUs and 8 CPUs and can start up to 16 GPUs and 128 CPUs; try --workers 16, or",
         ),
+        (CPUS, 2, {"cpus_per_worker": 0}, r"^--cpus-per-worker is 0, below 1; try --cpus-per-worker 1$"),
+        (CPUS, 2, {"restarts": -1}, r"^--restarts is -1, below 0; try --restarts 1$"),
         (CPUS, 9, {}, r"^--workers 9 share a batch of 8; try --batch 9$"),
         (CPUS, (2, 9), {}, r"^--workers 9 share a batch of 8; try --batch 9$"),
     ],
