@@ -1,5 +1,6 @@
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,12 +106,12 @@ def test_a_worker_killed_while_it_prepares_rows_changes_nothing(
 ) -> None:
     data = open_training_data(write_archive(frames=6, size=(2000, 2000)), RECIPE, seed=0)
     plan, _ = plan_packs(data, RECIPE)
-    rows = rows_by_tasks(plan, session)
-    found = [next(rows)]
-    wait_until(lambda: own_processes("ray::_prepare_shard"), "a task runs")
-    for pid in own_processes("ray::_prepare_shard"):
-        os.kill(pid, signal.SIGKILL)
-    found += rows
+    with ThreadPoolExecutor(1) as pool:  # so that the first task is met, however fast they are
+        rows = pool.submit(list, rows_by_tasks(plan, session))
+        wait_until(lambda: own_processes("ray::_prepare_shard"), "a task runs")
+        for pid in own_processes("ray::_prepare_shard"):
+            os.kill(pid, signal.SIGKILL)
+        found = rows.result()
     expected = list(rows_by_threads(plan))
     assert len(found) == len(expected) == 6
     assert all(left.equals(right) for left, right in zip(found, expected, strict=True))
