@@ -16,6 +16,7 @@ class Figure:
 
 FIGURES = {
     "times": Figure("{:.1f} x as fast", lambda ours, other: other / ours, at_least=True),
+    "rate": Figure("{:.2f} of its rate", lambda ours, other: other / ours, at_least=True),
     "above": Figure("{:+.1f} %", lambda ours, other: 100 * (ours / other - 1), at_least=False),
     "below": Figure("{:.1f} % slower", lambda ours, other: 100 * (1 - other / ours), at_least=False),
     "share": Figure("{:.2f} % of it", lambda ours, other: 100 * ours / other, at_least=False),

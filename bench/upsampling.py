@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seg.tiling import Span
-from seg.upsampling import Resampling, classes_at_own_size
+from seg.upsampling import Resampling, classes_at_own_size, margins_over_first
 
 
 def by_torch(logits: Tensor, side_px: int) -> Tensor:
@@ -22,7 +22,7 @@ def by_torch(logits: Tensor, side_px: int) -> Tensor:
 def by_fringe(logits: Tensor, side_px: int) -> Tensor:
     small = logits.shape[-1]
     axis = Resampling(Span(0, 0, small), small, side_px, small, logits.device)
-    return classes_at_own_size(logits, axis, axis)
+    return classes_at_own_size(margins_over_first(logits), axis, axis)
 
 
 CONTENDERS: dict[str, Callable[[Tensor, int], Tensor]] = {

@@ -18,17 +18,17 @@ from seg.progress import plain_lines
 
 LOOK_EVERY_S = 0.5
 LINE_EVERY_S = 15.0
-"""Seconds between two lines in a log: an epoch or a trial may take minutes."""
+"""Seconds between two lines in a log, unless asked otherwise: an epoch or a trial may take minutes."""
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Watched(Protocol):
-    """Work in progress, as its folder tells it."""
+    """Work in progress."""
 
     title: str
     total: int
-    """Epochs or trials in all."""
+    """Epochs, trials or images in all."""
 
     @property
     def done(self) -> int:
@@ -41,7 +41,7 @@ class Watched(Protocol):
         ...
 
     def look(self) -> None:
-        """See what is new in the folder."""
+        """See what is new."""
         ...
 
     def picture(self, height: int) -> RenderableType:
@@ -50,15 +50,16 @@ class Watched(Protocol):
 
 
 @contextmanager
-def live_view(watched: Watched) -> Iterator[Callable[[], None]]:
+def live_view(watched: Watched, *, line_every_s: float = LINE_EVERY_S) -> Iterator[Callable[[], None]]:
     """Show `watched` on standard error while the block runs; call what this gives whenever there may be news.
 
     A terminal gets a picture that is drawn over itself, and keeps the last one. Anything else gets plain
-    lines. The folder is looked at no more than twice a second, however often news are announced.
+    lines, one every `line_every_s` seconds. It is looked at no more than twice a second, however often news
+    are announced.
     """
     console = Console(stderr=True)
     drawn = sys.stderr.isatty() and not console.is_dumb_terminal
-    with _picture(watched, console) if drawn else _lines(watched) as show:
+    with _picture(watched, console) if drawn else _lines(watched, line_every_s) as show:
         show()
         looked = time.monotonic()
 
@@ -88,9 +89,9 @@ def _picture(watched: Watched, console: Console) -> Iterator[Callable[[], None]]
 
 
 @contextmanager
-def _lines(watched: Watched) -> Iterator[Callable[[], None]]:
+def _lines(watched: Watched, line_every_s: float) -> Iterator[Callable[[], None]]:
     shown = watched.done
-    with plain_lines(watched.title, watched.total, LINE_EVERY_S, done=shown) as advance:
+    with plain_lines(watched.title, watched.total, line_every_s, done=shown) as advance:
 
         def show() -> None:
             nonlocal shown
@@ -136,18 +137,21 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time left as people say it, in at most two units; nothing where it is not known."""
-    if seconds is None:
-        return ""
+    """A time left as people say it; nothing where it is not known."""
+    return "" if seconds is None else f"{time_span(seconds)} left"
+
+
+def time_span(seconds: float) -> str:
+    """How long something takes as people say it, in at most two units."""
     if seconds < 60:
-        return f"{seconds:.0f} s left"
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 60:
-        return f"{minutes} min left"
+        return f"{minutes} min"
     if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min left"
+        return f"{minutes // 60} h {minutes % 60:02d} min"
     hours = round(seconds / 3600)
-    return f"{hours // 24} d {hours % 24} h left"
+    return f"{hours // 24} d {hours % 24} h"
 
 
 def ratio(value: float | None, digits: int = 4) -> str:

@@ -6,7 +6,7 @@ from math import ceil, floor
 
 from cluster.requests import TrainRequest
 from cluster.session import Session, say, workers_from_environment
-from cluster.train_workers import WorkerSettings
+from cluster.training.train_workers import WorkerSettings
 from seg.errors import RequestError
 from seg.progress import progress
 

@@ -109,32 +109,66 @@ class SearchRequest(DataRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest:
-    """Predict every image of an archive and count it against its label; the same command resumes."""
+    """Predict every image of an archive and count it against its label; the same command resumes.
 
-    archive: Positional[Annotated[Path, arg(metavar="ARCHIVE")]]
-    """Folder of the images, or one in the plain layout (images/, masks/, classes.txt)."""
+    ARCHIVE, --labels and --out are folders, or s3://BUCKET/PATH, gs://BUCKET/PATH.
+    """
+
+    archive: Positional[Annotated[str, arg(metavar="ARCHIVE")]]
+    """Where the images are, or a folder in the plain layout (images/, masks/, classes.txt)."""
     model: Annotated[Path, arg(metavar="FILE")]
     """Model file: best.safetensors of a run or a search."""
-    out: Annotated[Path, FOLDER]
-    """Folder for ledger, masks, summary and report; outside the archive."""
-    labels: Annotated[Path | None, FOLDER] = None
-    """Folder of the labels; images without one are predicted and not counted."""
+    out: Annotated[str, FOLDER]
+    """Where ledger, masks, summary and report go; outside the archive."""
+    labels: Annotated[str | None, FOLDER] = None
+    """Where the labels are; images without one are predicted and not counted."""
+    require_labels: bool = False
+    """Set images without a label aside instead."""
     background: Annotated[Path | None, arg(metavar="FILE")] = None
     """Measured background, an image, in place of the mean of each sequence's frames."""
     masks: Literal["png", "none"] = "png"
     """Write each prediction as a PNG of class ids, or nothing."""
     workers: Annotated[int | None, COUNT] = None
-    """Scoring processes; default: one a GPU, else $FRINGE_WORKERS, else 1; 0: this process, without Ray."""
+    """Scoring processes; default: one a GPU, else $FRINGE_WORKERS, else 1; 0: this process, without Ray,
+    which then cannot end an image that takes too long, and dies with one that crashes."""
+    gpus_per_worker: Annotated[float | None, COUNT] = None
+    """GPUs of each worker; default: one where there are any; 0.5: two workers share one; 0: none."""
     limit: Annotated[int | None, COUNT] = None
     """Score only the first N images."""
+    rescore_changed: bool = False
+    """Score images again that changed, or whose label did, since they were scored; else they are refused."""
+    verify: bool = False
+    """Look for changes in the content of what was scored, not in sizes and times alone: reads it again."""
+    retry_quarantined: bool = False
+    """Try what is in the quarantine once more."""
+    dry_run: bool = False
+    """Only look: what is there, what is wrong with it, time and disk it takes; nothing is written."""
+    deadline: Annotated[str | None, arg(metavar="TIME")] = None
+    """Stop in time for all that was begun to end by then, with exit code 4: 07:00, the next one by local
+    time, or an ISO time."""
+    stall_minutes: Annotated[float, arg(metavar="MINUTES")] = 10.0
+    """If nothing moves for so long, workers are started again, once; then the job ends with exit code 1."""
+    image_timeout_s: Annotated[float | None, arg(name="per-image-timeout", metavar="SECONDS")] = None
+    """An image in work for longer ends its worker; the second time it is set aside. Needs a worker."""
     halo_px: Annotated[int | None, arg(name="halo", metavar="N")] = None
     """Context around a crop's core in working pixels; default: the model file's."""
+    blend: Literal["core", "gaussian"] = "core"
+    """Of windows that overlap keep each one's core, or average them, weighted towards their centres."""
     batch: int = 4
     """Crops in a forward pass, all of one image; another number is another run."""
     precision: Literal["float32", "bf16"] = "float32"
     """What the model computes in."""
     threads: int = 1
     """CPU threads a worker computes with; another number is another run."""
+    shard: Literal["images", "crops"] = "images"
+    """Whole images to each worker; or each image's crops over all workers, for a few huge images. Crops are
+    not supervised: an image that ends its worker ends the job."""
+    min_object_px: Annotated[int, arg(name="min-object", metavar="N")] = 64
+    """Connected pixels of a class that are an object, at least; another number is another run."""
+    export: Literal["coco", "yolo"] | None = None
+    """At the end write the objects for other tools as well, into exports/."""
+    notify: Annotated[str | None, arg(metavar="COMMAND")] = None
+    """Run at the end, however it ends, with the path of summary.json as its last word."""
     include: Annotated[tuple[str, ...], PATTERNS] = ()
     """Shell patterns on the relative path: only images that match one."""
     exclude: Annotated[tuple[str, ...], PATTERNS] = ()

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import floor
 from pathlib import Path
 
 from cluster.quiet import quiet_ray
@@ -39,24 +40,40 @@ class Session:
             _start_own_ray()
             self.connected = True
 
-    def choose_workers(self, asked: int | None, *, at_most: int | None = None, threads: int = 1) -> int:
-        """Workers to run: as asked, else one a GPU, else $FRINGE_WORKERS, else 1; said on screen.
+    def choose_workers(
+        self, asked: int | None, *, at_most: int | None = None, threads: int = 1, gpus: float | None = None
+    ) -> int:
+        """Workers to run: as asked, else what the GPUs hold, else $FRINGE_WORKERS, else 1; said on screen.
 
         at_most: workers that have work, where nothing was asked for. threads: CPUs that each worker takes.
-        RequestError: there is no such room, for which Ray would wait without end.
+        gpus: that it takes; None: one where there are any. RequestError: there is no such room, for which Ray
+        would wait without end.
         """
         if asked is not None and asked < 1:
             raise RequestError(f"--workers is {asked}, below 0; try --workers 1")
-        workers = asked or min(self.gpus or workers_from_environment(), at_most or self.cpus)
-        room, kind = (self.gpus_possible, "GPUs") if self.gpus_possible else (self.cpus, "CPUs")
-        if workers > room:
-            raise RequestError(f"--workers {workers}: there are {room} {kind}; try --workers {room}")
-        if not self.gpus_possible and workers * threads > self.cpus:
+        gpus = self.gpus_of_worker(gpus)
+        here, possible = (floor(count / gpus) if gpus else 0 for count in (self.gpus, self.gpus_possible))
+        workers = asked or min(here or workers_from_environment(), at_most or max(self.cpus, here))
+        if gpus and workers > possible:
+            room = f"there are {self.gpus_possible} GPUs" + (f", {gpus:g} each" if gpus != 1 else "")
+            mend = f"--workers {possible}" if possible else "--gpus-per-worker 0"
+            raise RequestError(f"--workers {workers}: {room}; try {mend}")
+        if not gpus and workers > self.cpus:
+            raise RequestError(f"--workers {workers}: there are {self.cpus} CPUs; try --workers {self.cpus}")
+        if not gpus and workers * threads > self.cpus:
             raise RequestError(
                 f"--workers {workers} of {threads} threads each: there are {self.cpus} CPUs; try --threads 1"
             )
         say(f"{workers} worker{'s' if workers > 1 else ''}")
         return workers
+
+    def gpus_of_worker(self, asked: float | None) -> float:
+        """GPUs that a worker takes: as asked, else one where there are any. RequestError: below 0."""
+        if asked is None:
+            return 1.0 if self.gpus_possible else 0.0
+        if asked < 0:
+            raise RequestError(f"--gpus-per-worker is {asked:g}, below 0; try --gpus-per-worker 1")
+        return asked
 
 
 @contextmanager

@@ -15,7 +15,7 @@ ENDINGS = {
 }
 
 
-def print_figures(job: str, summary: dict[str, Any], folder: Path) -> None:
+def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None:
     """Print IoU and Dice by class, then the totals, then how the job ended and where its results are."""
     console = Console(width=None, highlight=False, soft_wrap=True)
     if summary.get("labelled", 1) and "confusion" in summary:

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _pack(args: Args, session: "Session") -> int:
-    from cluster.packing import pack  # here, so that --help loads no torch and no ray
+    from cluster.training.packing import pack  # here, so that --help loads no torch and no ray
 
     for summary in pack(args, session):
         print(summary.line)

@@ -15,16 +15,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(request: ScoreRequest) -> int:
-    from cluster.report import write_report  # here, so that --help loads no torch and no ray
-    from cluster.scoring import score
+    from cluster.scoring.score_dry_run import look_only  # here, so that --help loads no torch and no ray
+    from cluster.scoring.score_end import notifying, write_results
+    from cluster.scoring.scoring import score
     from cluster.session import compute_session
     from jobs.figures import print_figures
 
     with compute_session(use_ray=request.workers != 0) as session:
-        summary = score(request, session)
-    report = write_report(summary.folder)
-    print_figures("score", summary.values, summary.folder)
-    print(f"report: {report}")
+        if request.dry_run:
+            look_only(request, session)
+            return 0
+        with notifying(request) as ended:
+            summary = score(request, session)
+            lines = write_results(summary.place, request.export)
+            print_figures("score", summary.values, str(summary.place))
+            print("\n".join(lines))
+            ended(summary)
     return summary.exit_code
 
 

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: Args, session: "Session") -> int:
-    from cluster.training import train  # here, so that --help loads no torch and no ray
+    from cluster.training.training import train  # here, so that --help loads no torch and no ray
     from jobs.figures import print_figures
 
     summary = train(args, session)

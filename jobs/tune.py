@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tune(args: Args, session: "Session") -> int:
-    from cluster.search import search  # here, so that --help loads no torch and no ray
+    from cluster.search.search import search  # here, so that --help loads no torch and no ray
     from jobs.figures import print_figures, print_leaderboard
 
     summary = search(args, session)

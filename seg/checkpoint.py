@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from seg.data.intensities import IntensityRange
 from seg.data.preprocess import Statistics
 from seg.errors import RequestError
 from seg.files import without_nan, write_bytes
-from seg.models.build import build
 from seg.recipe import Preprocessing, Tiling, as_tuples
 
 FORMAT_VERSION = 1
@@ -38,6 +38,8 @@ class ModelCard:
     """K of a sequence model, the frames it sees at once; else 1."""
     sequence: str = ""
     """The recipe's regular expression for an image's sequence."""
+    intensities: tuple[IntensityRange, ...] = ()
+    """What the training images span as stored, a range for each bit depth; empty: an older file."""
     validation: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     """Recipe, data fingerprint, code version, package versions, seed, parent, weights_sha256."""
@@ -62,6 +64,10 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     RequestError, naming file and field: no such file, not safetensors, not ours, another format version,
     missing or extra tensors, wrong shapes, weights that are not those that were saved.
     """
+    from seg.models.build import (
+        build,
+    )  # here: torchvision takes 5 s and 140 MiB, and readers of cards need none
+
     tensors, card = read_model(path)
     try:
         model = build(
@@ -132,6 +138,7 @@ def _parse_card(path: Path, text: str) -> ModelCard:
                 "preprocessing": _build(Preprocessing, values["preprocessing"]),
                 "statistics": statistics and _build(Statistics, statistics),
                 "tiling": _build(Tiling, values["tiling"]),
+                "intensities": tuple(_build(IntensityRange, part) for part in values.get("intensities", ())),
             }
         )
     except (KeyError, TypeError, ValueError, RequestError) as error:

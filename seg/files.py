@@ -60,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # not the process id: two containers that share the storage can have the same
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary = path.with_name(f".{_shorten(path.name)}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -73,6 +73,11 @@ def replacing(path: Path) -> Iterator[Path]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _shorten(name: str) -> str:
+    """A file's name cut to 200 bytes, so that with our endings it stays within the 255 of file systems."""
+    return os.fsdecode(os.fsencode(name)[:200])
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -129,7 +134,12 @@ def _given_up(error: OSError, what: str, patience_s: float) -> OSError:
 
 def write_json(path: Path, value: Any) -> None:
     """Write plain data as JSON, readable by people too; what is no number becomes null (docs/formats.md)."""
-    write_bytes(path, (json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Plain data as the text of a JSON file."""
+    return (json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:

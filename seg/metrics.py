@@ -45,6 +45,14 @@ def _count_two_classes(truth: Tensor, prediction: Tensor) -> Tensor:
     return torch.tensor([[rest, inventions], [misses, hits]])
 
 
+def count_classes(ids: Tensor, num_classes: int) -> Tensor:
+    """Count pixels by class, int64 [C], of uint8 class ids, which all are below C."""
+    if num_classes == 2 and ids.device.type == "cpu":  # 20x faster than bincount
+        ones = cv2.countNonZero(ids.contiguous().numpy().reshape(1, -1))
+        return torch.tensor([ids.numel() - ones, ones])
+    return torch.bincount(ids.flatten(), minlength=num_classes)
+
+
 def iou(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
     """Intersection over union by class, float64 [C]: TP / (TP + FP + FN); NaN where a class is absent."""
     hits, union = _hits_and_union(confusion)

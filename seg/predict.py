@@ -1,32 +1,41 @@
 """A whole image through a model, window by window, at the image's own size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from math import fsum
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from seg.blending import check_blend
 from seg.data.images import Pixels
-from seg.data.preprocess import Statistics, normalise
+from seg.data.preprocess import Statistics
+from seg.pieces import Piece, PieceMaker
 from seg.precision import autocast
 from seg.recipe import Tiling
-from seg.tiling import Span, padded_length, place_spans, reflect_pad
-from seg.upsampling import Resampling, classes_at_own_size, top_class
+from seg.tiling import Grid, Window, place_grid
+from seg.windows import Frame, WindowPixels
 
-Frame = tuple[Pixels, Statistics]
-"""Preprocessed pixels [h, w] or [h, w, 3], and what normalises them."""
+BAND_BYTES = 128 * 2**20
+"""Device memory for an image's pixels and ids; of a larger image it holds a band of rows at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Class ids of an image, uint8 [H, W] on the model's device, and its mean top probability."""
+    """An image's class ids, and how sure the model is of them."""
 
     ids: Tensor
+    """uint8 [H, W], at the image's own size; on the model's device, of an image in bands on the host."""
     confidence: float
+    """Mean top probability of the working pixels."""
+    probability: Tensor | None
+    """Top probability of each working pixel, float32 [h, w], where the ids are; None: not asked for."""
 
 
 class Predictor:
-    """Predicts images with one model. Results depend on the image, the tiling and the batch size alone."""
+    """Predicts images with one model. Results depend on the image, the tiling, blend and batch size alone."""
 
     def __init__(
         self,
@@ -36,71 +45,98 @@ class Predictor:
         batch: int,
         device: torch.device,
         precision: str = "float32",
+        blend: Literal["core", "gaussian"] = "core",
+        band_bytes: int = BAND_BYTES,
     ) -> None:
-        """`batch`: windows a forward pass sees, all of one image, the last batch filled up to that size."""
+        """`batch`: windows a forward pass sees at most, all of one image; see `_windows_per_pass`.
+
+        blend: keep each window's core, or average windows where they overlap (seg/blending.py). RequestError:
+        they do not overlap.
+        """
+        check_blend(blend, tiling)
         self.model = model.eval()
         self.takes_frames = getattr(model, "TAKES_FRAMES", False)
         self.tiling = tiling
         self.batch = batch
         self.device = device
         self.precision = precision
+        self.blend = blend
+        self.band_bytes = band_bytes
 
     def predict(self, working: Pixels, statistics: Statistics, size: tuple[int, int]) -> Prediction:
         """Class ids at the image's own size (H, W), from its preprocessed pixels [h, w] or [h, w, 3]."""
         return self.predict_frames([(working, statistics)], size)
 
     @torch.inference_mode()
-    def predict_frames(self, frames: Sequence[Frame], size: tuple[int, int]) -> Prediction:
+    def predict_frames(
+        self, frames: Sequence[Frame], size: tuple[int, int], *, probability: bool = False
+    ) -> Prediction:
         """Class ids of the last frame at its own size (H, W); a sequence model sees all, others only that.
 
-        Frames have one working size. Logits are interpolated in whole-image coordinates (bilinear,
-        align_corners=False) before the argmax, so that no window's edge shows; the confidence is a mean over
-        working pixels.
+        Frames have one working size. Logits, or blended probabilities, are interpolated in whole-image
+        coordinates (bilinear, align_corners=False) before the argmax, so that no window's edge shows.
         """
-        frames = frames if self.takes_frames else frames[-1:]
-        image = torch.stack([self._to_tensor(working) for working, _ in frames])  # [K, channels, h, w]
-        small = (image.shape[-2], image.shape[-1])
-        (crop_height, crop_width), halo = self.tiling.crop_px, self.tiling.halo_px
-        image = reflect_pad(image, padded_length(small[0], crop_height), padded_length(small[1], crop_width))
-        columns = place_spans(small[1], crop_width, halo)
-        windows = [(row, column) for row in place_spans(small[0], crop_height, halo) for column in columns]
-        ids = torch.empty(size, dtype=torch.uint8, device=self.device)
-        top_probability = torch.zeros((), dtype=torch.float64, device=self.device)
-        for (row, column), logits in zip(windows, self._logits(image, windows, frames), strict=True):
-            core = logits[:, _core(row), _core(column)]
-            top_probability += core.softmax(0).amax(0).sum(dtype=torch.float64)
-            if small == size:
-                ids[row.core_start : row.core_stop, column.core_start : column.core_stop] = top_class(core)
-            else:
-                down = Resampling(row, small[0], size[0], crop_height, self.device)
-                across = Resampling(column, small[1], size[1], crop_width, self.device)
-                ids[down.own, across.own] = classes_at_own_size(logits, down, across)
-        return Prediction(ids, float(top_probability) / (small[0] * small[1]))
+        grid = self.place_grid(frames, size)
+        pixels = self._pixels(frames, grid)
+        logits = self._logits(pixels, grid.windows, self._windows_per_pass(grid))
+        maker = PieceMaker(grid, self.device)
+        if self.blend == "gaussian":
+            pieces = maker.make_strips(logits)
+        else:
+            pieces = map(maker.make_core, grid.windows, logits)
+        home = torch.device("cpu") if pixels.in_bands else self.device
+        ids = torch.empty(size, dtype=torch.uint8, device=home)
+        top = torch.empty(grid.small, device=home) if probability else None
+        sums = []
+        for piece in pieces:
+            ids[piece.own] = piece.ids
+            if top is not None:
+                top[piece.working] = piece.probability
+            sums.append(piece.confidence_sum())
+        return Prediction(ids, mean_confidence(torch.stack(sums).tolist(), grid.small), top)
 
-    def _to_tensor(self, working: Pixels) -> Tensor:
-        """Pixels [channels, h, w] on the device; torch warns of read-only memory, as a pack's images are."""
-        image = torch.from_numpy(working if working.flags.writeable else working.copy()).to(self.device)
-        return image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+    @torch.inference_mode()
+    def predict_share(
+        self, frames: Sequence[Frame], size: tuple[int, int], share: int, of: int
+    ) -> Iterator[Piece]:
+        """The cores of share 0, 1, ... of `of` shares of an image; of a small one some shares are empty.
 
-    def _logits(
-        self, image: Tensor, windows: list[tuple[Span, Span]], frames: Sequence[Frame]
-    ) -> Iterator[Tensor]:
+        A share is a run of whole batches, so that each window is predicted in the company that it has in
+        `predict_frames`: all shares' ids, and `mean_confidence` of their sums, equal those bit for bit.
+        ValueError: the predictor blends, and a blend needs neighbours' windows.
+        """
+        if self.blend != "core":
+            raise ValueError(f"shares are of cores, not of the blend {self.blend}")
+        grid = self.place_grid(frames, size)
+        per_pass = self._windows_per_pass(grid)
+        batches = -(-len(grid.windows) // per_pass)
+        first, stop = (per_pass * (batches * edge // of) for edge in (share, share + 1))
+        windows = grid.windows[first:stop]
+        logits = self._logits(self._pixels(frames, grid), windows, per_pass)
+        yield from map(PieceMaker(grid, self.device).make_core, windows, logits)
+
+    def place_grid(self, frames: Sequence[Frame], size: tuple[int, int]) -> Grid:
+        """The windows of an image, from its frames and its own size (H, W)."""
+        height, width = frames[-1][0].shape[:2]
+        return place_grid((height, width), size, self.tiling)
+
+    def _windows_per_pass(self, grid: Grid) -> int:
+        """As few passes as `batch` allows, all of one size: 5 windows by 4 are 3 and 3, one of them a fill.
+
+        The image's own size decides it, not its neighbours. One window by 4 is one, not four.
+        """
+        passes = -(-len(grid.windows) // self.batch)
+        return -(-len(grid.windows) // passes)
+
+    def _pixels(self, frames: Sequence[Frame], grid: Grid) -> WindowPixels:
+        seen = frames if self.takes_frames else frames[-1:]
+        return WindowPixels(seen, grid, self.device, self.band_bytes)
+
+    def _logits(self, pixels: WindowPixels, windows: list[Window], per_pass: int) -> Iterator[Tensor]:
         """Logits of each window in turn, float32 [C, crop height, crop width]."""
-        crop_height, crop_width = self.tiling.crop_px
-        mean, std = (
-            torch.tensor([values], dtype=torch.float64, device=self.device)  # [1, K, channels]
-            for values in ([part.mean for _, part in frames], [part.std for _, part in frames])
-        )
-        for first in range(0, len(windows), self.batch):
-            chosen = windows[first : first + self.batch]
-            filled = chosen + chosen[-1:] * (self.batch - len(chosen))
-            crops = torch.stack(
-                [
-                    image[..., row.start : row.start + crop_height, column.start : column.start + crop_width]
-                    for row, column in filled
-                ]
-            )
-            crops = normalise(crops, mean, std)  # [N, K, channels, crop height, crop width]
+        todo = iter(windows)
+        while chosen := list(islice(todo, per_pass)):
+            crops = pixels.crops(chosen + chosen[-1:] * (per_pass - len(chosen)))
             if not self.takes_frames:
                 crops = crops[:, 0].contiguous(memory_format=torch.channels_last)
             with autocast(self.device, self.precision):
@@ -108,5 +144,6 @@ class Predictor:
             yield from logits.float()[: len(chosen)]
 
 
-def _core(span: Span) -> slice:
-    return slice(span.core_start - span.start, span.core_stop - span.start)
+def mean_confidence(sums: Iterable[float], small: tuple[int, int]) -> float:
+    """Mean top probability of an image of [h, w] working pixels from the sums of its pieces, in any order."""
+    return fsum(sums) / (small[0] * small[1])

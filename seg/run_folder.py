@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 from seg import metrics
 from seg.data.training_data import TrainingData
 from seg.errors import RequestError
-from seg.files import first_difference, is_leftover, replacing, write_bytes, write_json
+from seg.files import first_difference, is_leftover, replacing, write_bytes
 from seg.recipe import Recipe, recipe_to_dict
 from seg.state_files import newest_journal
+from seg.storage import Place, as_place, refusing
 from seg.training_state import Journal
 
 
@@ -37,23 +39,26 @@ def run_name(identity: dict[str, Any]) -> str:
     return f"{identity['recipe']['name']}-{digest[:8]}"
 
 
-def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
+def claim_folder(folder: Place | Path, identity: dict[str, Any]) -> None:
     """Write run.json, or find that it says the same. RequestError: the folder is another's, or not ours."""
-    file = folder / "run.json"
+    place = as_place(folder)
+    if place.is_local and place.local().is_file():
+        raise RequestError(f"--out {place} is a file; give an empty or a new folder")
     wanted = json.loads(json.dumps(identity))  # as it comes back: lists for tuples
-    if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found != wanted:
+    with nullcontext() if place.is_local else refusing(place.uri):
+        found = place.read_json("run.json")
+        if found is None:
+            _refuse_foreign(place)
+            place.write_json("run.json", wanted)
+        elif found != wanted:
             raise RequestError(
-                f"--out {folder} holds another run, with {first_difference(found, wanted)}; "
-                "give another --out"
+                f"--out {place} holds another run, with {first_difference(found, wanted)}; give another --out"
             )
-    elif folder.exists() and not folder.is_dir():
-        raise RequestError(f"--out {folder} is a file; give an empty or a new folder")
-    elif folder.is_dir() and not all(is_leftover(path) for path in folder.iterdir()):
-        raise RequestError(f"--out {folder} holds other files and no run.json; give an empty or a new folder")
-    else:
-        write_json(file, wanted)
+
+
+def _refuse_foreign(place: Place) -> None:
+    if not all(is_leftover(Path(name)) for name in place.entries()):
+        raise RequestError(f"--out {place} holds other files and no run.json; give an empty or a new folder")
 
 
 def read_run(folder: Path) -> Journal | None:

@@ -1,46 +1,112 @@
 """Folders that a URI names, on any filesystem that pyarrow knows: local, S3, Google Cloud, Azure, HDFS."""
 
+import hashlib
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from seg.errors import RequestError
-from seg.files import replacing, write_bytes
+from seg.files import json_bytes, replacing, write_bytes
 
-COPY_BYTES = 1 << 24
+COPY_BYTES, HASH_BYTES = 1 << 24, 1 << 20
 FORMS = "give s3://BUCKET/PATH, gs://BUCKET/PATH, another URI that pyarrow knows, or an absolute path"
 GOOGLE_PATIENCE_S = 30
 """Its client tries for 15 minutes by default, where no server answers, before it says so."""
+SECOND_NS = 10**9
+
+
+class FileStat(NamedTuple):
+    """What tells a file from the one it was before: its size, and when it was changed.
+
+    On object stores the time is of whole seconds, since they list it finer than they give it for one object.
+    """
+
+    bytes: int
+    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A folder on some filesystem; names in it are relative, with `/`.
+    """A folder on some filesystem; names in it are relative, with `/`. It pickles, without keys of its own.
 
     A file appears whole: locally by renaming, on object stores since one comes into being when its upload
     ends. HDFS shows a file while it is written.
     """
 
     uri: str
-    """For people: as the user gave it, without what follows a question mark."""
+    """For people: an absolute path, or a URI without what follows a question mark."""
     filesystem: FileSystem
     path: str
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder of this machine, as the mounted ones are."""
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def local(self, name: str = "") -> Path:
+        """Path of a file in a local place, or of the place itself."""
+        assert self.is_local, f"{self.uri} is no folder of this machine"
+        return Path(self._path(name))
 
     def below(self, name: str) -> "Place":
         """A folder in this one."""
         return Place(f"{self.uri.rstrip('/')}/{name}", self.filesystem, f"{self.path.rstrip('/')}/{name}")
 
+    @property
+    def above(self) -> "Place":
+        """The folder that this one is in; a bucket is in none, and is its own."""
+        if "/" not in self.path.strip("/"):
+            return self
+        uri, path = (where.rstrip("/").rpartition("/")[0] for where in (self.uri, self.path))
+        return Place(uri, self.filesystem, path)
+
     def names(self, folder: str = "") -> list[str]:
         """Names of the files in a folder, sorted; none where there is no such folder."""
-        selector = FileSelector(self._path(folder), allow_not_found=True)
-        infos = self.filesystem.get_file_info(selector)
+        infos = self._infos(self._path(folder), recursive=False)
         return sorted(info.base_name for info in infos if info.type == FileType.File)
+
+    def entries(self) -> list[str]:
+        """Names of the files and folders right in this one, sorted; none where there is no such folder."""
+        return sorted(info.base_name for info in self._infos(self.path, recursive=False))
+
+    def files(self) -> Iterator[tuple[str, int, int]]:
+        """Name, size and `mtime_ns` of every file in this folder and those below it, in no order.
+
+        Linked folders are not entered. None where there is no such folder. OSError: one cannot be listed.
+        """
+        return _walk_local(self.local()) if self.is_local else self._walk_store()
+
+    def exists(self) -> bool:
+        """Whether there is such a folder; on an object store, whether anything is in it."""
+        return self.filesystem.get_file_info(self.path).type == FileType.Directory
+
+    def stat(self, name: str) -> FileStat | None:
+        """Size and time of change of a file; None where there is none."""
+        if self.is_local:
+            try:
+                found = self.local(name).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return FileStat(found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
+        info = self.filesystem.get_file_info(self._path(name))
+        return _stat_of(info) if info.type == FileType.File else None
+
+    def open(self, name: str) -> pa.NativeFile:
+        """A file to read here and there in. FileNotFoundError: there is none."""
+        return self.filesystem.open_input_file(self._path(name))
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None where there is none."""
@@ -49,17 +115,38 @@ class Place:
                 return stream.read()
         except FileNotFoundError:
             return None
+        except OSError:
+            if self.is_local or self.stat(name) is not None:
+                raise
+            return None  # removed between the two requests that reading is
+
+    def sha256(self, name: str) -> str:
+        """Hash of a file's content, in hexadecimal, in little memory. FileNotFoundError: there is none."""
+        total = hashlib.sha256()
+        with self.filesystem.open_input_stream(self._path(name), compression=None) as stream:
+            while content := stream.read(HASH_BYTES):
+                total.update(content)
+        return total.hexdigest()
+
+    def read_json(self, name: str) -> Any:
+        """Plain data of a JSON file; None where there is no such file. ValueError: it is no JSON."""
+        content = self.read(name)
+        return None if content is None else json.loads(content)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
-        if self._is_local:
-            write_bytes(Path(self._path(name)), content)
+        if self.is_local:
+            write_bytes(self.local(name), content)
         else:
             self._put(name, pa.py_buffer(content))
 
+    def write_json(self, name: str, value: Any) -> None:
+        """Write plain data as JSON, as `seg.files.write_json` does."""
+        self.write(name, json_bytes(value))
+
     def upload(self, name: str, source: Path) -> None:
         """Write a file from one on this machine."""
-        if self._is_local:
+        if self.is_local:
             with replacing(Path(self._path(name))) as temporary:
                 shutil.copyfile(source, temporary)
         else:
@@ -81,9 +168,18 @@ class Place:
         except FileNotFoundError:
             return
 
-    @property
-    def _is_local(self) -> bool:
-        return isinstance(self.filesystem, LocalFileSystem)
+    def _infos(self, path: str, *, recursive: bool) -> list[FileInfo]:
+        return self.filesystem.get_file_info(FileSelector(path, recursive=recursive, allow_not_found=True))
+
+    def _walk_store(self) -> Iterator[tuple[str, int, int]]:
+        """A request lists a thousand objects, of all folders below; one folder of ours at a time is held."""
+        top, start = self._infos(self.path, recursive=False), len(self.path.rstrip("/")) + 1
+        folders = [info.path for info in top if info.type == FileType.Directory]
+        for infos in (top, *(self._infos(folder, recursive=True) for folder in folders)):
+            for info in infos:
+                if info.type == FileType.File:
+                    found = _stat_of(info)
+                    yield info.path[start:], found.bytes, found.mtime_ns
 
     def _path(self, name: str) -> str:
         return f"{self.path.rstrip('/')}/{name}".rstrip("/")
@@ -92,6 +188,20 @@ class Place:
         """Write all in one call: closing makes the object, also when we failed between two calls."""
         with self.filesystem.open_output_stream(self._path(name), compression=None) as stream:
             stream.write(content)
+
+
+def as_place(where: str | Path | Place) -> Place:
+    """The folder that a user's words name: a URI, or a path, relative to where this process works.
+
+    RequestError: as of `open_place`.
+    """
+    if isinstance(where, Place):
+        return where
+    if isinstance(where, str) and "://" in where:
+        place = open_place(where)
+        return as_place(Path(place.path)) if place.is_local else place
+    path = str(Path(where).resolve())
+    return Place(path, LocalFileSystem(), path)
 
 
 def open_place(uri: str) -> Place:
@@ -128,6 +238,23 @@ def refusing(uri: str) -> Iterator[None]:
             f"{uri} cannot be used ({_first_line(error)}); check the bucket or folder, your rights to it "
             "and, for a server of your own, AWS_ENDPOINT_URL"
         ) from None
+
+
+def _walk_local(root: Path) -> Iterator[tuple[str, int, int]]:
+    folders = [""] if root.is_dir() else []
+    while folders:
+        folder = folders.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{folder}{entry.name}/")
+                elif entry.is_file():
+                    found = entry.stat()
+                    yield f"{folder}{entry.name}", found.st_size, found.st_mtime_ns
+
+
+def _stat_of(info: FileInfo) -> FileStat:
+    return FileStat(info.size, (info.mtime_ns or 0) // SECOND_NS * SECOND_NS)
 
 
 def _first_line(error: Exception) -> str:

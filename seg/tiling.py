@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seg.recipe import STRIDE_PX
+from seg.recipe import STRIDE_PX, Tiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,10 @@ class Span:
     start: int
     core_start: int
     core_stop: int
+
+
+Window = tuple[Span, Span]
+"""Its spans down and across."""
 
 
 def padded_length(length: int, crop: int) -> int:
@@ -38,19 +42,36 @@ def place_spans(length: int, crop: int, halo: int) -> list[Span]:
     ]
 
 
-def reflect_pad(image: Tensor, height: int, width: int) -> Tensor:
-    """Pad [..., h, w] at its bottom and right to [..., height, width] by reflection without the edge pixel.
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """One image's sizes and windows."""
+
+    small: tuple[int, int]
+    """Height and width in working pixels."""
+    size: tuple[int, int]
+    """The image's own."""
+    crop: tuple[int, int]
+    """A window's, in working pixels."""
+    rows: list[Span]
+    columns: list[Span]
+
+    @property
+    def windows(self) -> list[Window]:
+        """Row by row; their cores partition the image."""
+        return [(row, column) for row in self.rows for column in self.columns]
+
+
+def place_grid(small: tuple[int, int], size: tuple[int, int], tiling: Tiling) -> Grid:
+    """The windows of an image of working and own size (height, width)."""
+    rows, columns = (place_spans(*sides, tiling.halo_px) for sides in zip(small, tiling.crop_px, strict=True))
+    return Grid(small, size, tiling.crop_px, rows, columns)
+
+
+def reflected_places(length: int, padded: int) -> Tensor:
+    """Where each of `padded` pixels along an axis is taken from: reflection without the edge pixel, int64.
 
     Unlike torch's own padding it reflects as often as it takes, so that any image fits any window.
     """
-    if image.shape[-2:] == (height, width):
-        return image
-    rows = _reflected(image.shape[-2], height).to(image.device)
-    columns = _reflected(image.shape[-1], width).to(image.device)
-    return image[..., rows[:, None], columns]
-
-
-def _reflected(length: int, padded: int) -> Tensor:
     period = max(1, 2 * (length - 1))
     places = torch.arange(padded) % period
     return torch.minimum(places, period - places) if length > 1 else torch.zeros(padded, dtype=torch.int64)

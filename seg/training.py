@@ -224,6 +224,7 @@ class Training:
             sequence=recipe.sequence,
             preprocessing=recipe.preprocessing,
             statistics=self.statistics,
+            intensities=self.train_pack.intensities(),
             tiling=recipe.tiling,
             validation=result.row() | {"confusion": result.confusion.tolist()},
             provenance={

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cluster.ledger import Ledger
+from cluster.ledger.ledger import Ledger
 from seg.checkpoint import ModelCard, save_model
 from seg.data.preprocess import Statistics
 from seg.models.build import build, takes_frames

@@ -88,6 +88,9 @@ def test_every_module_of_seg_has_its_tests_at_the_same_path() -> None:
         "seg/data/holograms.py",  # with simulate
         "seg/labelling/label_folder.py",  # with labelling
         "seg/labelling/window.py",  # with jobs/label
+        "seg/labelling/request.py",  # with jobs/label
+        "seg/pieces.py",  # with predict
+        "seg/windows.py",  # with predict
     }
     modules = [path for path in OURS if name(path).startswith("seg/") and path.name != "__init__.py"]
     missing = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cluster.requests import ScoreRequest
-from cluster.scoring import score
+from cluster.scoring.scoring import score
 from cluster.session import Session
 from seg.data.camvid import CLASSES
 from seg.data.preprocess import Statistics

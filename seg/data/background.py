@@ -1,12 +1,15 @@
 """The background of a sequence: the mean of some of its frames, measured once, subtracted from each."""
 
+import io
 import json
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,8 +18,8 @@ from numpy.typing import NDArray
 from seg.data.images import Pixels, decode_image, read_file, split_page
 from seg.data.sequences import sequence_key
 from seg.errors import DataWarning, ImageError, RequestError, UnsupportedImage
-from seg.files import replacing
 from seg.recipe import Preprocessing
+from seg.storage import Place, as_place
 
 ENOUGH_FRAMES = 8
 """Every k-th frame is taken; k is lowered until so many are used."""
@@ -25,8 +28,13 @@ FEWEST_FRAMES = 4
 KEPT = 4
 """Backgrounds held in memory, the ones used last: 38 MB each at 3072 x 3072."""
 
-Frame = tuple[str, Path]
-"""An image's name and its file."""
+Frame = tuple[str, Any]
+"""An image's name and its file: a path, or what `read_image` of `Backgrounds` takes."""
+
+
+def read_path(file: Path) -> bytes:
+    """Content of a frame's file on this machine. OSError: it cannot be read."""
+    return read_file(file).data
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,15 +60,18 @@ class Backgrounds:
     def __init__(
         self,
         settings: Preprocessing,
-        folder: Path,
+        folder: Path | Place,
         frames_of: Callable[[str], Sequence[Frame]],
         measured: Path | None = None,
+        *,
+        read_image: Callable[[Any], bytes] = read_path,
     ) -> None:
         """`folder`: where the files are kept. `frames_of`: all frames of a sequence, in order.
 
         measured: an image to use for all sequences, in place of their means. RequestError: it cannot be read.
         """
-        self.settings, self.folder, self.frames_of = settings, folder, frames_of
+        self.settings, self.folder, self.frames_of = settings, as_place(folder), frames_of
+        self.read_image = read_image
         self.measured = None if measured is None else _read_measured(measured)
         self._measured_shift = None if self.measured is None else self._shift(self.measured, 1)
         self._lock = threading.Lock()
@@ -89,10 +100,11 @@ class Backgrounds:
             return self._kept[key]
 
     def _load(self, key: str, sequence: str, image: Pixels) -> Background | None:
-        file = self.folder / f"{key}.npz"
-        if not file.is_file():
+        name = f"{key}.npz"
+        saved = self.folder.read(name)
+        if saved is None:
             frames = self.frames_of(sequence)
-            mean, used = mean_frame(frames, image, self.settings.background_every)
+            mean, used = mean_frame(frames, image, self.settings.background_every, self.read_image)
             if len(used) < FEWEST_FRAMES:
                 warnings.warn(
                     f"sequence {sequence!r} has {len(used)} frames fit for a background, fewer than "
@@ -100,9 +112,10 @@ class Backgrounds:
                     DataWarning,
                     stacklevel=2,
                 )
-            _write_background(file, mean, sequence, used)
-        with np.load(file, allow_pickle=False) as saved:
-            mean, used = saved["mean"], json.loads(str(saved["about"]))["frames"]
+            saved = _encode_background(mean, sequence, used)
+            self.folder.write(name, saved)
+        with np.load(io.BytesIO(saved), allow_pickle=False) as arrays:
+            mean, used = arrays["mean"], json.loads(str(arrays["about"]))["frames"]
         return None if len(used) < FEWEST_FRAMES else self._shift(mean, len(used))
 
     def _shift(self, mean: NDArray[np.generic], num_frames: int) -> Background:
@@ -120,7 +133,7 @@ def choose_frames(count: int, every: int) -> range:
 
 
 def mean_frame(
-    frames: Sequence[Frame], like: Pixels, every: int
+    frames: Sequence[Frame], like: Pixels, every: int, read_image: Callable[[Any], bytes] = read_path
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """The mean of every k-th frame, float64 of `like`'s shape, and the names of those in it.
 
@@ -132,7 +145,7 @@ def mean_frame(
         chosen = [frames[place] for place in choose_frames(len(frames), every)]
         total, used = np.zeros(like.shape, np.uint64), []
         for name, file in chosen:
-            pixels = None if name in unfit else _read_frame(name, file, like, unfit)
+            pixels = None if name in unfit else _read_frame(name, partial(read_image, file), like, unfit)
             if pixels is not None:
                 total += pixels
                 used.append(name)
@@ -147,9 +160,9 @@ def mean_frame(
     return total / max(1, len(used)), tuple(used)
 
 
-def _read_frame(name: str, file: Path, like: Pixels, unfit: dict[str, str]) -> Pixels | None:
+def _read_frame(name: str, read: Callable[[], bytes], like: Pixels, unfit: dict[str, str]) -> Pixels | None:
     try:
-        pixels = decode_image(read_file(file).data, split_page(name)[1])
+        pixels = decode_image(read(), split_page(name)[1])
     except (ImageError, OSError) as error:
         unfit[name] = str(error)
         return None
@@ -164,10 +177,10 @@ def _kind(image: Pixels) -> str:
     return f"{image.shape[0]}x{image.shape[1]}x{channels}-{image.dtype.itemsize * 8}bit"
 
 
-def _write_background(file: Path, mean: NDArray[np.float64], sequence: str, used: tuple[str, ...]) -> None:
-    about = json.dumps({"sequence": sequence, "frames": used})
-    with replacing(file) as temporary, temporary.open("wb") as sink:
-        np.savez(sink, mean=mean, about=np.array(about))
+def _encode_background(mean: NDArray[np.float64], sequence: str, used: tuple[str, ...]) -> bytes:
+    about, file = json.dumps({"sequence": sequence, "frames": used}), io.BytesIO()
+    np.savez(file, mean=mean, about=np.array(about))
+    return file.getvalue()
 
 
 def _read_measured(file: Path) -> Pixels:

@@ -1,5 +1,6 @@
 """One image file, read once: bytes, hash, header, pixels."""
 
+import errno
 import hashlib
 import io
 import math
@@ -9,6 +10,8 @@ import tokenize
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -24,6 +27,7 @@ from seg.errors import (
     UnreadableImage,
     UnsupportedImage,
 )
+from seg.storage import Place
 
 EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".npy"})
 MAX_PIXELS = 2**28
@@ -57,8 +61,32 @@ class FileBytes:
 
 def read_file(path: Path) -> FileBytes:
     """Read a file whole, with the modification time it had when it was opened."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return FileBytes(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file to read. OSError: there is none, or it is a folder or a pipe, for whose writer we would wait."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # to files this flag means nothing
+    mode = os.fstat(handle).st_mode
+    if not S_ISREG(mode):
+        os.close(handle)
+        number, text = (errno.EISDIR, "Is a directory") if S_ISDIR(mode) else (errno.EINVAL, "it is no file")
+        raise OSError(number, text, str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_from(place: Place, name: str) -> FileBytes:
+    """Read a file of a place whole. OSError: it is not there, or cannot be read.
+
+    On an object store the time is taken first: should the file be replaced meanwhile, it counts as changed.
+    """
+    if place.is_local:
+        return read_file(place.local(name))
+    found, content = place.stat(name), place.read(name)
+    if found is None or content is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{place}/{name}")
+    return FileBytes(content, found.mtime_ns)
 
 
 def split_page(image: str) -> tuple[str, int | None]:
@@ -69,10 +97,13 @@ def split_page(image: str) -> tuple[str, int | None]:
     return image, None
 
 
-def count_pages(path: Path) -> int:
+def count_pages(file: Path | BinaryIO) -> int:
     """Pages of a TIFF; 1 where the file cannot be read, since decoding will say so with its reason."""
     try:
-        with Image.open(path, formats=("TIFF",)) as opened:
+        if isinstance(file, Path):
+            with open_file(file) as opened_file:
+                return count_pages(opened_file)
+        with Image.open(file, formats=("TIFF",)) as opened:
             return getattr(opened, "n_frames", 1)
     except PILLOW_ERRORS:
         return 1

@@ -40,20 +40,39 @@ class LabelDecoder(Protocol):
         ...
 
 
-def decode_label(
+@dataclass(frozen=True, slots=True)
+class Label:
+    """The truth of one image: a mask, and the boxes it was drawn from where the label's file holds boxes."""
+
+    mask: NDArray[np.uint8]
+    """uint8 [H, W]: class ids, 255 ignored."""
+    boxes: NDArray[np.int64] | None
+    """int64 [N, 5]: class id, x, y, width, height, in whole own pixels, clipped to the image, in file order;
+    also those that later ones cover. None: the file holds no boxes."""
+
+
+def read_label(
     data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap = ()
-) -> NDArray[np.uint8]:
-    """A label as a mask, uint8 [H, W]: class ids below `num_classes`, 255 ignored.
+) -> Label:
+    """The truth that a label's file holds: ids below `num_classes`, and 255.
 
     data: the bytes of the file at `path`, whose extension says what it holds; size: (H, W) of its image.
     LabelMismatch, naming the file: another size, an unknown id or class, a file that does not parse, a box
     wholly outside the image. DataWarning: a box partly outside, which is clipped.
     """
-    if path.suffix.lower() == ".txt":
-        return _draw_boxes(parse_yolo(data, path, size), size, num_classes)
-    if path.suffix.lower() == ".json":
-        return _draw_boxes(_parse_json(data, path), size, num_classes)
-    return map_ids(decode_ids(data, path, size), num_classes, label_map, path)
+    suffix = path.suffix.lower()
+    if suffix in (".txt", ".json"):
+        found = parse_yolo(data, path, size) if suffix == ".txt" else _parse_json(data, path)
+        boxes = _to_pixels(found, size, num_classes)
+        return Label(_draw_boxes(boxes, size), boxes)
+    return Label(map_ids(decode_ids(data, path, size), num_classes, label_map, path), None)
+
+
+def decode_label(
+    data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap = ()
+) -> NDArray[np.uint8]:
+    """A label as a mask, uint8 [H, W]: what training needs of `read_label`."""
+    return read_label(data, path, size, num_classes, label_map).mask
 
 
 def describe_size(size: tuple[int, int]) -> str:
@@ -174,9 +193,10 @@ def _parse_json(data: bytes, path: Path) -> list[Box]:
         raise LabelMismatch(f'label {path} is not {{"boxes": [[x, y, w, h], ...]}}: {error}') from None
 
 
-def _draw_boxes(boxes: list[Box], size: tuple[int, int], num_classes: int) -> NDArray[np.uint8]:
-    """Fill boxes in file order: later ones cover earlier ones, edges go to the nearest pixel border."""
-    mask = np.zeros(size, np.uint8)
+def _to_pixels(boxes: list[Box], size: tuple[int, int], num_classes: int) -> NDArray[np.int64]:
+    """Class id, x, y, width, height of the pixels in each box: edges go to the nearest pixel border."""
+    height, width = size
+    rows = []
     for box in boxes:
         if not 0 < box.kind < num_classes:
             raise LabelMismatch(
@@ -185,9 +205,18 @@ def _draw_boxes(boxes: list[Box], size: tuple[int, int], num_classes: int) -> ND
         if box.right <= box.left or box.bottom <= box.top:
             continue  # cv2.selectROI gives such a box when it is cancelled
         check_inside((box.left, box.top, box.right, box.bottom), size, f"{box.where}: the box")
-        top, bottom = (max(0, round(edge)) for edge in (box.top, box.bottom))
-        left, right = (max(0, round(edge)) for edge in (box.left, box.right))
-        mask[top:bottom, left:right] = box.kind
+        left, right = (min(max(0, round(edge)), width) for edge in (box.left, box.right))
+        top, bottom = (min(max(0, round(edge)), height) for edge in (box.top, box.bottom))
+        if left < right and top < bottom:
+            rows.append((box.kind, left, top, right - left, bottom - top))
+    return np.array(rows, np.int64).reshape(-1, 5)
+
+
+def _draw_boxes(boxes: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Fill boxes of whole pixels in file order: later ones cover earlier ones."""
+    mask = np.zeros(size, np.uint8)
+    for kind, x, y, width, height in boxes.tolist():
+        mask[y : y + height, x : x + width] = kind
     return mask
 
 

@@ -1,18 +1,24 @@
 """Images with their labels: pairing by name, and the plain layout (docs/formats.md)."""
 
-import os
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from seg.data.images import split_page
 from seg.data.labels import LabelDecoder, LabelMap
-from seg.data.listing import list_images, natural_key, refuse_unlisted, sequence_of
+from seg.data.listing import ending_of, list_files, list_images, natural_key, refuse_unlisted, sequence_of
 from seg.errors import RequestError
+from seg.storage import Place, as_place
 
 MAX_CLASSES = 255
 """A mask has 8 bits, and its 255 is no class."""
+LOOK_UPS = 1 << 16
+"""Images whose labels are looked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,43 +59,101 @@ class DataSet:
         return sorted(frames, key=lambda frame: natural_key(frame[0]))
 
 
-def pair_labels(images: list[str], folder: Path) -> dict[str, str]:
-    """Each labelled image's label, relative to `folder`: P.ext.png, else P.png, P.txt or P.json.
+class LabelNames(Mapping[str, str]):
+    """Each labelled image's label, relative to the label folder; of a million, their forms alone are held."""
+
+    def __init__(self, forms: dict[str, int]) -> None:
+        """forms: of each labelled image, which of `_label_names` it has."""
+        self._forms = forms
+
+    def __getitem__(self, image: str) -> str:
+        return _label_names(image)[self._forms[image]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._forms)
+
+    def __len__(self) -> int:
+        return len(self._forms)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of a list of N images."""
+
+    names: LabelNames
+    bytes: NDArray[np.int64]
+    """Size of each image's label [N]; -1 where it has none."""
+    mtime_ns: NDArray[np.int64]
+    """When each image's label was changed last [N]; -1 where it has none."""
+    unused: int
+    """Files of the label folder that are no image's label."""
+
+    @classmethod
+    def none(cls, images: int) -> "Labels":
+        """Labels of so many images that have none."""
+        return cls(LabelNames({}), np.full(images, -1), np.full(images, -1), 0)
+
+
+def pair_labels(images: list[str], folder: Place | Path) -> dict[str, str]:
+    """Each labelled image's label, as of `find_labels`, which also says what it raises."""
+    return dict(find_labels(images, folder).names)
+
+
+def find_labels(images: list[str], folder: Place | Path) -> Labels:
+    """The images' labels, relative to `folder`: P.ext.png, else P.png, P.txt or P.json.
 
     RequestError: `folder` is missing; an image has two candidates, or a label two images.
     """
-    if not folder.is_dir():
+    place = as_place(folder)
+    with refuse_unlisted(place):
+        if not place.exists():
+            raise RequestError(
+                f"label folder {place} is no folder; give the folder that holds the masks or boxes"
+            )
+        files, sizes, times = list_files(place)
+    at, forms = np.full(len(images), -1), {}
+    for first in range(0, len(images), LOOK_UPS):
+        some = images[first : first + LOOK_UPS]
+        found = _look_up(some, files)
+        _refuse_two(place, some, found)
+        at[first : first + len(some)] = found.max(1)
+        forms |= {some[k]: int(found[k].argmax()) for k in np.flatnonzero(found.max(1) >= 0)}
+    pa.default_memory_pool().release_unused()
+    _refuse_shared(place, images, at)
+    sizes, times = np.append(sizes, -1), np.append(times, -1)  # the last is that of no label
+    return Labels(LabelNames(forms), sizes[at], times[at], len(files) - len(forms))
+
+
+def _look_up(images: list[str], files: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Where in `files` each form of each image's label is, [N, 4]; -1: it is not there."""
+    forms = zip(*map(_label_names, images), strict=True)
+    wanted = pc.SetLookupOptions(files)
+    found = [pc.call_function("index_in", [pa.array(names, pa.string())], wanted) for names in forms]
+    return np.stack([column.fill_null(-1).to_numpy(zero_copy_only=False) for column in found], 1)
+
+
+def _refuse_two(place: Place, images: list[str], found: NDArray[np.int64]) -> None:
+    """RequestError: an image has labels in two forms."""
+    for k in np.flatnonzero((found >= 0).sum(1) > 1)[:1]:
+        names = [name for name, at in zip(_label_names(images[k]), found[k], strict=True) if at >= 0]
+        raise RequestError(f"labels {place}: {images[k]} has two labels, {' and '.join(names)}; remove one")
+
+
+def _refuse_shared(place: Place, images: list[str], at: NDArray[np.int64]) -> None:
+    """RequestError: two images have one label. at: the file of each image's label; -1: it has none."""
+    files, counts = np.unique(at[at >= 0], return_counts=True)
+    for file in files[counts > 1][:1]:
+        sharing = [images[k] for k in np.flatnonzero(at == file)]
+        label = next(name for name in _label_names(sharing[0]) if name in _label_names(sharing[1]))
         raise RequestError(
-            f"label folder {folder} is no folder; give the folder that holds the masks or boxes"
+            f"labels {place}: {label} fits {' and '.join(sharing)}; name it after one, as {sharing[0]}.png"
         )
-    there = {
-        Path(place, name).relative_to(folder).as_posix()
-        for place, _, names in os.walk(folder, onerror=refuse_unlisted)
-        for name in names
-    }
-    labels: dict[str, str] = {}
-    for image in images:
-        candidates = [label for label in _label_names(image) if label in there]
-        if len(candidates) > 1:
-            raise RequestError(
-                f"labels {folder}: {image} has two labels, {' and '.join(candidates)}; remove one"
-            )
-        if candidates:
-            labels[image] = candidates[0]
-    for label, uses in Counter(labels.values()).items():
-        if uses > 1:
-            sharing = [image for image in labels if labels[image] == label]
-            raise RequestError(
-                f"labels {folder}: {label} fits {' and '.join(sharing)}; "
-                f"name it after one, as {sharing[0]}.png"
-            )
-    return labels
 
 
 def label_stem(image: str) -> str:
     """The name of an image's label without its ending: the image's own, and the page of one."""
     file, page = split_page(image)
-    return file.removesuffix(Path(file).suffix) + ("" if page is None else f"#{page}")
+    return file[: len(file) - len(ending_of(file))] + ("" if page is None else f"#{page}")
 
 
 def _label_names(image: str) -> list[str]:
@@ -98,11 +162,16 @@ def _label_names(image: str) -> list[str]:
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names of a classes.txt, one a line in id order.
+    """Class names of a classes.txt. RequestError: as of `parse_classes`."""
+    return parse_classes(file.read_text(encoding="utf-8"), str(file))
+
+
+def parse_classes(text: str, file: str) -> tuple[str, ...]:
+    """Class names of a classes.txt, one a line in id order; `file` is for people.
 
     RequestError: an empty or repeated name, or more than ids below 255.
     """
-    names = tuple(file.read_text(encoding="utf-8").split("\n"))
+    names = tuple(text.split("\n"))
     names = names[:-1] if names and not names[-1] else names
     names = tuple(name.strip() for name in names)
     if not names or "" in names or len(set(names)) < len(names):
@@ -114,14 +183,16 @@ def read_classes(file: Path) -> tuple[str, ...]:
     return names
 
 
-def is_plain_layout(root: Path) -> bool:
+def is_plain_layout(root: Place | Path) -> bool:
     """Whether a folder is laid out as docs/formats.md says: classes.txt beside images/."""
-    return (root / "classes.txt").is_file() and (root / "images").is_dir()
+    place = as_place(root)
+    return place.stat("classes.txt") is not None and place.below("images").exists()
 
 
-def label_folder(root: Path) -> Path | None:
-    """Where a plain layout keeps its labels: masks/ if there, else boxes/, else nowhere."""
-    return next((root / name for name in ("masks", "boxes") if (root / name).is_dir()), None)
+def label_folder(root: Place | Path) -> str | None:
+    """What a plain layout calls the folder of its labels: masks if there, else boxes; None: it has none."""
+    place = as_place(root)
+    return next((name for name in ("masks", "boxes") if place.below(name).exists()), None)
 
 
 def open_plain(root: Path, sequence: str = "") -> DataSet:
@@ -135,12 +206,12 @@ def open_plain(root: Path, sequence: str = "") -> DataSet:
         raise RequestError(
             f"data {root} has no images/ and classes.txt beside it; give a folder in the plain layout"
         )
-    folder = label_folder(root)
-    if folder is None:
+    labels_in = label_folder(root)
+    if labels_in is None:
         raise RequestError(
             f"data {root} has no labels: neither masks/ nor boxes/; training needs one of them"
         )
-    images = root / "images"
+    images, folder = root / "images", root / labels_in
     listed = list_images(images).images
     labels = pair_labels(listed, folder)
     if not labels:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seg.data.images import Pixels
+from seg.data.intensities import Intensity, IntensityRange, find_ranges
 from seg.data.preprocess import Statistics, pool_statistics
 from seg.data.sequences import fill_window, window_places
 
@@ -25,6 +26,7 @@ SCHEMA = pa.schema(
         "bits": pa.int8(),
         "mean": pa.list_(pa.float64()),
         "std": pa.list_(pa.float64()),
+        "intensity": pa.list_(pa.float64()),
         "pixels": pa.binary(),
         "mask": pa.binary(),
         "objects": pa.binary(),
@@ -50,6 +52,8 @@ class PackedImage:
     """Pixels of `mask` on the grid of OBJECT_STRIDE_PX that are neither class 0 nor ignored, counted row by
     row over the grid."""
     statistics: Statistics
+    intensity: Intensity
+    """Of the image as stored, before preprocessing."""
     own_size: tuple[int, int]
     own_mask: NDArray[np.uint8] | None
     class_pixels: tuple[int, ...] | None
@@ -112,6 +116,10 @@ class Pack:
         """Statistics over all labelled images' pixels at working size; see `pool_statistics`."""
         return pool_statistics([(image.statistics, image.mask.size) for image in self.images()])
 
+    def intensities(self) -> tuple[IntensityRange, ...]:
+        """What the labelled images span as stored, a range for each bit depth."""
+        return find_ranges((image.statistics.bit_depth, image.intensity) for image in self.images())
+
     def class_pixels(self) -> NDArray[np.int64]:
         """Own pixels of each class in each labelled image, int64 [images, C]."""
         return np.array([image.class_pixels for image in self.images()], np.int64)
@@ -131,6 +139,7 @@ def _read_row(row: pa.RecordBatch) -> PackedImage:
         mask=_view(value["mask"], np.uint8).reshape(small),
         objects=_view(value["objects"], np.uint32),
         statistics=Statistics(tuple(plain["mean"]), tuple(plain["std"]), plain["bits"]),
+        intensity=Intensity(*plain["intensity"]),
         own_size=own_size,
         own_mask=_view(value["own_mask"], np.uint8).reshape(own_size) if value["own_mask"].is_valid else None,
         class_pixels=None if plain["class_pixels"] is None else tuple(plain["class_pixels"]),

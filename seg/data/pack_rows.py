@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from PIL import Image
 from seg.ahead import map_ahead
 from seg.data.background import Backgrounds, Frame
 from seg.data.images import PILLOW_ERRORS, decode_image, read_file, split_page
+from seg.data.intensities import measure_intensity
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.layout import Sample
 from seg.data.pack import OBJECT_STRIDE_PX, SCHEMA, pack_folder
@@ -25,7 +26,7 @@ from seg.data.preprocess import bit_depth, own_statistics, preprocess, shrink_ma
 from seg.errors import ImageError, RequestError
 from seg.recipe import Preprocessing
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 HEADERS_READ = 256
 """Of how many images, spread over all, the size says how much room a pack takes."""
 
@@ -132,6 +133,7 @@ def pack_row(sample: Sample, settings: PackSettings, backgrounds: Backgrounds) -
         "bits": bit_depth(working),
         "mean": statistics.mean,
         "std": statistics.std,
+        "intensity": astuple(measure_intensity(image)),
         "pixels": working.tobytes(),
         "mask": mask.tobytes(),
         "objects": _find_objects(mask).tobytes(),

@@ -15,6 +15,8 @@ from seg.errors import RequestError, UnreadableImage
 from seg.labelling.display import require_display
 from seg.labelling.label_files import LabelFiles, choose_classes, find_folders
 from seg.labelling.labelling import Labelling
+from seg.labelling.queue import read_queue
+from seg.labelling.request import LabelRequest
 from seg.labelling.window import LabelWindow
 
 if TYPE_CHECKING:
@@ -23,32 +25,26 @@ if TYPE_CHECKING:
 SMALLEST_WINDOW_PX = 200
 
 
-def label_folder(
-    folder: Path,
-    *,
-    out: Path | None,
-    classes: tuple[str, ...],
-    model: Path | None,
-    min_object_px: int,
-    window_px: tuple[int, int],
-    leave: Callable[[], None],
-) -> None:
+def label_folder(request: LabelRequest, leave: Callable[[], None]) -> None:
     """Let the user label the images of a folder in a window; say how many are labelled, before and after.
 
     leave: ends the process at once (see `LabelWindow`). RequestError: no image, labels or classes that do
-    not fit, no model file, no display, a folder that cannot be written.
+    not fit, no model file, a queue of other images, no display, a folder that cannot be written.
     """
-    archive, root = find_folders(folder, out)
+    archive, root = find_folders(request.folder, request.out)
     images = list_images(archive).images
     if not images:
         raise RequestError(f"folder {archive} holds no image; give the folder of the images")
-    if min(window_px) < SMALLEST_WINDOW_PX:
-        raise RequestError(f"--window-px is {window_px[0]} {window_px[1]}; give {SMALLEST_WINDOW_PX} or more")
+    if min(request.window_px) < SMALLEST_WINDOW_PX:
+        width, height = request.window_px
+        raise RequestError(f"--window-px is {width} {height}; give {SMALLEST_WINDOW_PX} or more")
+    shown = images if request.queue is None else read_queue(request.queue, images)
     require_display()
     with TemporaryDirectory(prefix="fringe-label-") as kept:
-        proposer = None if model is None else _load_proposer(model, archive, images, min_object_px, kept)
-        names = choose_classes(root, classes, proposer and proposer.card.classes)
-        labelling = Labelling(images, LabelFiles(root, names))
+        proposer = _load_proposer(request, archive, images, kept)
+        files = LabelFiles(root, choose_classes(root, request.classes, proposer and proposer.card.classes))
+        files.find_labelled(images)  # of those that are not shown too: two that share a label are refused
+        labelling = Labelling(shown, files)
         _say_state(labelling)
         if (root / "masks").is_dir():
             print(f"label: {root} has masks/ too, which training uses in place of boxes/", file=sys.stderr)
@@ -58,18 +54,22 @@ def label_folder(
             leave()
 
         propose, read = proposer and proposer.propose_boxes, partial(read_image, archive)
-        LabelWindow(labelling, read, propose, leave=leave_nothing).run(window_px)
+        LabelWindow(labelling, read, propose, leave=leave_nothing).run(request.window_px)
     _say_state(labelling)
 
 
-def _load_proposer(
-    model: Path, archive: Path, images: list[str], min_object_px: int, kept: str
-) -> "Proposer":
+def _load_proposer(request: LabelRequest, archive: Path, images: list[str], kept: str) -> "Proposer | None":
+    if request.model is None:
+        return None
     from seg.labelling.proposals import Proposer  # here: torch takes seconds to load
 
-    read = partial(read_image, archive)
     return Proposer(
-        model, archive, images, read_image=read, backgrounds=Path(kept), min_object_px=min_object_px
+        request.model,
+        archive,
+        images,
+        read_image=partial(read_image, archive),
+        backgrounds=Path(kept),
+        min_object_px=request.min_object_px,
     )
 
 

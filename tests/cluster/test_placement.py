@@ -7,7 +7,7 @@ import pytest
 from cluster.placement import place_workers
 from cluster.requests import TrainRequest, Workers, parse_workers
 from cluster.session import Session
-from cluster.train_workers import WorkerSettings
+from cluster.training.train_workers import WorkerSettings
 from seg.errors import RequestError
 from seg.recipes import RECIPES
 

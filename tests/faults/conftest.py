@@ -1,7 +1,5 @@
-"""Ray demands a token of whoever reaches it, and reads that once a process."""
+"""Ray for these tests, with the one token of this process, as tests/cluster has it."""
 
-import os
-import secrets
+from tests.cluster.conftest import idle, session
 
-os.environ["RAY_AUTH_MODE"] = "token"
-os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+__all__ = ["idle", "session"]

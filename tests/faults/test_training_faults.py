@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from cluster.requests import TrainRequest
 from cluster.session import Session
-from cluster.training import train
+from cluster.training.training import train
 from jobs.recipe_options import parse
 from jobs.train import Args
 from seg.run_folder import read_run
@@ -157,7 +157,7 @@ def train_and_die(words: tuple[str, ...], boundary: int, told: Path) -> None:
 def run_apart(words: tuple[object, ...], boundary: int, told: Path) -> int | None:
     """Exit code of a training in a process of its own, which has torch already."""
     context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "cluster.training"])
+    context.set_forkserver_preload(["torch", "cluster.training.training"])
     process = context.Process(target=train_and_die, args=(tuple(map(str, words)), boundary, told))
     process.start()
     process.join()

@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from cluster.ledger import Ledger
+from cluster.ledger.ledger import Ledger
 from jobs import score, train, tune
 from seg.data import DATASETS
 from seg.models import MODELS
@@ -165,6 +165,23 @@ def test_out_inside_the_archive(capfd: Screen, archive: Path, model: Path, place
             "--workers 1 of 4096 threads each: there are {cpus} CPUs; try --threads 1",
         ),
         ("--workers 4096", "--workers 4096: there are {cpus} CPUs; try --workers {cpus}"),
+        ("--min-object 0", "--min-object is 0, below 1; try --min-object 1"),
+        ("--stall-minutes 0", "--stall-minutes is 0, not above 0; try --stall-minutes 10"),
+        ("--per-image-timeout -5", "--per-image-timeout is -5, not above 0; try --per-image-timeout 600"),
+        (
+            "--per-image-timeout 5",
+            "--per-image-timeout ends a worker, and --workers 0 has none; try --workers 1",
+        ),
+        ("--workers 1 --gpus-per-worker -1", "--gpus-per-worker is -1, below 0; try --gpus-per-worker 1"),
+        (
+            "--deadline yesterday",
+            "--deadline 'yesterday' is neither a time of day nor an ISO time; try 07:00 or 2027-01-31T07:00",
+        ),
+        ("--deadline 2020-01-01T07:00", "--deadline 2020-01-01T07:00 is past; give a later time"),
+        (
+            "--shard crops",
+            "--shard crops spreads an image's cores over workers: not with --workers 0 or --blend gaussian",
+        ),
         ("--halo 32", "recipe: tiling.halo_px 32 leaves no core in a crop of (64, 64); lower it"),
     ],
 )
@@ -201,6 +218,7 @@ def add_bad_images(archive: Path) -> None:
         cv2.imwrite(str(masks / "s0" / f"{name}.png"), mask)
 
 
+@pytest.mark.filterwarnings("always:NONE of the 3 images of the rehearsal")
 def test_bad_images_among_good_ones_are_quarantined_and_the_rest_is_scored(
     capfd: Screen, archive: Path, model: Path
 ) -> None:
@@ -223,10 +241,11 @@ def test_bad_images_among_good_ones_are_quarantined_and_the_rest_is_scored(
     before = {name: data for name, data in read_tree(Path("out")).items() if name.endswith(".parquet")}
     assert run("score", capfd, *words)[0] == 3  # also when nothing was left to do
     assert {name: data for name, data in read_tree(Path("out")).items() if name in before} == before
-    assert len(list(Path("out").rglob("*.parquet"))) == len(before) == 2
+    assert len(list(Path("out").rglob("*.parquet"))) == len(before)
     assert json.loads(Path("out/summary.json").read_text())["images_skipped"] == 4
 
 
+@pytest.mark.filterwarnings("always:NONE of the 1 images of the rehearsal")
 def test_an_archive_of_bad_images_alone_is_quarantined(capfd: Screen, tmp_path: Path, model: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "zero.png").write_bytes(b"")

@@ -22,8 +22,8 @@ def run(verb: str, *words: str, cwd: Path) -> tuple[str, set[str]]:
     return done.stdout, {module.partition(".")[0] for module in modules}
 
 
-def test_there_are_seven_jobs() -> None:
-    assert JOBS == ["convert", "label", "pack", "score", "simulate", "train", "tune"]
+def test_there_are_these_jobs() -> None:
+    assert JOBS == ["convert", "label", "pack", "report", "score", "simulate", "status", "train", "tune"]
 
 
 @pytest.mark.parametrize("verb", JOBS)
@@ -43,7 +43,9 @@ OPTIONS = {
     "tune": "RECIPE --data --out --trials --epochs --limit --seed --list --optimizer.lr --search "
     "--gpus-per-trial --cpus-per-trial --workers-per-trial",
     "pack": "RECIPE --data --limit --seed --workers --list",
-    "label": "FOLDER --out --classes --model --min-object-px --window-px",
+    "label": "FOLDER --out --classes --model --min-object-px --queue --window-px",
+    "report": "DIR --out",
+    "status": "DIR --watch --json",
     "score": "ARCHIVE --model --out --labels --masks --workers --limit --halo",
 }
 

@@ -279,6 +279,21 @@ def test_keys_confirm_undo_delete_and_move_and_looking_writes_nothing(
     assert job.end() == (0, "")
 
 
+def test_a_queue_opens_its_images_and_no_others_in_its_order(
+    start: StartJob, folder: Path, screen: Screen, tmp_path: Path
+) -> None:
+    queue = tmp_path / "review.csv"
+    queue.write_text("rank,image,reason\n1,s/10.png,x\n2,s/1.png,x\n")
+    job = start(folder, "--queue", queue)
+    assert not bright_rectangles(screen)
+    job.press("n", lambda: len(bright_rectangles(screen)) == 2)  # the first image, by name
+    assert set(job.saved()) == {"s/10.txt"}
+    job.press("n", lambda: job.lines("s/1.txt") == 0)  # the last: it stays
+    assert set(job.saved()) == {"s/10.txt", "s/1.txt"}
+    screen.do("key", "q")
+    assert job.end() == (0, "")
+
+
 def test_an_image_that_cannot_be_read_is_said_and_skipped_and_the_x_button_quits(
     start: StartJob, folder: Path, screen: Screen
 ) -> None:
@@ -361,6 +376,12 @@ def test_a_wrong_request_is_2_and_one_sentence_and_nothing_is_written(
     assert line == f"folder {tmp_path}/empty holds no image; give the folder of the images"
     line = refused(capsys, folder, "--window-px", 100, 500)
     assert line == "--window-px is 100 500; give 200 or more"
+    queue = tmp_path / "review.csv"
+    queue.write_text("image\ns/3.png\n")
+    line = refused(capsys, folder, "--queue", queue)
+    said = "which the folder has not; give the folder that was scored"
+    assert line == f"--queue {queue} names s/3.png, {said}"
+    queue.unlink()
     assert read_tree(tmp_path) == before
 
 
@@ -374,6 +395,17 @@ def test_a_model_with_other_classes_is_refused(
         f"{folder}/classes.txt names the classes background, cell, dust but the model knows background, "
         "disc; give the same classes, in the same order"
     )
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_two_images_that_share_a_label_are_refused_also_where_a_queue_names_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(label_folder, "require_display", lambda: None)
+    shutil.copy(folder / "images/s/1.png", folder / "images/s/1.bmp")
+    (tmp_path / "review.csv").write_text("image\ns/1.png\n")
+    line = refused(capsys, folder, "--queue", tmp_path / "review.csv")
+    assert "s/1.txt would be of s/1.bmp and s/1.png; rename one" in line
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seg.checkpoint import ModelCard, load_model, read_model, save_model
+from seg.data.intensities import IntensityRange
 from seg.data.preprocess import Statistics
 from seg.errors import RequestError
 from seg.models.build import build
@@ -22,6 +23,7 @@ CARD = ModelCard(
     classes=("background", "cell", "ä"),
     label_map=((11, 255), (1, 2)),
     preprocessing=Preprocessing(channels=3, shrink=2.5, normalisation="fitted"),
+    intensities=(IntensityRange(8, 1.5, 9.25, 0.0, 255.0), IntensityRange(16, 900.0, 1e4, 3.0, 65535.0)),
     statistics=Statistics((1.5, 2.25, 1 / 3), (0.1, 0.2, 0.3), 16),
     tiling=Tiling(crop_px=(96, 64), halo_px=16),
     validation={"miou": 0.5, "confusion": [[1, 2, 3]] * 3, "lr": 1e-3},
@@ -131,6 +133,11 @@ def test_a_file_that_does_not_fit_is_refused_by_field(model_file: Path, kind: st
 def test_a_rewritten_file_with_nothing_changed_loads(model_file: Path) -> None:
     rewrite(model_file, lambda tensors, card: None)
     load_model(model_file)
+
+
+def test_a_file_written_before_intensities_were_kept_knows_none(model_file: Path) -> None:
+    rewrite(model_file, lambda tensors, card: card.pop("intensities"))
+    assert load_model(model_file)[1].intensities == ()
 
 
 @pytest.mark.parametrize(

@@ -234,3 +234,9 @@ def test_a_full_disk_that_is_cleared_and_a_read_only_remount_cost_nothing(tmp_pa
 )
 def test_the_first_difference_is_named_by_its_field(found: object, wanted: object, words: str) -> None:
     assert first_difference(found, wanted) == words
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "µ" * 127])
+def test_a_name_as_long_as_file_systems_take_is_written(tmp_path: Path, name: str) -> None:
+    write_bytes(tmp_path / name, b"content")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: b"content"}

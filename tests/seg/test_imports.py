@@ -37,7 +37,7 @@ def test_every_module_of_seg_imports_without_ray_and_extras() -> None:
         ("seg.recipes", ["torch", "cv2", "matplotlib", "rich.progress"]),  # --help answers in under 1 s
         ("seg.data.default", ["torch", "matplotlib"]),
         ("seg.training", ["matplotlib", "pandas"]),
-        ("seg.checkpoint", ["matplotlib", "pyarrow"]),
+        ("seg.checkpoint", ["matplotlib", "ray"]),
     ],
 )
 def test_a_module_loads_no_more_than_it_needs(module: str, absent: list[str]) -> None:

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from seg.metrics import CHUNK_PX, confusion_matrix, dice, iou, mean_present, pixel_accuracy
+from seg.metrics import (
+    CHUNK_PX,
+    confusion_matrix,
+    count_classes,
+    dice,
+    iou,
+    mean_present,
+    pixel_accuracy,
+)
 
 # 15 and 16: the last number of classes whose codes fit a uint8, and the first that does not
 CLASSES = [1, 2, 11, 15, 16, 19, 254, 255]
@@ -51,6 +59,15 @@ def test_two_classes_are_counted_alike_in_every_chunk(ignored: slice) -> None:
     truth[ignored] = 255
     seen = [[int(((truth == t) & (prediction == p)).sum()) for p in range(2)] for t in range(2)]
     assert confusion_matrix(truth, prediction, 2).tolist() == seen
+
+
+@pytest.mark.parametrize("num_classes", CLASSES)
+def test_classes_are_counted_as_they_occur(num_classes: int) -> None:
+    seeded = torch.Generator().manual_seed(0)
+    ids = torch.randint(num_classes, (48, 64), generator=seeded, dtype=torch.uint8)
+    for view in (ids, ids.T, ids[:, ::3], ids[:1, :1]):
+        seen = Counter(view.flatten().tolist())
+        assert count_classes(view, num_classes).tolist() == [seen[k] for k in range(num_classes)]
 
 
 def test_nothing_to_count_gives_zeros_and_nan() -> None:

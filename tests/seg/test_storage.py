@@ -1,4 +1,7 @@
+import hashlib
+import pickle
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
@@ -6,8 +9,9 @@ from urllib.parse import quote
 import pytest
 from pyarrow.fs import FileSystem
 
+from seg.data.images import FileBytes, read_from
 from seg.errors import RequestError
-from seg.storage import Place, open_place, refusing
+from seg.storage import FileStat, Place, as_place, open_place, refusing
 from tests.s3 import BUCKET, S3
 from tests.small import read_tree
 
@@ -41,6 +45,67 @@ def test_files_come_back_from_every_kind_of_place(place: Place, tmp_path: Path) 
     place.remove("last/a.bin")
     place.remove("last/a.bin")
     assert place.names("last") == ["b c#1.json"]
+
+
+def test_a_place_tells_size_and_time_of_its_files_and_lists_them_all(place: Place) -> None:
+    assert (place.exists(), place.entries(), list(place.files()), place.stat("a.bin")) == (
+        False,
+        [],
+        [],
+        None,
+    )
+    contents = {"a.bin": b"abc", "last/b c#1.bin": b"", "last/below/.hidden": b"x" * 1000}
+    for name, content in contents.items():
+        place.write(name, content)
+    assert place.exists()
+    assert place.entries() == ["a.bin", "last"]
+    files = {name: FileStat(size, mtime_ns) for name, size, mtime_ns in place.files()}
+    assert files == {name: place.stat(name) for name in contents}
+    assert {name: found.bytes for name, found in files.items()} == {k: len(v) for k, v in contents.items()}
+    assert all(abs(found.mtime_ns / 1e9 - time.time()) < 600 for found in files.values())
+    assert place.stat("last") is None
+    for name, content in contents.items():
+        assert place.sha256(name) == hashlib.sha256(content).hexdigest()
+        with place.open(name) as file:
+            assert file.read() == content
+            file.seek(len(content) // 2)
+            assert file.read(1) == content[len(content) // 2 :][:1]
+        assert read_from(place, name) == FileBytes(content, files[name].mtime_ns)
+    with pytest.raises(FileNotFoundError):
+        read_from(place, "none.bin")
+
+
+def test_json_comes_back_and_a_place_is_the_same_in_another_process(place: Place) -> None:
+    assert place.read_json("a.json") is None
+    place.write_json("a.json", {"é": [1, float("nan")]})
+    again = pickle.loads(pickle.dumps(place))  # noqa: S301  # as it goes to Ray's workers
+    assert again == place
+    assert again.read_json("a.json") == {"é": [1, None]}
+
+
+def test_a_place_on_a_store_takes_no_keys_along(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    assert b"hunter2" not in pickle.dumps(as_place(f"s3://{BUCKET}/a"))
+
+
+def test_paths_and_uris_of_one_folder_are_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = as_place(tmp_path / "a b")
+    assert place == as_place("a b") == as_place(Path("./a b")) == as_place(place)
+    assert place == as_place(f"file://{quote(str(tmp_path))}/a%20b")
+    assert str(place) == str(tmp_path / "a b") == str(place.local())
+    assert place.local("x/y") == tmp_path / "a b/x/y"
+    with pytest.raises(RequestError, match=r"ftp://server/a cannot be opened"):
+        as_place("ftp://server/a")
+
+
+def test_links_to_folders_are_not_entered(tmp_path: Path) -> None:
+    place = as_place(tmp_path / "a")
+    place.write("below/x.bin", b"x")
+    (tmp_path / "a/loop").symlink_to(tmp_path / "a")
+    (tmp_path / "a/link.bin").symlink_to(tmp_path / "a/below/x.bin")
+    (tmp_path / "a/nowhere.bin").symlink_to(tmp_path / "none")
+    assert sorted(name for name, _, _ in place.files()) == ["below/x.bin", "link.bin"]
 
 
 def test_what_is_not_there_cannot_be_downloaded(place: Place, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 from itertools import pairwise
 
 import numpy as np
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seg.tiling import padded_length, place_spans, reflect_pad
+from seg.recipe import Tiling
+from seg.tiling import padded_length, place_grid, place_spans, reflected_places
 
 CROPS = st.integers(1, 40).map(lambda k: 32 * k)
 
@@ -43,11 +43,14 @@ def test_no_window_is_more_than_needed(tiling: tuple[int, int, int]) -> None:
     assert len(place_spans(length, crop, halo)) == 1 + -(-(padded - crop) // (crop - 2 * halo))
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 90), st.integers(0, 90), st.booleans())
-def test_padding_reflects_as_numpy_does(height: int, width: int, down: int, across: int, deep: bool) -> None:
-    dtype = torch.uint16 if deep else torch.uint8
-    image = torch.arange(height * width).view(1, height, width) % (60000 if deep else 256)
-    padded = reflect_pad(image.to(dtype), height + down, width + across)
-    expected = np.pad(image[0].numpy(), ((0, down), (0, across)), mode="reflect")
-    assert padded.dtype == dtype
-    np.testing.assert_array_equal(padded[0].numpy(), expected)
+@given(st.integers(1, 40), st.integers(0, 90))
+def test_padding_reflects_as_numpy_does(length: int, more: int) -> None:
+    pixels = np.arange(length)
+    expected = np.pad(pixels, (0, more), mode="reflect")
+    np.testing.assert_array_equal(pixels[reflected_places(length, length + more).numpy()], expected)
+
+
+def test_windows_come_row_by_row() -> None:
+    grid = place_grid((100, 200), (300, 600), Tiling(crop_px=(96, 64), halo_px=16))
+    starts = [(row.start, column.start) for row, column in grid.windows]
+    assert starts == [(down, across) for down in (0, 32) for across in (0, 32, 64, 96, 128, 160)]

@@ -143,7 +143,9 @@ def test_the_seed_decides_the_weights(make_plan: MakePlan) -> None:
     assert not torch.equal(one["score.weight"], other["score.weight"])
 
 
-def test_fitted_statistics_are_the_training_images_and_travel_in_the_model_file(make_plan: MakePlan) -> None:
+def test_statistics_and_intensities_are_the_training_images_and_travel_in_the_model_file(
+    make_plan: MakePlan,
+) -> None:
     plan = make_plan(preprocessing=Preprocessing(normalisation="fitted"), epochs=1)
     training = Training(plan, CPU)
     list(training.epochs())
@@ -152,6 +154,9 @@ def test_fitted_statistics_are_the_training_images_and_travel_in_the_model_file(
     assert card.statistics is not None
     assert card.statistics.mean[0] == pytest.approx(pixels.mean(), rel=1e-12)
     assert card.statistics.std[0] == pytest.approx(pixels.std(), rel=1e-9)
+    means = [row.pixels.mean() for row in training.train_pack.images()]  # nothing is done to these images
+    (span,) = card.intensities
+    assert (span.bit_depth, span.lowest_mean, span.highest_mean) == (8, min(means), max(means))
 
 
 def test_fitted_statistics_refuse_validation_images_of_another_depth(make_plan: MakePlan) -> None:

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -265,6 +266,15 @@ def test_a_file_is_hashed_and_dated_as_it_was_read(tmp_path: Path) -> None:
     assert (
         read.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )  # FIPS 180-2, B.1
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tif")
+    assert count_pages(tmp_path / "a.tif") == 1
+    with pytest.raises(OSError, match="it is no file"):
+        read_file(tmp_path / "a.tif")
+    with pytest.raises(IsADirectoryError):
+        read_file(tmp_path)
 
 
 def read_real(path: Path) -> NDArray[np.generic]:

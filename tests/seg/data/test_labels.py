@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from seg.data.labels import decode_label, encode_mask
+from seg.data.labels import decode_label, encode_mask, read_label
 from seg.errors import DataWarning, LabelMismatch
 from tests.seg.data.test_images import encode, write_png
 
@@ -156,6 +156,38 @@ def test_an_edge_that_rounds_to_the_border_is_not_outside(excess: float) -> None
 def test_a_box_wholly_outside_is_refused(path: Path, data: bytes, text: str) -> None:
     with pytest.raises(LabelMismatch, match=text):
         decode_label(data, path, (20, 30), 2)
+
+
+def test_a_label_of_boxes_gives_them_in_whole_pixels_also_those_that_later_ones_cover() -> None:
+    data = b"0 .5 .5 .1 .1\n\n2 .5 .5 .2 .2\n1 1.02 .52 .1 .1\n"
+    with pytest.warns(DataWarning, match="line 4: the box reaches outside"):
+        label = read_label(data, YOLO, (20, 30), 4)
+    assert label.boxes is not None
+    assert label.boxes.tolist() == [[1, 14, 9, 2, 2], [3, 12, 8, 6, 4], [2, 29, 9, 1, 2]]
+    assert np.bincount(label.mask.ravel()).tolist() == [600 - 24 - 2, 0, 2, 24]
+
+
+@given(st.lists(st.tuples(EDGES, EDGES, SIZES, SIZES), max_size=4))
+def test_the_mask_of_boxes_is_what_they_cover_and_no_more(boxes: list[tuple[int, int, int, int]]) -> None:
+    data = write_json(*(box for box in boxes if not lies_outside(box)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        label = read_label(data, JSON, SIZE, 2)
+    assert label.boxes is not None
+    for kind, x, y, w, h in label.boxes.tolist():
+        assert kind == 1
+        assert 0 <= x < x + w <= SIZE[1]
+        assert 0 <= y < y + h <= SIZE[0]
+    drawn = draw_on(SIZE, [(x, y, w, h) for _, x, y, w, h in label.boxes.tolist()])
+    np.testing.assert_array_equal(label.mask, drawn)
+
+
+@pytest.mark.parametrize("data", [b"", b"0 .5 .5 0 .5"])
+def test_a_file_without_a_box_has_no_boxes_and_a_mask_has_none_to_give(data: bytes) -> None:
+    boxes = read_label(data, YOLO, (3, 4), 2).boxes
+    assert boxes is not None
+    assert boxes.shape == (0, 5)
+    assert read_label(encode(IDS, "PNG"), MASK, IDS.shape, 4).boxes is None
 
 
 def test_a_box_without_area_marks_nothing() -> None:

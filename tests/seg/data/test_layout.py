@@ -1,10 +1,11 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from seg.data.layout import open_plain, pair_labels, read_classes
+from seg.data.layout import find_labels, open_plain, pair_labels, read_classes
 from seg.errors import RequestError
 from tests.conftest import WriteArchive
 
@@ -27,6 +28,17 @@ def test_each_form_of_a_label_name_finds_its_image(tmp_path: Path) -> None:
         "t.tif#0": "t.tif#0.png",
         "t.tif#1": "t#1.png",
     }
+
+
+def test_sizes_and_times_of_labels_stand_beside_their_images(tmp_path: Path) -> None:
+    touch(tmp_path, "b.png", "other.txt")
+    (tmp_path / "b.png").write_bytes(b"abc")
+    os.utime(tmp_path / "b.png", ns=(0, 7))
+    labels = find_labels(["a.bmp", "b.bmp"], tmp_path)
+    assert labels.names == {"b.bmp": "b.png"}
+    assert labels.bytes.tolist() == [-1, 3]
+    assert labels.mtime_ns.tolist() == [-1, 7]
+    assert labels.unused == 1
 
 
 @pytest.mark.parametrize(

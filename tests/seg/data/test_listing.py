@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from seg.data.listing import list_images, natural_key, sequence_of
+from seg.data.listing import list_images, natural_key, natural_order, sequence_of
 from seg.errors import RequestError
 
 
@@ -33,6 +34,61 @@ def test_natural_order_is_one_order_whatever_the_names(names: list[str], random:
     shuffled = list(names)
     random.shuffle(shuffled)
     assert sorted(shuffled, key=natural_key) == sorted(names, key=natural_key)
+
+
+def oracle_key(name: str) -> list[object]:
+    """Text and numbers in turn; of equal numbers the text decides."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+@given(st.lists(st.text(alphabet="a0123456789/#é٣.- \x01", max_size=9), unique=True))
+def test_natural_order_is_that_of_texts_and_numbers_in_turn(names: list[str]) -> None:
+    wanted = sorted(names, key=oracle_key)
+    assert sorted(names, key=natural_key) == wanted
+    assert [names[place] for place in natural_order(names)] == wanted
+
+
+def test_sizes_and_times_stand_beside_the_images_also_of_pages(tmp_path: Path) -> None:
+    touch(tmp_path, "b/10.png", "b/9.png")
+    (tmp_path / "b/9.png").write_bytes(b"abc")
+    page = Image.fromarray(np.zeros((2, 3), np.uint8))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    for number, name in enumerate(("a.tif", "b/9.png", "b/10.png")):
+        os.utime(tmp_path / name, ns=(0, 10**9 + number))
+    listing = list_images(tmp_path)
+    assert listing.images == ["a.tif#0", "a.tif#1", "b/9.png", "b/10.png"]
+    size = (tmp_path / "a.tif").stat().st_size
+    assert listing.bytes.tolist() == [size, size, 3, 0]
+    assert listing.mtime_ns.tolist() == [10**9, 10**9, 10**9 + 1, 10**9 + 2]
+    first = listing.first(3)
+    assert (first.images, first.bytes.tolist(), len(first.mtime_ns)) == (
+        listing.images[:3],
+        [size, size, 3],
+        3,
+    )
+    assert listing.first(None).images == listing.images
+
+
+def test_a_listing_knows_which_names_it_would_hold(tmp_path: Path) -> None:
+    listing = list_images(tmp_path, include=("s1/*",), exclude=("*.tif",))
+    assert (listing.images, len(listing.bytes), len(listing.mtime_ns)) == ([], 0, 0)
+    assert [listing.covers(name) for name in ("s1/a.png", "s1/a.tif#3", "s2/a.png")] == [True, False, False]
+
+
+def test_a_name_that_is_no_text_is_refused_and_can_be_excluded(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    os.close(os.open(os.fsencode(tmp_path) + b"/s/\xff1.png", os.O_CREAT))
+    touch(tmp_path, "s/2.png")
+    with pytest.raises(RequestError, match=r"the name 's/\\udcff1.png' is no UTF-8; rename or --exclude it"):
+        list_images(tmp_path)
+    assert list_images(tmp_path, exclude=("s/?1.png",)).images == ["s/2.png"]
+
+
+def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "none.png")
+    listing = list_images(tmp_path)
+    assert (listing.images, listing.bytes.tolist()) == (["a.png"], [0])
 
 
 def test_images_are_listed_by_extension_in_any_case_and_the_rest_is_counted(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from seg.data.fingerprint import data_fingerprint
 from seg.data.images import decode_image
+from seg.data.intensities import measure_intensity
 from seg.data.layout import open_plain
 from seg.data.pack import Pack
 from seg.data.pack_build import ensure_pack
@@ -43,6 +44,7 @@ def test_rows_are_what_preprocessing_gives(
         np.testing.assert_array_equal(row.pixels, working)
         assert (row.name, row.sequence, row.own_size) == (sample.name, sample.sequence, image.shape)
         assert row.statistics == image_statistics(working)
+        assert row.intensity == measure_intensity(image)
         assert row.mask.shape == working.shape[:2]
         if own_masks:
             np.testing.assert_array_equal(row.own_mask, mask)
@@ -61,6 +63,18 @@ def test_a_16_bit_image_stays_16_bit(write_archive: WriteArchive) -> None:
     assert row.pixels.dtype == np.uint16
     np.testing.assert_array_equal(row.pixels, stored)
     assert row.statistics.bit_depth == 16
+
+
+def test_a_packs_intensities_are_those_of_its_images_as_stored(write_archive: WriteArchive) -> None:
+    plan = plan_of(write_archive(), replace(SETTINGS, preprocessing=Preprocessing(clahe_clip=2.0, shrink=3)))
+    stored = [decode_image(sample.image.read_bytes()) for sample in plan.samples]
+    (span,) = Pack(ensure_pack(plan)).intensities()
+    means = [pixels.mean() for pixels in stored]
+    assert (span.bit_depth, span.lowest_mean, span.highest_mean) == (8, min(means), max(means))
+    assert (span.low, span.high) == (
+        min(np.percentile(pixels, 1, method="inverted_cdf") for pixels in stored),
+        max(np.percentile(pixels, 99, method="inverted_cdf") for pixels in stored),
+    )
 
 
 def test_each_page_of_a_tiff_is_packed_as_itself(tmp_path: Path) -> None:

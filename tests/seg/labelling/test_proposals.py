@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seg.checkpoint import load_model
 from seg.data.preprocess import image_statistics
 from seg.labelling.label_folder import read_image
-from seg.labelling.proposals import Proposer, find_objects
+from seg.labelling.proposals import Proposer, find_boxes
 from seg.predict import Predictor
 from seg.recipe import Preprocessing
 from tests.conftest import draw_disc
@@ -37,7 +37,7 @@ def objects_by_scipy(ids: np.ndarray, least_px: int) -> list[tuple[int, int, int
 
 @given(MASKS, st.sampled_from([1, 2, 5]))
 def test_objects_are_the_connected_components_of_enough_pixels(ids: np.ndarray, least_px: int) -> None:
-    boxes = find_objects(ids, 4, least_px)
+    boxes = find_boxes(ids, 4, least_px)
     found = [(box.kind, box.left, box.top, box.right, box.bottom) for box in boxes]
     assert sorted(found) == objects_by_scipy(ids, least_px)
     assert found == sorted(found, key=lambda box: (box[0], box[2], box[1]))

@@ -1,0 +1,86 @@
+"""How long would an archive take on 1, 8 or 64 GPUs, and what would bind? A calculation (docs/scaling.md).
+
+python -m bench.scaling [--cpu-ms 200] [--row-ms 1] [--cores-per-gpu 8] [--storage-gb-s 1 10] ...
+"""
+
+from dataclasses import dataclass
+
+import tyro
+
+from seg.data.preprocess import working_size
+from seg.recipe import Recipe
+from seg.recipes import RECIPES
+from seg.tiling import place_grid
+
+FRAME_PX = 3072
+PUBLISHED = {"interferogram-icnet": 42.1, "interferogram-resnet18": 30.7}
+"""Megapixels a second of the same network on a V100: mmsegmentation's ICNet-R50 and FCN-R18 (model zoo)."""
+GPUS = (1, 8, 64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Costs:
+    """What one frame takes, measured or looked up."""
+
+    gpu_ms: float
+    """Of a GPU, for the model."""
+    cpu_ms: float
+    """Of a core, for all but the model."""
+    row_ms: float
+    """Of the job's process."""
+    frame_mb: float
+    """Of storage, to read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """What a night runs on."""
+
+    gpus: int
+    cores_per_gpu: float
+    storage_gb_s: float
+
+
+def find_rates(costs: Costs, cluster: Cluster) -> dict[str, float]:
+    """Frames a second that each part could do, were it alone; the lowest binds."""
+    return {
+        "model": 1e3 * cluster.gpus / costs.gpu_ms,
+        "cores": 1e3 * cluster.gpus * cluster.cores_per_gpu / costs.cpu_ms,
+        "storage": 1e3 * cluster.storage_gb_s / costs.frame_mb,
+        "job": 1e3 / costs.row_ms,
+    }
+
+
+def model_ms(recipe: Recipe, megapixels_per_second: float) -> float:
+    """Milliseconds that a network of that rate takes for all windows of a frame."""
+    size = (FRAME_PX, FRAME_PX)
+    grid = place_grid(working_size(*size, recipe.preprocessing), size, recipe.tiling)
+    return len(grid.windows) * grid.crop[0] * grid.crop[1] / 1e3 / megapixels_per_second
+
+
+def main(
+    frames: int = 100_000,
+    cpu_ms: float = 200.0,
+    row_ms: float = 1.0,
+    frame_mb: float = 6.5,
+    cores_per_gpu: float = 8.0,
+    storage_gb_s: tuple[float, ...] = (1.0, 10.0),
+) -> None:
+    """Print a table in Markdown: hours and what binds, by network, storage and number of GPUs."""
+    print(f"| network, its time a frame | storage | {' | '.join(f'GPUs: {gpus}' for gpus in GPUS)} |")
+    print("| --- | --- |" + " --- |" * len(GPUS))
+    for name, rate in PUBLISHED.items():
+        gpu_ms = model_ms(RECIPES[name], rate)
+        costs = Costs(gpu_ms=gpu_ms, cpu_ms=cpu_ms, row_ms=row_ms, frame_mb=frame_mb)
+        for bandwidth in storage_gb_s:
+            cells = []
+            for gpus in GPUS:
+                cluster = Cluster(gpus=gpus, cores_per_gpu=cores_per_gpu, storage_gb_s=bandwidth)
+                rates = find_rates(costs, cluster)
+                binds = min(rates, key=lambda part: rates[part])
+                cells.append(f"{frames / rates[binds] / 3600:.2g} h, {binds}")
+            print(f"| {name}, {gpu_ms:.0f} ms | {bandwidth:g} GB/s | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,93 @@
+"""How fast is scoring? The whole job against plain loops and MONAI; its limits; what each stage costs.
+
+python -m bench.scoring [--rows pipeline monai ...] [--precision bf16] [--repeat 2] [--quick] [--folder DIR]
+
+Everything runs on CPU cores, as a user starts it: jobs are processes, with a Ray of their own. Contenders
+take turns, so that they share a busy machine's noise. docs/scaling.md goes on from what this prints.
+"""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+
+from bench.monai_contender import measure_monai
+from bench.scoring_limits import measure_listing, measure_memory, measure_resume
+from bench.scoring_loops import measure_pipeline
+from bench.scoring_setup import RECIPE, Bench
+from bench.scoring_stages import measure_rows, measure_stages
+from bench.table import HEADER, Row
+from bench.values import Value
+
+MEASUREMENTS: dict[str, Callable[[Bench], Iterator[Row | Value]]] = {
+    "pipeline": measure_pipeline,
+    "monai": measure_monai,
+    "resume": measure_resume,
+    "memory": measure_memory,
+    "listing": measure_listing,
+    "stages": measure_stages,
+    "rows": measure_rows,
+}
+
+
+def reason_to_skip(name: str) -> str | None:
+    """Why a measurement is left out; None: it can be made."""
+    if name == "monai" and find_spec("monai") is None:
+        return "monai is not installed (pip install --no-deps monai)"
+    return None
+
+
+def describe(bench: Bench) -> str:
+    """What the numbers belong to."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "opencv-python"))
+    return (
+        f"{platform.machine()}, {bench.cores} cores, Python {platform.python_version()}, {versions}\n"
+        f"{RECIPE}, {bench.precision}; {bench.repeat} turns"
+    )
+
+
+def main(
+    rows: tuple[str, ...] = tuple(MEASUREMENTS),
+    precision: Literal["float32", "bf16"] = "bf16",
+    repeat: int = 2,
+    quick: bool = False,
+    folder: Path | None = None,
+) -> None:
+    """Print a line a row, then one JSON line.
+
+    rows: what to measure, keys of MEASUREMENTS. precision: of the model; in bf16 it is fast, and all the rest
+    counts for more. repeat: turns of each contender. quick: small frames, one turn and no Ray, to see in a
+    minute whether all works. folder: where frames, model and results go, and frames and model are found
+    again; None: a temporary one.
+    """
+    found: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        place = (folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
+        place.mkdir(parents=True, exist_ok=True)
+        os.environ["FRINGE_CACHE"] = str(place)
+        bench = Bench(quick=quick, repeat=1 if quick else repeat, precision=precision, folder=place)
+        bench.prepare()
+        torch.set_num_threads(bench.cores)
+        print(f"{describe(bench)}\n{HEADER}", flush=True)
+        for name in rows:
+            if reason := reason_to_skip(name):
+                print(f"{name}: left out, {reason}", flush=True)
+                continue
+            for row in MEASUREMENTS[name](bench):
+                print(row.line(), flush=True)
+                found.append(asdict(row))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

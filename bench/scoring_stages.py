@@ -1,0 +1,228 @@
+"""What each stage of scoring a frame costs one core, and what a row costs the job's process."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.scoring_setup import BATCH, Bench, steady_ms
+from bench.values import Value
+from cluster.ledger.ledger import Ledger
+from cluster.scoring.image_reader import ScoreRow, ScorerSettings, Work, describe_pixels
+from cluster.scoring.image_scorer import count_objects, count_pixels
+from cluster.scoring.score_queue import ScoreQueue, Task, find_runs
+from cluster.scoring.scorer_pool import Limits, ScorerPool
+from cluster.scoring.scorer_workers import RayCrew
+from cluster.scoring.stopping import Stopping
+from cluster.session import compute_session
+from seg.checkpoint import load_model
+from seg.data.background import Background
+from seg.data.images import decode_image
+from seg.data.labels import encode_mask, read_label
+from seg.data.preprocess import choose_statistics, preprocess
+from seg.predict import Predictor
+from seg.recipe import Tiling
+from seg.recipes import RECIPES
+from seg.storage import Place, as_place
+
+MIN_OBJECT_PX = 64
+HEAVIER = "interferogram-icnet"
+"""A recipe that prepares frames with more than a resize."""
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Milliseconds of each stage, a list a stage."""
+
+    found: dict[str, list[float]] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Time a block."""
+        started = time.perf_counter()
+        yield
+        self.found.setdefault(stage, []).append(1e3 * (time.perf_counter() - started))
+
+
+class TimedModel(nn.Module):
+    """A network that notes how long its forward passes take."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.took_ms = model, 0.0
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """The network's own."""
+        started = time.perf_counter()
+        logits = self.model(crops)
+        self.took_ms += 1e3 * (time.perf_counter() - started)
+        return logits
+
+
+class Stages:
+    """The stages of one image after the other, on one thread."""
+
+    def __init__(self, bench: Bench) -> None:
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        self.bench, self.watch = bench, Stopwatch()
+        model, self.card = load_model(bench.model)
+        self.model = TimedModel(model).eval()
+
+    def run(self, image: Path, label: Path) -> None:
+        """Everything that a worker does for one image."""
+        timed, card = self.watch.timed, self.card
+        with timed("read, from the page cache"):
+            data, truth_data = image.read_bytes(), label.read_bytes()
+        with timed("hash, SHA-256"):
+            hashlib.sha256(data).hexdigest()
+        with timed("decode the image"):
+            pixels = decode_image(data)
+        bmp = bytes(cv2.imencode(".bmp", pixels)[1])
+        with timed("(decode it as BMP)"):
+            decode_image(bmp)
+        with timed("mean and deviation of its pixels"):
+            row = describe_pixels(pixels)
+        size = (pixels.shape[0], pixels.shape[1])
+        with timed("decode its mask of truth"):
+            truth = read_label(truth_data, label, size, len(card.classes))
+        background = Background(np.zeros(size, np.float32), num_frames=1)
+        with timed(f"(preprocess as {HEAVIER}: background, CLAHE)"):
+            preprocess(pixels, RECIPES[HEAVIER].preprocessing, background)
+        with timed("preprocess"):
+            working = preprocess(pixels, card.preprocessing)
+            frame = working, choose_statistics(working, card.preprocessing, card.statistics)
+        for precision in ("float32", "bf16"):
+            ids, probability = self._predict(frame, size, precision)
+        with timed("count pixels"):
+            count_pixels(ids, torch.from_numpy(truth.mask), len(card.classes))
+        work = Work({"image": image.name, **row}, label=truth)
+        with timed("find and match objects"):
+            count_objects(work, ids.numpy(), probability.numpy(), MIN_OBJECT_PX, len(card.classes))
+        with timed("encode the mask"):
+            mask = encode_mask(ids.numpy())
+        with timed("write the mask, flushed"):
+            as_place(self.bench.folder).write("stage.png", mask)
+
+    def _predict(self, frame: Any, size: tuple[int, int], precision: str) -> tuple[Tensor, Tensor]:
+        predictor = Predictor(
+            self.model, self.card.tiling, batch=BATCH, device=torch.device("cpu"), precision=precision
+        )
+        self.model.took_ms = 0.0
+        started = time.perf_counter()
+        prediction = predictor.predict_frames([frame], size, probability=True)
+        took_ms = 1e3 * (time.perf_counter() - started)
+        found = {f"model, {precision}": self.model.took_ms}
+        if precision == "bf16":
+            found["windows, upsampling, ids, confidence"] = took_ms - self.model.took_ms
+        for stage, value in found.items():
+            self.watch.found.setdefault(stage, []).append(value)
+        assert prediction.probability is not None, "it was asked for"
+        return prediction.ids, prediction.probability
+
+
+def measure_stages(bench: Bench) -> Iterator[Value]:
+    """Each stage of a frame, one core, after a warm-up."""
+    stages = Stages(bench)
+    images = sorted((bench.frames / "images").rglob("*.png"))
+    for image in (images[0], *images):
+        label = bench.frames / "masks" / image.relative_to(bench.frames / "images")
+        stages.run(image, label)
+    found = {stage: values[1:] for stage, values in stages.watch.found.items()}
+    for stage, values in found.items():
+        yield Value(f"a frame: {stage}", values, "ms")
+    others = [values for stage, values in found.items() if not stage.startswith(("model", "("))]
+    yield Value("a frame: all but the model", [sum(parts) for parts in zip(*others, strict=True)], "ms")
+
+
+class NoScorer:
+    """Stands in for a scorer: returns a row at once."""
+
+    def __init__(self, settings: ScorerSettings, *, process: str) -> None:
+        self.settings = settings
+
+    def submit(self, request: ScoreRow) -> Future[dict[str, Any]]:
+        """A row such as a frame with ten objects has."""
+        found: Future[dict[str, Any]] = Future()
+        found.set_result(make_row(request["image"]))
+        return found
+
+    def notes(self) -> dict[str, Any]:
+        """Nothing is ever in work."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def make_row(image: str) -> dict[str, Any]:
+    """An outcome row of a frame with ten objects."""
+    found = {"image": image, "class_id": 1, "x": 5, "y": 5, "width": 90, "height": 90, "area": 6000}
+    found |= {"centroid_x": 50.0, "centroid_y": 50.0, "confidence": 0.9, "touches_border": False, "iou": 0.8}
+    row: dict[str, Any] = {"image": image, "reason": None, "bytes": 6_500_000, "mtime_ns": 1, "attempt": 1}
+    row |= {"sha256": "0" * 64, "label_path": image, "label_bytes": 1, "label_mtime_ns": 1}
+    row |= {"label_sha256": "0" * 64, "height": 3072, "width": 3072, "channels": 1, "bit_depth": 8}
+    row |= {"labelled": True, "confusion": [1, 2, 3, 4], "ignored": 0, "class_pixels": [1, 2]}
+    row |= {"confidence": 0.9, "objects_found": [0, 9], "objects_missed": [0, 1], "objects_invented": [0, 1]}
+    row |= {f"seconds_{stage}": 0.1 for stage in ("read", "decode", "model", "write")}
+    return row | {"finished_at": datetime.now(UTC), "objects": [found] * 10}
+
+
+def measure_rows(bench: Bench) -> Iterator[Value]:
+    """What an image costs whoever hands it out and commits its row: the ledger alone, then with Ray."""
+    count = 1000 if bench.quick else 10_000
+    images = [f"s/{number:06}.png" for number in range(count)]
+    ledger = Ledger(bench.new_folder())
+    took_ms = bench.time_ms(lambda: add_all(ledger, ([make_row(image)] for image in images)))
+    yield Value("a row: into the ledger", [took_ms / count], "ms")
+    if not bench.quick:
+        with compute_session() as session:
+            session.start()
+            yield Value("a row: handed out, back from Ray, into the ledger", [pool_ms(bench, images)], "ms")
+
+
+def add_all(ledger: Ledger, arrivals: Iterator[list[dict[str, Any]]]) -> None:
+    for rows in arrivals:
+        ledger.add(rows)
+    ledger.commit()
+
+
+def pool_ms(bench: Bench, images: list[str]) -> float:
+    """Milliseconds a row takes workers that do nothing, without the first tenth."""
+    out = as_place(bench.new_folder())
+    pool = ScorerPool(
+        RayCrew(make_settings(out), make_scorer=NoScorer),
+        ScoreQueue(find_runs(iter(images), lambda *_: False), workers=bench.cores),
+        request_row,
+        workers=bench.cores,
+        inflight=out.below("inflight"),
+        stopping=Stopping(),
+        limits=Limits(),
+    )
+    ledger, arrived_s = Ledger(out), []
+    for rows in pool.outcomes():
+        ledger.add(rows)
+        arrived_s += [time.perf_counter()] * len(rows)
+    ledger.commit()
+    return steady_ms(arrived_s, first=len(images) // 10, last=0)
+
+
+def request_row(task: Task) -> ScoreRow:
+    return ScoreRow(image=task.image, label=None, sequence=None, window=None, attempt=task.attempt)
+
+
+def make_settings(out: Place) -> ScorerSettings:
+    """Settings that nobody reads."""
+    return ScorerSettings(
+        archive=out, labels=None, out=out, model=Path(), tiling=Tiling(), batch=1, precision="bf16", threads=1
+    )

@@ -1,0 +1,225 @@
+"""Which images and labels are others than when they were scored: by size and time, or by their content."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from cluster.ledger.ledger import Ledger
+from seg.ahead import map_ahead
+from seg.data.images import split_page
+from seg.data.layout import Labels
+from seg.data.listing import Listing, natural_key
+from seg.errors import RequestError
+from seg.progress import progress
+from seg.storage import Place, refusing
+
+SHOWN = 5
+"""Names that a message gives before it only counts."""
+HASHED_AT_ONCE = 8
+ROWS_AT_ONCE = 1 << 17
+
+STAMPS = ["image", "bytes", "mtime_ns", "label_path", "label_bytes", "label_mtime_ns"]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Images by what is no longer as when they were scored or set aside, each list in natural order."""
+
+    images: list[str] = field(default_factory=list)
+    """Whose own file is another."""
+    labels: list[str] = field(default_factory=list)
+    """Whose label is another, has come or is gone."""
+    gone: list[str] = field(default_factory=list)
+    """Which are in the ledger and no longer in the archive; their rows stay."""
+
+    @property
+    def changed(self) -> list[str]:
+        """The images to score again."""
+        return list(dict.fromkeys(self.images + self.labels))
+
+    def refuse(self) -> None:
+        """RequestError, which counts and names what changed; none where nothing did."""
+        counts = ((self.images, "image"), (self.labels, "label"))
+        found = [
+            f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({_first(names)})"
+            for names, kind in counts
+            if names
+        ]
+        if found:
+            raise RequestError(
+                f"{' and '.join(found)} changed since they were scored; give --rescore-changed to score them "
+                "again, or another --out"
+            )
+
+    def gone_line(self) -> str:
+        """What to say of images that are no longer there; empty without any."""
+        if not self.gone:
+            return ""
+        return (
+            f"{len(self.gone)} scored images are no longer in the archive ({_first(self.gone)}); their rows "
+            "stay in the ledger and in its sums"
+        )
+
+
+def find_changes(listing: Listing, labels: Labels, ledger: Ledger) -> Changes:
+    """What changed in size or time since it was scored or set aside, over the images of a listing.
+
+    labels: those of the listing's images. Of an image set aside the label counts if it was read or missing.
+    Images of a TIFF that has other pages than before count as changed.
+    """
+    there = _There(listing, labels, pa.array(listing.images, pa.string()))
+    found = Changes()
+    for rows in _gather(ledger.rows(STAMPS)):
+        there.compare(rows, np.ones(rows.num_rows, np.bool_), found)
+    scored_and_gone = found.gone.copy()
+    for rows in _gather(ledger.quarantine_rows([*STAMPS, "reason"])):
+        was_missing = _booleans(pc.call_function("equal", [rows["reason"], pa.scalar("label_missing")]))
+        there.compare(rows, was_missing | (_integers(rows["label_bytes"]) >= 0), found)
+    lists = (found.images, found.labels, scored_and_gone)
+    return Changes(*(sorted(names, key=natural_key) for names in lists))
+
+
+def _gather(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in fewer tables: a look-up costs the same for many as for one."""
+    some: list[pa.Table] = []
+    num_rows = 0
+    for table in tables:
+        some.append(table)
+        num_rows += table.num_rows
+        if num_rows >= ROWS_AT_ONCE:
+            yield pa.concat_tables(some)
+            some, num_rows = [], 0
+    if some:
+        yield pa.concat_tables(some)
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What is in archive and label folder now."""
+
+    listing: Listing
+    labels: Labels
+    images: pa.Array
+    """The listing's names once more, for look-ups."""
+
+    def compare(self, rows: pa.Table, label_counts: NDArray[np.bool_], found: Changes) -> None:
+        """Add the names of rows whose image differs, of others whose label does, of those that are gone."""
+        at = _integers(self._find(rows["image"]))
+        listed = at >= 0
+        bytes_, mtime_ns = _integers(rows["bytes"]), _integers(rows["mtime_ns"])
+        other = listed & ((bytes_ != self.listing.bytes[at]) | (mtime_ns != self.listing.mtime_ns[at]))
+        other &= bytes_ >= 0  # set aside without having been read: there is nothing to compare
+        other_label = listed & label_counts & ~other & self._has_other_label(rows, at)
+        missing = [name for name in _names(rows, ~listed) if self.listing.covers(name)]
+        other_pages, gone = self.split_missing(missing)
+        found.images.extend(_names(rows, other) + other_pages)
+        found.labels.extend(_names(rows, other_label))
+        found.gone.extend(gone)
+
+    def split_missing(self, missing: list[str]) -> tuple[list[str], list[str]]:
+        """Names that are not listed: of a file that is, with other pages; of a file that is not."""
+        files = [split_page(name)[0] for name in missing]
+        listed = np.zeros(len(missing), np.bool_)
+        for names in (files, [f"{file}#0" for file in files]):
+            listed |= _integers(self._find(pa.chunked_array([names], pa.string()))) >= 0
+        pairs = list(zip(missing, listed, strict=True))
+        return [name for name, there in pairs if there], [name for name, there in pairs if not there]
+
+    def _find(self, names: pa.ChunkedArray) -> pa.ChunkedArray:
+        return pc.call_function("index_in", [names], pc.SetLookupOptions(self.images))
+
+    def _has_other_label(self, rows: pa.Table, at: NDArray[np.int64]) -> NDArray[np.bool_]:
+        bytes_, mtime_ns = _integers(rows["label_bytes"]), _integers(rows["label_mtime_ns"])
+        other = (bytes_ != self.labels.bytes[at]) | (mtime_ns != self.labels.mtime_ns[at])
+        now = pa.array((self.labels.names.get(self.listing.images[k]) for k in at), pa.string())
+        return other | _booleans(pc.call_function("not_equal", [rows["label_path"], now]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A file as the ledger knows it."""
+
+    image: str
+    place: Place
+    file: str
+    sha256: str
+    is_label: bool
+
+    def differs(self) -> bool:
+        """Whether it is another now; reads it. RequestError: it cannot be read."""
+        with refusing(f"{self.place}/{self.file}"):
+            try:
+                return self.place.sha256(self.file) != self.sha256
+            except FileNotFoundError:
+                return False
+
+
+def find_other_content(archive: Place, labels: Place | None, ledger: Ledger) -> Changes:
+    """What has another sha256 than when it was scored; every file of the ledger is read, once.
+
+    Files that are not there are left out. RequestError: one cannot be read.
+    """
+    pages: dict[tuple[str, str], list[str]] = {}
+    other: list[_Kept] = []
+    total = sum(rows.num_rows for rows in ledger.rows(["image"]))
+    with progress("verifying", total) as advance, ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        for differing in map_ahead(pool, _differing, _files(archive, labels, ledger, pages), HASHED_AT_ONCE):
+            other += differing
+            advance()
+    images = [
+        image
+        for kept in other
+        if not kept.is_label
+        for image in pages.get((kept.file, kept.sha256), [kept.image])
+    ]
+    relabelled = {kept.image for kept in other if kept.is_label} - set(images)
+    return Changes(sorted(images, key=natural_key), sorted(relabelled, key=natural_key))
+
+
+def _differing(files: list[_Kept]) -> list[_Kept]:
+    return [kept for kept in files if kept.differs()]
+
+
+def _files(
+    archive: Place, labels: Place | None, ledger: Ledger, pages: dict[tuple[str, str], list[str]]
+) -> Iterator[list[_Kept]]:
+    """The files of each image in the ledger that nobody had before.
+
+    pages: gains, by file and hash, the images that are pages of one file.
+    """
+    columns = ["image", "sha256", "label_path", "label_sha256"]
+    for rows in ledger.rows(columns):
+        for image, sha256, label, label_sha256 in zip(
+            *(rows[name].to_pylist() for name in columns), strict=True
+        ):
+            file, page = split_page(image)
+            same = [image] if page is None else pages.setdefault((file, sha256), [])
+            if page is not None:
+                same.append(image)
+            kept = [_Kept(image, archive, file, sha256, is_label=False)] if len(same) == 1 else []
+            if labels is not None and label is not None:
+                kept.append(_Kept(image, labels, label, label_sha256, is_label=True))
+            yield kept
+
+
+def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Values as int64; -1 for null."""
+    return column.cast(pa.int64()).fill_null(-1).to_numpy()
+
+
+def _booleans(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Values as booleans; False for null."""
+    return column.fill_null(False).to_numpy()
+
+
+def _names(rows: pa.Table, wanted: NDArray[np.bool_]) -> list[str]:
+    return rows["image"].filter(pa.array(wanted)).to_pylist()
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,156 @@
+"""report.html of a scores folder: one file that holds all it shows, read in a browser or printed."""
+
+from collections.abc import Sequence
+from math import isnan
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.ledger.ledger import Ledger
+from cluster.outcome import StoppedBy
+from cluster.report import report_figures as figures
+from cluster.report.ledger_survey import (
+    OBJECT_COLUMNS,
+    SURVEY_COLUMNS,
+    ObjectSurvey,
+    Survey,
+    survey_quarantine,
+)
+from cluster.report.report_page import ImageFigures, Report, render
+from cluster.report.report_pictures import Picture, PictureSources, draw_panels, picture_sources
+from seg.errors import RequestError
+from seg.metrics import iou, mean_present, pixel_accuracy
+from seg.palette import class_colours, error_legend
+from seg.storage import Place
+
+PICTURED = 8
+"""Images with pictures, of the worst and of the least confident."""
+LISTED = 500
+"""Images in the table, of the worst and of the least confident; the rest are counted."""
+
+STOPPED = {
+    StoppedBy.FINISHED: "Finished",
+    StoppedBy.DEADLINE: "Stopped at its deadline; the same command goes on from there",
+    StoppedBy.INTERRUPT: "Interrupted; the same command goes on from there",
+    StoppedBy.ERROR: "Stopped by an error; what was scored before it is kept",
+}
+
+
+def write_report(place: Place) -> str:
+    """Write report.html of a scores folder, from its run.json, summary.json, parts and masks; where it is.
+
+    The same folder gives the same bytes. Memory is that of a part of the ledger, a name and three numbers an
+    image and the images shown. RequestError: it is no scores folder, or its first scoring has not ended.
+    """
+    place.write("report.html", render(gather(place)).encode())
+    return f"{place.uri}/report.html"
+
+
+def read_scores(place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
+    """run.json and summary.json. RequestError: one is missing, or it is of something else than a scoring."""
+    run, summary = place.read_json("run.json"), place.read_json("summary.json")
+    if run is None or "archive" not in run:
+        raise RequestError(f"{place.uri} is no scores folder; give the --out of a scoring")
+    if summary is None:
+        raise RequestError(
+            f"{place.uri} has no summary.json yet; end its scoring with the command it began with"
+        )
+    return run, summary
+
+
+def gather(place: Place) -> Report:
+    """Read a scores folder, each part of it once."""
+    run, summary = read_scores(place)
+    classes = tuple(summary["classes"])
+    ledger, survey = Ledger(place), Survey(len(classes), listed=LISTED)
+    for rows in ledger.rows(SURVEY_COLUMNS):
+        survey.add(rows)
+    objects = ObjectSurvey(len(classes))
+    for rows in ledger.objects(OBJECT_COLUMNS):
+        objects.add(rows)
+    gallery = Gallery(picture_sources(place, run, classes), classes)
+    images = survey.by_image()
+    return Report(
+        title=archive_title(run["archive"]),
+        run=run,
+        summary=summary,
+        stopped=STOPPED[summary["stopped_by"]],
+        started=survey.started,
+        finished=survey.finished,
+        images=len(images),
+        labelled=survey.labelled,
+        uncounted=survey.labelled - int((~np.isnan(images.miou)).sum()),
+        miou=mean_present(iou(survey.confusion)),
+        pixel_accuracy=pixel_accuracy(survey.confusion),
+        confidence=mean_present(images.confidence),
+        classes=figures.class_figures(survey, classes),
+        confusion=survey.confusion.tolist(),
+        confusions=figures.largest_confusions(survey.confusion, classes),
+        objects=figures.object_figures(survey, objects, classes),
+        distributions=figures.distributions(images),
+        drifts=figures.drifts(images) if len(images) > 1 else [],
+        ends=(images.name(0), images.name(-1)) if len(images) else ("", ""),
+        worst=[gallery.show(row) for row in survey.worst.rows[:PICTURED]],
+        least_confident=[gallery.show(row) for row in survey.least_confident.rows[:PICTURED]],
+        listed=[gallery.describe(row) for row in _listed(survey)],
+        stages=list(summary["stage_seconds"].items()),
+        quarantine=survey_quarantine(ledger.quarantine_rows()),
+        error_legend=error_legend(classes),
+    )
+
+
+def _listed(survey: Survey) -> list[dict[str, Any]]:
+    """The worst images, then those that are only among the least confident."""
+    rows = {row["image"]: row for row in (*survey.worst.rows, *survey.least_confident.rows)}
+    return list(rows.values())
+
+
+class Gallery:
+    """Turns ledger rows into what is shown of them; pictures of an image are drawn once."""
+
+    def __init__(self, sources: PictureSources | None, classes: tuple[str, ...]) -> None:
+        """`sources`: None where masks were not written, so that there are no pictures."""
+        self.sources, self.classes = sources, classes
+        self.colours = class_colours(classes)
+        self._shown: dict[str, ImageFigures] = {}
+
+    def show(self, row: dict[str, Any]) -> ImageFigures:
+        """A row with its pictures."""
+        if row["image"] not in self._shown:
+            drawn = draw_panels(self.sources, row) if self.sources else None
+            self._shown[row["image"]] = self.describe(row, *(drawn or ([], [])))
+        return self._shown[row["image"]]
+
+    def describe(
+        self, row: dict[str, Any], pictures: Sequence[Picture] = (), notes: Sequence[str] = ()
+    ) -> ImageFigures:
+        """A row's figures."""
+        ratios = self._ious(row)
+        by_class = zip(self.classes, self.colours, ratios.tolist(), strict=True)
+        return ImageFigures(
+            image=row["image"],
+            miou=mean_present(ratios),
+            confidence=row["confidence"],
+            intensity=row["intensity_mean"],
+            width=row["width"],
+            height=row["height"],
+            kind=f"{row['bit_depth']}-bit {'gray' if row['channels'] == 1 else 'colour'}",
+            by_class=[figures for figures in by_class if not isnan(figures[2])],
+            pictures=list(pictures),
+            notes=list(notes),
+        )
+
+    def _ious(self, row: dict[str, Any]) -> NDArray[np.float64]:
+        if row["confusion"] is None:
+            return np.full(len(self.classes), np.nan)
+        return iou(np.reshape(row["confusion"], (len(self.classes), -1)))
+
+
+def archive_title(archive: str) -> str:
+    """An archive by the end of its path or URI; images/ of a plain layout says nothing."""
+    where = urlsplit(archive)
+    parts = [part for part in f"{where.netloc}/{where.path}".split("/") if part]
+    parts = parts[:-1] if parts[1:] and parts[-1] == "images" else parts
+    return "/".join(parts[-2:])

@@ -1,0 +1,246 @@
+"""One image over several workers: its windows in shares, its pixels once in the object store (--shard crops).
+
+For a few huge images, or an answer at once. Many images are scored faster whole, an image a worker: there no
+pixel crosses a process border.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from cluster.quiet import quiet_loggers
+from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings, Work
+from cluster.scoring.image_scorer import count_pixels, finish
+from seg.checkpoint import ModelCard, load_model
+from seg.pieces import Piece, Rectangle
+from seg.predict import Predictor, mean_confidence
+
+SHARES_PER_WORKER = 4
+"""Shares of an image for each worker, so that they end together."""
+IMAGES_AHEAD = 1
+"""Images that are read and decoded while the one before is predicted."""
+TRIES = 3
+"""How often pixels are asked for, where the process that held them is gone."""
+
+SHARE_SCHEMA = pa.schema(
+    {
+        "image": pa.int64(),  # its number among the requests
+        "share": pa.int64(),
+        "seconds": pa.float64(),
+        "counts": pa.list_(pa.int64()),  # class_pixels, ignored, and of a labelled image confusion
+        "sums": pa.list_(pa.float64()),  # of each piece's top probabilities
+        "own": pa.list_(pa.int64()),  # of each piece four edges: top, bottom, left, right
+        "working": pa.list_(pa.int64()),
+        "ids": pa.large_binary(),  # of each piece in turn, row by row
+        "probability": pa.large_binary(),
+    }
+)
+"""What a share of an image gives; nothing, where the image cannot be used."""
+
+
+def score_crops(
+    settings: ScorerSettings, card: ModelCard, requests: Sequence[ScoreRow], workers: int, *, gpus: bool
+) -> Iterator[dict[str, Any]]:
+    """Outcome rows as ImageScorer gives them, in order; each image is predicted by all workers together.
+
+    Ray runs. settings.blend is core. gpus: whether each worker has one.
+    """
+    import ray
+
+    quiet_loggers()
+    shared = ray.remote(SharedImages).options(
+        num_cpus=0, max_concurrency=2 * workers + 2, max_restarts=-1, max_task_retries=TRIES
+    )
+    images: Any = shared.remote(settings, card, list(requests))
+    try:
+        outcomes = _predict_shares(settings, images, len(requests), workers, gpus=gpus)
+        for number in range(len(requests)):
+            assembly = None
+            for outcome in islice(outcomes, workers * SHARES_PER_WORKER):
+                assembly = assembly or ImageAssembly(fetch(images, number), len(card.classes))
+                assembly.add(outcome)
+            assert assembly is not None, "every image has shares"
+            yield assembly.finish(settings)
+            images.release.remote(number)
+    finally:
+        ray.kill(images)
+
+
+def _predict_shares(
+    settings: ScorerSettings, images: Any, num_images: int, workers: int, *, gpus: bool
+) -> Iterator[dict[str, Any]]:
+    """Rows of SHARE_SCHEMA, image by image, share by share."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    shares = workers * SHARES_PER_WORKER
+    blocks = [
+        pa.table({"image": [number], "share": [share]})
+        for number in range(num_images)
+        for share in range(shares)
+    ]
+    outcomes = ray.data.from_arrow(blocks).map_batches(
+        CropPredictor,  # type: ignore[arg-type]  # a class with __call__: Ray makes actors of it
+        fn_constructor_args=(settings, images, shares),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=settings.threads,
+        num_gpus=1 if gpus else 0,
+    )
+    for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from cast("pa.Table", table).to_pylist()  # the format asked for
+
+
+class SharedImages:
+    """Reads each image once and holds it in the object store; `score_crops` makes an actor of it."""
+
+    def __init__(self, settings: ScorerSettings, card: ModelCard, requests: list[ScoreRow]) -> None:
+        self._requests = requests
+        self._reader = ImageReader(settings, card)
+        self._threads = ThreadPoolExecutor(1 + IMAGES_AHEAD)
+        self._lock = threading.Lock()
+        self._held: dict[int, Future[Any]] = {}
+
+    def find(self, number: int) -> list[Any]:
+        """Where the Work of an image is, as a list of one reference; the next one is begun."""
+        with self._lock:
+            for wanted in range(number, min(number + 1 + IMAGES_AHEAD, len(self._requests))):
+                if wanted not in self._held:
+                    self._held[wanted] = self._threads.submit(self._put, self._requests[wanted])
+            found = self._held[number]
+        return [found.result()]
+
+    def release(self, number: int) -> None:
+        """Let go of an image."""
+        with self._lock:
+            self._held.pop(number, None)
+
+    def _put(self, request: ScoreRow) -> Any:
+        import ray
+
+        return ray.put(self._reader.prepare(request))
+
+
+def fetch(images: Any, number: int) -> Work:
+    """An image's Work, its arrays read-only views of the object store; read anew where they are lost."""
+    import ray
+    from ray.exceptions import ObjectLostError
+
+    for _ in range(TRIES - 1):
+        try:
+            return ray.get(ray.get(images.find.remote(number))[0])
+        except ObjectLostError:
+            ray.get(images.release.remote(number))
+    return ray.get(ray.get(images.find.remote(number))[0])
+
+
+class CropPredictor:
+    """Predicts and counts shares of images. A plain class: Ray Data makes actors of it."""
+
+    def __init__(self, settings: ScorerSettings, images: Any, shares: int) -> None:
+        """`images`: the SharedImages; `shares`: how many an image has."""
+        torch.set_num_threads(settings.threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, card = load_model(settings.model, self.device)
+        self.num_classes = len(card.classes)
+        self.predictor = Predictor(
+            model, settings.tiling, batch=settings.batch, device=self.device, precision=settings.precision
+        )
+        self.images, self.shares = images, shares
+        self._last: tuple[int, Work] | None = None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Rows of SHARE_SCHEMA for a block of images' and shares' numbers."""
+        rows = [self._predict(row["image"], row["share"]) for row in batch.to_pylist()]
+        return pa.Table.from_pylist(rows, SHARE_SCHEMA)
+
+    def _predict(self, number: int, share: int) -> dict[str, Any]:
+        if self._last is None or self._last[0] != number:
+            self._last = None  # before the next image comes
+            self._last = (number, fetch(self.images, number))
+        work = self._last[1]
+        return {"image": number, "share": share} | self.predict(work, share)
+
+    def predict(self, work: Work, share: int) -> dict[str, Any]:
+        """A share of an image, as SHARE_SCHEMA has it."""
+        if not work.frames:
+            return {}
+        started = time.perf_counter()
+        size = (work.row["height"], work.row["width"])
+        pieces = list(self.predictor.predict_share(work.frames, size, share, self.shares))
+        counts = [self._count(piece, work.truth) for piece in pieces]
+        return {
+            "counts": np.sum(counts, axis=0).tolist() if pieces else [],
+            "sums": [float(piece.confidence_sum()) for piece in pieces],
+            "own": [edge for piece in pieces for edge in _edges(piece.own)],
+            "working": [edge for piece in pieces for edge in _edges(piece.working)],
+            "ids": b"".join(piece.ids.cpu().numpy().tobytes() for piece in pieces),
+            "probability": b"".join(piece.probability.cpu().numpy().tobytes() for piece in pieces),
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _count(self, piece: Piece, truth: NDArray[np.uint8] | None) -> list[int]:
+        """Its class_pixels, ignored, and of a labelled image confusion."""
+        own = None if truth is None else torch.from_numpy(truth[piece.own].copy()).to(piece.ids.device)
+        counts = count_pixels(piece.ids, own, self.num_classes)
+        return [*counts["class_pixels"], counts["ignored"] or 0, *(counts["confusion"] or ())]
+
+
+class ImageAssembly:
+    """One image whose shares come in: counts are added up, pieces put together."""
+
+    def __init__(self, work: Work, num_classes: int) -> None:
+        self.work, self.num_classes = work, num_classes
+        self._sums: list[float] = []
+        if work.frames:
+            labelled = work.truth is not None
+            self._counts = np.zeros(num_classes + 1 + labelled * num_classes**2, np.int64)
+            self._ids = np.empty((work.row["height"], work.row["width"]), np.uint8)
+            self._small = (work.frames[-1][0].shape[0], work.frames[-1][0].shape[1])
+            self._probability = np.empty(self._small, np.float32)
+
+    def add(self, outcome: dict[str, Any]) -> None:
+        """Add a share, as SHARE_SCHEMA has it; empty ones are passed over."""
+        if outcome.get("sums"):
+            self._counts += outcome["counts"]
+            self._sums += outcome["sums"]
+            self.work.seconds["model"] = self.work.seconds.get("model", 0.0) + outcome["seconds"]
+            _put_pieces(self._ids, outcome["own"], outcome["ids"])
+            _put_pieces(self._probability, outcome["working"], outcome["probability"])
+
+    def finish(self, settings: ScorerSettings) -> dict[str, Any]:
+        """The outcome row, once all shares are in; its mask is written."""
+        if not self.work.frames:
+            return self.work.row
+        counts, classes, labelled = self._counts.tolist(), self.num_classes, self.work.truth is not None
+        self.work.row |= {
+            "class_pixels": counts[:classes],
+            "ignored": counts[classes] if labelled else None,
+            "confusion": counts[classes + 1 :] if labelled else None,
+            "confidence": mean_confidence(self._sums, self._small),
+        }
+        return finish(self.work, self._ids, self._probability, settings, classes)
+
+
+def _put_pieces(whole: NDArray[Any], edges: list[int], content: bytes) -> None:
+    values, used = np.frombuffer(content, whole.dtype), 0
+    for top, bottom, left, right in np.reshape(edges, (-1, 4)).tolist():
+        place = whole[top:bottom, left:right]
+        place[:] = values[used : used + place.size].reshape(place.shape)
+        used += place.size
+
+
+def _edges(place: Rectangle) -> tuple[int, int, int, int]:
+    down, across = place
+    return down.start, down.stop, across.start, across.stop

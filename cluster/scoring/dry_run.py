@@ -1,0 +1,164 @@
+"""What a scoring would meet and cost, found out without writing: `jobs/score.py ARCHIVE ... --dry-run`."""
+
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.scoring.dry_run_tables import print_dry_run
+from cluster.scoring.rehearsal import Estimate, Power, Rest, choose_rehearsal, estimate_night, free_bytes
+from seg.ahead import map_ahead
+from seg.data.headers import Header, read_header
+from seg.data.images import split_page
+from seg.data.listing import HEADER_BYTES, Listing
+from seg.errors import ImageError, UnreadableImage
+from seg.progress import progress
+from seg.storage import Place, as_place
+
+HEADERS = 2000
+"""Headers read at most, spread evenly over the archive; of fewer images all are."""
+THREADS = 16
+"""That read headers: on a server or an object store each waits for an answer."""
+
+ScoreSample = Callable[[list[str], Place], Iterable[dict[str, Any]]]
+"""Scores some images in this process, with masks and backgrounds in the folder given; their outcome rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DryRun:
+    """A scoring that was checked and not begun."""
+
+    archive: Place
+    listing: Listing
+    """With the bytes of each image's file."""
+    labels: Collection[str] | None
+    """Images with a label; None: no labels were given."""
+    sequences: int
+    finished: int
+    """Of the images, those in the ledger."""
+    quarantined: int
+    pending: Sequence[str]
+    out: Place
+    masks: bool
+    power: Power
+    """workers as the night has them; on_gpu: whether this process scores on a GPU."""
+
+
+@dataclass(slots=True)
+class HeaderSurvey:
+    """What headers say: how many images of each kind, and which are bad."""
+
+    kinds: Counter[Header] = field(default_factory=Counter)
+    bad: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    """Image and detail of each, by the reason its quarantine row would have."""
+
+    @property
+    def read(self) -> int:
+        """Headers that were looked at."""
+        return self.kinds.total() + sum(map(len, self.bad.values()))
+
+
+def dry_run(plan: DryRun, score_sample: ScoreSample) -> dict[str, Any]:
+    """Look at headers, time three images, print what was found; the same as plain values.
+
+    Nothing is written in `out`: the timed images' masks go to a temporary folder.
+    """
+    survey = survey_headers(plan.archive, plan.listing.images)
+    bad = {image for found in survey.bad.values() for image, _ in found}
+    pending = frozenset(plan.pending)
+    waiting = np.fromiter((image in pending for image in plan.listing.images), bool)
+    rest = Rest(len(plan.pending), int(plan.listing.bytes[waiting].sum()))
+    sound = [image for image in plan.pending if image not in bad]
+    rows, estimate = time_sample(choose_rehearsal(sound), rest, plan.power, score_sample)
+    values = describe(plan, survey, rows, estimate)
+    print_dry_run(values)
+    return values
+
+
+def survey_headers(archive: Place, images: Sequence[str], limit: int = HEADERS) -> HeaderSurvey:
+    """Read the headers of all images, or of `limit` that are spread evenly over them."""
+    survey = HeaderSurvey()
+    places = np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(int)
+    chosen = [images[int(place)] for place in places]
+    with ThreadPoolExecutor(THREADS) as pool, progress("headers", len(chosen)) as advance:
+        found = map_ahead(pool, partial(_look, archive), chosen, 4 * THREADS)
+        for image, header in zip(chosen, found, strict=True):
+            if isinstance(header, Header):
+                survey.kinds[header] += 1
+            else:
+                survey.bad.setdefault(header.reason, []).append((image, str(header)))
+            advance()
+    return survey
+
+
+def _look(archive: Place, image: str) -> Header | ImageError:
+    file, page = split_page(image)
+    try:
+        with archive.open(file) as opened, io.BufferedReader(opened, HEADER_BYTES) as buffered:
+            return read_header(buffered, page)
+    except ImageError as error:
+        return error
+    except OSError as error:
+        return UnreadableImage(f"{archive}/{file} cannot be read: {error.strerror or error}")
+
+
+def time_sample(
+    images: list[str], rest: Rest, power: Power, score_sample: ScoreSample
+) -> tuple[list[dict[str, Any]], Estimate]:
+    """Outcome rows of some images that were scored into a temporary folder, and what they foretell."""
+    with tempfile.TemporaryDirectory(prefix="fringe-dry-run-") as folder:
+        rows = list(score_sample(images, as_place(folder))) if images else []
+        masks = [path for path in (Path(folder) / "masks").rglob("*") if path.is_file()]
+        return rows, estimate_night(rows, rest, power, sum(path.stat().st_size for path in masks))
+
+
+def describe(
+    plan: DryRun, survey: HeaderSurvey, rows: list[dict[str, Any]], estimate: Estimate
+) -> dict[str, Any]:
+    """All that was found out, as plain values."""
+    labels = plan.labels
+    return {
+        "archive": str(plan.archive),
+        "images": len(plan.listing.images),
+        "bytes": int(plan.listing.bytes.sum()),
+        "ignored": plan.listing.ignored,
+        "sequences": plan.sequences,
+        "labelled": None if labels is None else sum(image in labels for image in plan.listing.images),
+        "finished": plan.finished,
+        "quarantined": plan.quarantined,
+        "pending": len(plan.pending),
+        "headers_read": survey.read,
+        "kinds": [
+            {
+                "format": kind.format,
+                "bit_depth": kind.bit_depth,
+                "channels": kind.channels,
+                "height": kind.height,
+                "width": kind.width,
+                "images": count,
+            }
+            for kind, count in survey.kinds.most_common()
+        ],
+        "bad_headers": {
+            reason: [{"image": image, "detail": detail} for image, detail in found]
+            for reason, found in sorted(survey.bad.items())
+        },
+        "timed": [row["image"] for row in rows if row["reason"] is None],
+        "timed_bad": [
+            {"image": row["image"], "reason": row["reason"], "detail": row["detail"]}
+            for row in rows
+            if row["reason"] is not None
+        ],
+        "workers": plan.power.workers,
+        "seconds": estimate.seconds,
+        "bytes_to_write": estimate.bytes,
+        "out": str(plan.out),
+        "bytes_free": free_bytes(plan.out),
+    }

@@ -1,0 +1,160 @@
+"""Scoring an archive: plan, lock the folder, leave out what is done, let workers score, commit here."""
+
+import time
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.folder_lock import FolderLock, LostLock
+from cluster.outcome import StoppedBy
+from cluster.requests import ScoreRequest
+from cluster.scoring.rehearsal import intensity_warning
+from cluster.scoring.score_folder import ScoreFolder, open_folder, refuse_changed
+from cluster.scoring.score_plan import plan_scoring
+from cluster.scoring.score_queue import ScoreQueue, Task, find_runs
+from cluster.scoring.score_screen import Rehearsal, Screen
+from cluster.scoring.score_summary import Command, ScoreSummary, count_strangers, summarise
+from cluster.scoring.scorer_pool import ScorerPool
+from cluster.scoring.stopping import Pace, Stopping, heeding_ctrl_c
+from cluster.scoring.workplace import Workplace, choose_workplace
+from cluster.session import Session
+from seg.errors import DataWarning
+from seg.run_folder import claim_folder
+
+Rows = list[dict[str, Any]]
+
+
+def score(request: ScoreRequest, session: Session) -> ScoreSummary:
+    """Score what is left of an archive, commit as it comes, write summary.json.
+
+    RequestError: archive, model, labels or folder do not fit each other; nothing is written then.
+    """
+    workplace = choose_workplace(request, session)
+    plan = plan_scoring(request)
+    claim_folder(plan.out, plan.identity)  # writes in a new folder alone, and there nothing has changed
+    again = refuse_changed(plan, request)
+    with FolderLock(plan.out, what="scoring") as lock:
+        folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)
+        command = Command(folder.skipped, Screen(folder, workplace), changed=len(again))
+        with _summarised(folder, command):
+            if folder.num_left:
+                command.stopped_by = _score_left(folder, request, workplace, command)
+    return ScoreSummary(plan.out, command.values)
+
+
+@contextmanager
+def _summarised(folder: ScoreFolder, command: Command) -> Iterator[None]:
+    """Commit, and write summary.json and status.json, however the block ends."""
+    try:
+        yield
+        _write_summary(folder, command)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        command.stopped_by = StoppedBy.INTERRUPT if interrupted else StoppedBy.ERROR
+        with suppress(OSError, LostLock):  # maybe the error itself, which is what is told
+            _write_summary(folder, command, cause=f"{type(error).__name__}: {error}")
+        raise
+    outside = count_strangers(folder.plan, folder.ledger)
+    if outside and (text := intensity_warning(outside)):
+        warnings.warn(DataWarning(text), stacklevel=2)
+
+
+def _write_summary(folder: ScoreFolder, command: Command, cause: str = "") -> None:
+    folder.check_owner()
+    folder.ledger.commit()
+    command.screen.end(command.stopped_by, cause)
+    command.values = summarise(folder.plan, folder.ledger, command)
+    folder.plan.out.write_json("summary.json", command.values)
+
+
+def _score_left(
+    folder: ScoreFolder, request: ScoreRequest, workplace: Workplace, command: Command
+) -> StoppedBy:
+    """Score what is left; why that ended."""
+    folder.plan.write_sequences([*folder.pending, *folder.suspects])
+    rehearsal = Rehearsal(folder, workplace)
+    stopping = Stopping(folder.plan.deadline)
+    began = time.monotonic()
+    with heeding_ctrl_c(stopping), command.screen.shown():
+        source = _open_source(folder, request, workplace, rehearsal.images, stopping)
+        with closing(source.outcomes()) as outcomes:
+            for arrived in outcomes:
+                if source.is_up and not command.seconds_starting:
+                    command.seconds_starting = time.monotonic() - began
+                    command.screen.begin()
+                rows = [folder.complete(row) for row in arrived]
+                folder.ledger.add(rows)
+                rehearsal.look(rows)
+                command.screen.look(source, rows)
+    return StoppedBy.FINISHED if source.is_complete else stopping.asked or StoppedBy.FINISHED
+
+
+def _open_source(
+    folder: ScoreFolder,
+    request: ScoreRequest,
+    workplace: Workplace,
+    rehearsal: list[str],
+    stopping: Stopping,
+) -> "ScorerPool | CropSource":
+    plan = folder.plan
+    if request.shard == "crops":
+        workplace.session.start()
+        return CropSource(folder, workplace, stopping)
+    workers = min(max(1, workplace.workers), folder.num_left)
+    first = frozenset(rehearsal)
+    queue = ScoreQueue(
+        find_runs((image for image in folder.pending if image not in first), plan.belong),
+        rehearsal=rehearsal,
+        suspects=folder.suspects,
+        workers=workers,
+    )
+    return ScorerPool(
+        workplace.open_crew(plan.settings),
+        queue,
+        plan.row,
+        workers=workers,
+        inflight=folder.inflight,
+        stopping=stopping,
+        limits=workplace.limits,
+    )
+
+
+@dataclass(slots=True)
+class CropSource:
+    """Outcome rows of `--shard crops`: each image in turn, over all workers, unsupervised."""
+
+    folder: ScoreFolder
+    workplace: Workplace
+    stopping: Stopping
+    is_up: bool = True
+    is_complete: bool = False
+    pace: Pace = field(default_factory=Pace)
+
+    def outcomes(self) -> Generator[Rows, None, None]:
+        """A row at a time."""
+        from cluster.scoring.crop_sharding import score_crops
+
+        plan = self.folder.plan
+        tasks = [Task(image) for image in self.folder.pending]
+        tasks += [Task(image, note.attempt) for image, note in self.folder.suspects.items()]
+        rows = score_crops(
+            plan.settings,
+            plan.card,
+            [plan.row(task) for task in tasks],
+            self.workplace.workers,
+            gpus=self.workplace.gpus > 0,
+        )
+        began = time.monotonic()
+        for row in rows:
+            self.pace.add(time.monotonic() - began)
+            began = time.monotonic()
+            yield [row]
+            if self.stopping.check(self.pace) is not None:
+                return
+        self.is_complete = True
+
+    def held(self) -> list[Any]:
+        """Nobody tells."""
+        return []

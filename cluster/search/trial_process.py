@@ -1,0 +1,132 @@
+"""One trial of a search in a Ray worker: the training loop, alone or on workers of its own."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster.folder_lock import check_owner
+from cluster.search.search_space import apply_params
+from cluster.search.trial_resources import TrialResources
+from cluster.search.trials import (
+    describe_cause,
+    fail_trial,
+    note_failure,
+    read_params,
+    report_of,
+    trial_folder,
+)
+from seg.data.training_data import TrainingData
+from seg.errors import RequestError, TrainingDiverged
+from seg.recipe import Recipe
+from seg.run_folder import read_run
+from seg.training import Training, TrainingPlan
+from seg.training_state import Journal
+
+POLL_S = 0.5
+"""Between two looks at what a trial's workers have finished."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialJob:
+    """What all trials of a search share; plain, so that it travels to them."""
+
+    recipe: Recipe
+    data: TrainingData
+    seed: int
+    folder: Path
+    """The search's."""
+    resources: TrialResources
+    lock: str = ""
+    """Token of the folder's lock, while a job holds it."""
+
+    @property
+    def trials(self) -> Path:
+        """Folder of the trials' folders."""
+        return self.folder / "trials"
+
+    def check_owner(self) -> None:
+        """LostLock: another job has taken the search over. FileNotFoundError: none has it, it has ended."""
+        check_owner(self.folder, self.lock)
+
+
+def run_trial(config: dict[str, Any], job: TrialJob) -> None:
+    """Train trial `config["number"]` to its end, an epoch's mIoU to Tune; a failure is noted in its folder.
+
+    What would fail again, such as a loss that is not finite, fails the trial at once.
+    """
+    from ray import tune
+
+    folder = trial_folder(job.trials, config["number"])
+    try:
+        plan = TrainingPlan(
+            recipe=apply_params(job.recipe, read_params(folder)),
+            data=job.data,
+            seed=job.seed,
+            folder=folder,
+            parent=f"{job.folder.name}/{folder.name}",
+            lock=(job.folder, job.lock),
+        )
+        for row in _train(plan, job):
+            tune.report(report_of(row))
+    except (RequestError, TrainingDiverged) as error:
+        job.check_owner()
+        fail_trial(folder, describe_cause(error))
+    except Exception as error:
+        job.check_owner()  # a search that ended, or is another job's now, is no failure of the trial
+        note_failure(folder, describe_cause(error))
+        raise
+
+
+def _train(plan: TrainingPlan, job: TrialJob) -> Iterator[dict[str, Any]]:
+    """The history's lines as they come; first the last one of an earlier attempt, which Tune may not know."""
+    journal = read_run(plan.folder) or Journal()
+    yield from journal.history[-1:]
+    if journal.is_finished(plan.recipe):
+        return
+    if job.resources.workers == 1:
+        yield from _train_alone(plan, job)
+    else:
+        yield from _train_together(plan, job.resources, len(journal.history))
+
+
+def _train_alone(plan: TrainingPlan, job: TrialJob) -> Iterator[dict[str, Any]]:
+    torch.set_num_threads(job.resources.threads)
+    device = torch.device("cuda" if job.resources.gpus else "cpu")
+    training = Training(plan, device, may_write=job.check_owner)
+    for result in training.epochs():
+        yield result.row()
+
+
+def _train_together(plan: TrainingPlan, resources: TrialResources, known: int) -> Iterator[dict[str, Any]]:
+    """Train on workers of Ray's, from `known` epochs on; they end with this process, so when Tune prunes.
+
+    They do not wait for Tune's answer: epochs of less than a second or two outrun it.
+    """
+    from cluster.training.train_workers import WorkerSettings, fit_workers
+
+    settings = WorkerSettings(
+        workers=resources.workers, gpus=resources.gpus / resources.workers, threads=resources.threads
+    )
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            fit_workers(plan, settings)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    alive = True
+    while alive:
+        thread.join(POLL_S)
+        alive = thread.is_alive()
+        rows = (read_run(plan.folder) or Journal()).history[known:]
+        known += len(rows)
+        yield from rows
+    if failures:
+        raise failures[0]

@@ -1,0 +1,53 @@
+"""Write a scoring's report again, or compare two scorings: python jobs/report.py DIR [DIR] [--out FILE]."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional, arg
+
+from jobs.outcome import run_job
+from seg.errors import RequestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Write report.html and review.csv of a scores folder again; compare two of the same labelled images."""
+
+    folders: Positional[Annotated[tuple[str, ...], arg(metavar="DIR [DIR]")]]
+    """The --out of a scoring, or of two: A, and B that is compared with it."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Page of a comparison; default: comparison-B.html in the first folder."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit code."""
+    return run_job("report", lambda: _report(tyro.cli(Args, args=argv)))
+
+
+def _report(args: Args) -> int:
+    from cluster.report.comparison import compare  # here, so that --help loads no torch and no ray
+    from cluster.report.comparison_page import write_comparison
+    from cluster.report.report import write_report
+    from cluster.report.review import write_review
+    from jobs.differences import print_differences
+    from seg.storage import as_place
+
+    places = [as_place(folder) for folder in args.folders]
+    if len(places) == 2:
+        comparison = compare(*places)
+        print_differences(comparison)
+        print(f"report: {write_comparison(comparison, *places, out=args.out)}")
+    elif len(places) == 1 and args.out is None:
+        print(f"report: {write_report(places[0])}")
+        print(f"what to label next: {write_review(places[0])}")
+    else:
+        raise RequestError("give one scores folder, or two to compare and, if you like, --out for the page")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

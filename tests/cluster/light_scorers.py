@@ -1,0 +1,72 @@
+"""Scorers without a model: a worker has one in a second, as no torch comes along."""
+
+import os
+import signal
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from cluster.scoring.inflight import MODEL, InFlight, Note
+from seg.errors import RequestError
+from seg.storage import Place
+
+if TYPE_CHECKING:
+    from cluster.scoring.image_reader import ScoreRow
+
+
+class LightScorer:
+    """Notes an image, does to its process what the image's name asks for, returns an empty row."""
+
+    def __init__(
+        self,
+        settings: Any,
+        *,
+        process: str,
+        place: Place | None,
+        exits: str = "",
+        crashes: str = "",
+        freezes: str = "",
+    ) -> None:
+        """`place`: where it is noted; None: nowhere, and nothing happens in another thread."""
+        self.inflight = InFlight(place, process)
+        self.does = {exits: lambda: os._exit(1), crashes: _crash, freezes: _freeze}
+        self.threads = ThreadPoolExecutor(3) if place else None
+
+    def submit(self, request: "ScoreRow") -> Future[dict[str, Any]]:
+        if self.threads:
+            return self.threads.submit(self._score, request["image"], request["attempt"])
+        done: Future[dict[str, Any]] = Future()
+        done.set_result(self._score(request["image"], request["attempt"]))
+        return done
+
+    def notes(self) -> dict[str, Note]:
+        return self.inflight.notes()
+
+    def close(self) -> None: ...
+
+    def _score(self, image: str, attempt: int) -> dict[str, Any]:
+        self.inflight.begin(image, attempt)
+        self.inflight.enter(image, MODEL)
+        if image in self.does:
+            self.does[image]()
+        self.inflight.end(image)
+        return {"image": image, "reason": None, "attempt": attempt}
+
+
+def _crash() -> None:
+    _signal_and_wait(signal.SIGSEGV)
+
+
+def _freeze() -> None:
+    _signal_and_wait(signal.SIGSTOP)
+
+
+def _signal_and_wait(number: int) -> None:
+    """The main thread may be the one that gets it, a moment later."""
+    os.kill(os.getpid(), number)
+    threading.Event().wait()
+
+
+def refuse_to_start(settings: Any, *, process: str) -> LightScorer:
+    """A scorer whose model is missing."""
+    raise RequestError("the model is not there")

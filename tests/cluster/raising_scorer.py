@@ -1,0 +1,18 @@
+"""A scorer that raises; apart from the light ones, as it imports torch."""
+
+from cluster.scoring.image_reader import ScorerSettings, Work
+from cluster.scoring.image_scorer import ImageScorer
+from seg.predict import Prediction
+
+
+class RaisingScorer(ImageScorer):
+    """Scores as ImageScorer does, and raises at one image when the model gets it."""
+
+    def __init__(self, settings: ScorerSettings, *, raises: str, process: str | None = None) -> None:
+        super().__init__(settings, process=process)
+        self.raises = raises
+
+    def predict(self, work: Work) -> Prediction:
+        if work.row["image"] == self.raises:
+            raise RuntimeError("no kernel for this")
+        return super().predict(work)

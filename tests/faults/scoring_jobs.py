@@ -1,0 +1,177 @@
+"""Scorings as processes of their own that start in a second, and what they must leave behind."""
+
+import ctypes
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from cluster.ledger import ledger
+from cluster.ledger.ledger import Ledger
+from cluster.requests import ScoreRequest
+from seg.files import is_leftover, persistently
+from tests.faults.file_events import MOVED_HERE, OPENED, Event
+from tests.small import count_by_hand, ledger_rows, read_tree, sum_ledger
+
+Disturb = Callable[[], None]
+
+PRELOAD = [
+    *(
+        "torch",
+        "pandas",
+        "cluster.scoring.image_scorer",
+        "cluster.scoring.scoring",
+        "cluster.scoring.score_dry_run",
+    ),
+    *("cluster.scoring.score_end", "cluster.session", "jobs.figures", "jobs.score"),
+]
+"""What a job would import; pyarrow imports pandas where it is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A scoring in a process of its own."""
+
+    process: BaseProcess
+    log: Path
+    """What it says, on both streams."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self.process.is_alive()
+
+    def wait(self, within_s: float = 120) -> int | None:
+        """Its exit code, once it has ended by itself."""
+        self.process.join(within_s)
+        assert not self.is_alive, f"not within {within_s} s: {self.said}"
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self.process.kill()
+        self.process.join()
+
+    @property
+    def said(self) -> str:
+        """What it has said."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+def ask(archive: Path, model: Path, out: Path, **options: object) -> ScoreRequest:
+    """A scoring in this process, without Ray where no `workers` are given."""
+    words = {"archive": str(archive), "model": model, "out": str(out), "workers": 0, "batch": 1}
+    return ScoreRequest(**(words | options))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a user types, again and again."""
+
+    archive: Path | str
+    model: Path
+    out: Path | str
+    log: Path
+    options: tuple[object, ...] = ("--workers", 0, "--batch", 1)
+    variables: dict[str, str] | None = None
+
+    def start(self, *more: object, disturb: Disturb | None = None) -> Job:
+        """Start it. disturb: called in its process before it begins, picklable."""
+        self.log.unlink(missing_ok=True)
+        words = (self.archive, "--model", self.model, "--out", self.out, *self.options, *more)
+        context = torch.multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        variables = {"RAY_ADDRESS": "local", "FRINGE_CACHE": str(self.log.parent / "cache")}
+        arguments = (list(map(str, words)), self.log, variables | (self.variables or {}), disturb)
+        process = context.Process(target=_score_here, args=arguments)
+        process.start()
+        return Job(process, self.log)
+
+    def finish(self, *more: object, disturb: Disturb | None = None) -> Job:
+        """Run it to its end."""
+        job = self.start(*more, disturb=disturb)
+        job.wait()
+        return job
+
+
+def _score_here(words: Sequence[str], log: Path, variables: dict[str, str], disturb: Disturb | None) -> None:
+    from jobs.score import main
+
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ |= variables
+    if disturb:
+        disturb()
+    sys.exit(main(words))
+
+
+def be_impatient() -> None:
+    """Wait 2 s for storage that refuses, not two minutes."""
+    persistently.__kwdefaults__ = {"patience_s": 2.0}
+
+
+def commit_often() -> None:
+    """Close a part after 16 rows, so that a small archive has many."""
+    ledger.PART_ROWS = 16
+
+
+DAC_OVERRIDE = 1
+"""Number of the capability by which root writes where no mode allows it (capabilities(7))."""
+
+
+def obey_modes_impatiently() -> None:
+    """Obey the modes of files and folders, also as root; and as `be_impatient`."""
+    libc, mask = ctypes.CDLL(None, use_errno=True), 2**32 - 1 - (1 << DAC_OVERRIDE)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this thread: threads to come inherit it
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then their upper halves
+    assert libc.capget(header, sets) == 0
+    sets[0] &= mask
+    assert libc.capset(header, sets) == 0
+    be_impatient()
+
+
+def finished_images(folder: Path) -> set[str]:
+    """The images in a ledger."""
+    return Ledger(folder).finished_images()
+
+
+def check_whole(folder: Path, labels: dict[str, Path | None]) -> list[list[int]]:
+    """Every image is in the ledger once and its matrices are those of the masks on disk; their sum."""
+    assert [row["image"] for row in ledger_rows(folder)] == sorted(labels)
+    assert not Ledger(folder).quarantined_images()
+    total = sum_ledger(folder)
+    assert total == count_by_hand(folder / "masks", labels)
+    assert json.loads((folder / "summary.json").read_text())["confusion"] == total
+    return total
+
+
+def check_alike(folder: Path, undisturbed: Path) -> None:
+    """Two finished scorings have the same matrix for each image, and the same masks byte for byte."""
+    matrices = [{row["image"]: row["confusion"] for row in ledger_rows(one)} for one in (folder, undisturbed)]
+    assert matrices[0] == matrices[1]
+    assert [row["image"] for row in ledger_rows(folder)] == sorted(matrices[0])
+    assert read_masks(folder) == read_masks(undisturbed)
+
+
+def read_masks(folder: Path) -> dict[str, bytes]:
+    """The masks of a scores folder, without what killed jobs did not finish."""
+    files = read_tree(folder / "masks")
+    return {name: files[name] for name in files if not is_leftover(Path(name))}
+
+
+def count_reads(events: Sequence[Event], images: Path) -> Counter[str]:
+    """How often each image was opened until summary.json was there; the report comes after it."""
+    reads: Counter[str] = Counter()
+    for path, kind in events:
+        if kind == MOVED_HERE and path.name == "summary.json":
+            break
+        if kind == OPENED and path.is_relative_to(images):
+            reads[path.relative_to(images).as_posix()] += 1
+    return reads

@@ -1,0 +1,224 @@
+"""A scoring whose processes are killed at any moment counts each image once."""
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from cluster.scoring.scoring import score
+from cluster.session import Session
+from tests.conftest import WriteArchive
+from tests.faults.file_events import OPENED, Event, watching
+from tests.faults.scoring_jobs import (
+    Command,
+    ask,
+    check_alike,
+    check_whole,
+    commit_often,
+    count_reads,
+    finished_images,
+)
+from tests.small import archive_labels, own_processes, wait_until, write_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model.safetensors")
+
+
+# the driver
+
+
+class Killer:
+    """Kills a command at random moments, counted in files that it opens, and watches what it reads."""
+
+    def __init__(self, command: Command, archive: Path, *, seed: int) -> None:
+        self.command, self.archive = command, archive
+        self.images, self.labels = archive / "images", archive_labels(archive)
+        self.random = random.Random(seed)
+        self.undisturbed = command.log.parent / "undisturbed"
+        _, events, _ = self.run(self.undisturbed, None)
+        self.length = len(events)
+        check_whole(self.undisturbed, self.labels)
+        reads = count_reads(events, self.images)
+        assert reads == dict.fromkeys(self.labels, 1)  # or the count counts nothing
+
+    def run(self, out: Path, moment: int | None) -> tuple[int | None, list[Event], bool]:
+        """Run the command until so many events: its exit code, all events, whether it was killed."""
+        out.mkdir(exist_ok=True)
+        events: list[Event] = []
+        with watching(self.archive) as kernel:
+            kernel.watch(out, below=False)
+            job = replace(self.command, out=out).start(disturb=commit_often)
+            while job.is_alive and (moment is None or len(events) < moment):
+                events += kernel.take(0.05)
+            if killed := job.is_alive:
+                job.kill()
+            code = job.wait()
+            wait_until(lambda: not own_processes("ray::ScoringWorker"), "the end of the workers")
+            events += kernel.take_all()
+        assert killed or code == 0, job.said
+        return code, events, killed
+
+    def kill(self, times: int) -> None:
+        """Kill so many scorings, in as many folders as that takes, and check each folder at its end."""
+        left, went_on = times, False
+        for number in count():
+            out = self.command.log.parent / f"out-{number}"
+            killed = True
+            while killed:
+                finished = finished_images(out)
+                went_on |= 0 < len(finished) < len(self.labels)
+                moment = self.random.randrange(self.length) if left else None
+                _, events, killed = self.run(out, moment)
+                left -= killed
+                reads = count_reads(events, self.images)
+                assert not reads.keys() & finished  # nothing that was in the ledger is read again
+                assert set(reads.values()) <= {1}
+            assert check_whole(out, self.labels)
+            check_alike(out, self.undisturbed)
+            if not left:
+                break
+        assert went_on  # or no kill came between two commits
+
+
+@pytest.mark.parametrize(
+    ("kills", "frames"),
+    [(3, 40), pytest.param(20, 200, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
+)
+def test_a_job_killed_at_random_moments_counts_each_image_once_and_reads_no_finished_one_again(
+    write_archive: WriteArchive, model: Path, tmp_path: Path, kills: int, frames: int
+) -> None:
+    archive = write_archive(sequences=3, frames=frames, size=(32, 32))
+    Killer(Command(archive, model, "", tmp_path / "log"), archive, seed=1).kill(kills)
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_the_driver_of_two_workers_killed_at_20_random_moments_leaves_what_an_undisturbed_one_does(
+    write_archive: WriteArchive, model: Path, tmp_path: Path, session: Session
+) -> None:
+    import ray
+
+    archive = write_archive(sequences=3, frames=300, size=(64, 64))
+    variables = {
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"],
+    }
+    command = Command(archive, model, "", tmp_path / "log", ("--workers", 2, "--batch", 1), variables)
+    Killer(command, archive, seed=2).kill(20)
+    assert session.connected
+
+
+# its workers
+
+
+@contextmanager
+def killing_workers(images: Path, moments: list[int], chance: random.Random) -> Iterator[list[int]]:
+    """While the block runs, kill a worker each time that so many images have been opened; who was killed."""
+    killed: list[int] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        opened = 0
+        with watching(images) as kernel:
+            started.set()
+            for moment in moments:
+                alive: list[int] = []
+                while (opened < moment or not alive) and not ended.is_set():
+                    opened += sum(event.kind == OPENED for event in kernel.take(0.05))
+                    alive = [pid for pid in own_processes("ray::ScoringWorker") if pid not in killed]
+                if ended.is_set():
+                    return
+                killed.append(chance.choice(alive))
+                os.kill(killed[-1], signal.SIGKILL)
+
+    started = threading.Event()
+    thread = threading.Thread(target=watch)
+    thread.start()
+    started.wait()
+    try:
+        yield killed
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [1, 2])
+def test_workers_killed_at_random_lose_nothing_and_count_nothing_twice(
+    write_archive: WriteArchive, model: Path, tmp_path: Path, session: Session, idle: Session, seed: int
+) -> None:
+    archive, chance = write_archive(sequences=3, frames=400, size=(64, 64)), random.Random(seed)
+    score(ask(archive, model, tmp_path / "whole"), idle)
+    moments = sorted(chance.sample(range(1200 * 3 // 4), 6))  # later a suspect may be alone, and is blamed
+    with killing_workers(archive / "images", moments, chance) as killed:
+        summary = score(ask(archive, model, tmp_path / "out", workers=2), session)
+    assert len(killed) == 6
+    assert summary.exit_code == 0
+    assert check_whole(tmp_path / "out", archive_labels(archive))
+    check_alike(tmp_path / "out", tmp_path / "whole")
+
+
+# each boundary between two writes
+
+
+@dataclass(slots=True)
+class DieAt:
+    """Ends the process that calls it, as kill -9 does, before or after the n-th file gets its name."""
+
+    boundary: int
+    told: Path
+    """Gets how many boundaries were passed."""
+    passed: int = 0
+
+    def __call__(self) -> None:
+        rename = Path.replace
+
+        def replace_or_die(file: Path, target: Path) -> Path:
+            if not {"inflight", "masks"} & set(target.parts):  # not those of each image
+                self.pass_one()
+                rename(file, target)
+                self.pass_one()
+                return target
+            return rename(file, target)
+
+        Path.replace = replace_or_die  # type: ignore[method-assign]
+
+    def pass_one(self) -> None:
+        """Die or live."""
+        if self.passed == self.boundary:
+            os._exit(77)
+        self.passed += 1
+        self.told.write_text(str(self.passed))
+
+
+@pytest.mark.long
+def test_a_kill_between_any_two_writes_of_a_scoring_loses_nothing(
+    write_archive: WriteArchive, model: Path, tmp_path: Path
+) -> None:
+    archive = write_archive(sequences=1, frames=4, size=(32, 32))
+    (archive / "images" / "s0" / "bad.png").write_bytes(b"")
+    run: Callable[[Path, int], int | None] = lambda out, boundary: (  # noqa: E731
+        Command(archive, model, out, tmp_path / "log")
+        .finish(disturb=DieAt(boundary, tmp_path / "count"))
+        .process.exitcode
+    )
+    assert run(tmp_path / "whole", 10**9) == 3
+    boundaries = int((tmp_path / "count").read_text())
+    assert boundaries > 10
+    for boundary in range(boundaries):
+        out = tmp_path / str(boundary)
+        assert run(out, boundary) == 77, boundary
+        assert run(out, 10**9) == 3, boundary
+        check_alike(out, tmp_path / "whole")

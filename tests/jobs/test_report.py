@@ -1,0 +1,71 @@
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs import report
+from tests.cluster.scores import random_rows, write_scores
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)  # a job takes it over
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("A", "B")):
+        write_scores(tmp_path / name, random_rows(20, seed=seed))
+    return tmp_path
+
+
+def run(*words: object) -> int:
+    return report.main([str(word) for word in words])
+
+
+def test_one_folder_gets_its_report_and_review_again(
+    scores: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(scores / "A") == 0
+    assert (
+        capsys.readouterr().out
+        == f"report: {scores}/A/report.html\nwhat to label next: {scores}/A/review.csv\n"
+    )
+    assert (scores / "A/report.html").read_text().lstrip().startswith("<!doctype html>")
+    assert (scores / "A/review.csv").read_text().startswith("rank,image,reason,")
+
+
+def test_two_folders_are_compared_on_the_screen_and_on_a_page(
+    scores: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(scores / "A", scores / "B") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:5]] == ["class", "background", "disc", "dust", "mIoU"]
+    total = [float(word) for word in lines[4].split()[1:] if word != "to"]
+    a, b, change, low, high = total
+    assert change == pytest.approx(b - a, abs=2e-4)
+    assert low <= change <= high
+    assert lines[5] == "20 images compared; 0 without a label, 0 in A alone, 0 in B alone"
+    assert lines[6] == f"report: {scores}/A/comparison-B.html"
+    assert f">{change:+.4f}</dd>" in (scores / "A/comparison-B.html").read_text()
+    assert run(scores / "A", scores / "B", "--out", scores / "pages/ab.html") == 0
+    assert (scores / "pages/ab.html").is_file()
+
+
+def test_a_wrong_request_is_2_and_one_sentence(scores: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = "report: give one scores folder, or two to compare and, if you like, --out for the page\n"
+    for words in ((), ("A", "B", "C"), ("A", "--out", "x.html")):
+        assert run(*(scores / word if len(word) == 1 else word for word in words)) == 2
+        assert capsys.readouterr().err == wrong
+    assert run(scores / "nothing") == 2
+    said = f"report: {scores}/nothing is no scores folder; give the --out of a scoring\n"
+    assert capsys.readouterr().err == said
+    shutil.rmtree(scores / "B")
+    write_scores(scores / "B", [row | {"label_sha256": "new"} for row in random_rows(1, seed=0)])
+    assert run(scores / "A", scores / "B") == 2
+    assert "the label of s0/0.png differs between" in capsys.readouterr().err
+    assert not (scores / "A/comparison-B.html").exists()
