@@ -1,6 +1,7 @@
 """Fixtures that several folders of tests share."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 settings.register_profile("fringe", deadline=None, derandomize=True)  # nothing timed, nothing random
 settings.load_profile("fringe")
 
+# ignored in what a script starts with `&` and in pytest-xdist's workers, and then in all that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SHARED = Path(__file__).parents[1] / "../shared/data"
 
 WriteArchive = Callable[..., Path]
@@ -22,6 +26,15 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Packs of a test stay in its own folder."""
     monkeypatch.setenv("FRINGE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """A job that a test runs in this process leaves no handlers to the next test."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_camvids_validation_images_are_counted_as_by_hand(
         idle,
     )
     counts = [summary.values[name] for name in ("images_found", "images_scored", "labelled")]
-    assert (counts, summary.exit_code) == ([12, 12, 12], 0)
+    assert (counts, summary.exit_code) == ([101, 12, 12], 0)
     rows = ledger_rows(tmp_path / "out")
     labels: dict[str, Path | None] = {row["image"]: camvid / "valannot" / row["image"] for row in rows}
     expected = count_by_hand(tmp_path / "out" / "masks", labels, num_classes=11)
