@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-CHUNK_PX = 1 << 18
+CHUNK_PX = 1 << 19
 """Pixels that are counted together on a CPU: truth, prediction and what is made of them stay in its cache."""
 
 
@@ -27,22 +27,23 @@ def confusion_matrix(truth: Tensor, prediction: Tensor, num_classes: int) -> Ten
 
 
 def _count_two_classes(truth: Tensor, prediction: Tensor) -> Tensor:
-    """The same for classes 0 and 1 on a CPU, from counts of what is not zero: 7x faster than bincount."""
+    """The same for classes 0 and 1 on a CPU, from sums over what is not ignored: 6x faster than bincount."""
     true, predicted = (ids.contiguous().numpy().reshape(1, -1) for ids in (truth, prediction))
-    marked = positive = both = ignored = ignored_positive = 0
+    counted = marked = positive = differing = 0
     for first in range(0, true.size, CHUNK_PX):
         here, there = (ids[:, first : first + CHUNK_PX] for ids in (true, predicted))
-        marked += cv2.countNonZero(here)  # of class 1 or ignored
+        ones = cv2.countNonZero(here)
+        ignored = (int(cv2.sumElems(here)[0]) - ones) // 254
+        if ignored:
+            _, known = cv2.threshold(here, 254, 1, cv2.THRESH_BINARY_INV)
+            here, there = (cv2.bitwise_and(ids, known) for ids in (here, there))
+        counted += here.size - ignored
+        marked += ones - ignored
         positive += cv2.countNonZero(there)
-        both += cv2.countNonZero(cv2.bitwise_and(here, there))
-        _, unknown = cv2.threshold(here, 254, 1, cv2.THRESH_BINARY)
-        if count := cv2.countNonZero(unknown):
-            ignored += count
-            ignored_positive += cv2.countNonZero(cv2.bitwise_and(unknown, there))
-    hits = both - ignored_positive
-    misses, inventions = marked - ignored - hits, positive - both
-    rest = true.size - ignored - hits - misses - inventions
-    return torch.tensor([[rest, inventions], [misses, hits]])
+        differing += int(cv2.norm(here, there, cv2.NORM_L1))
+    hits = (marked + positive - differing) // 2
+    misses, inventions = marked - hits, positive - hits
+    return torch.tensor([[counted - marked - inventions, inventions], [misses, hits]])
 
 
 def count_classes(ids: Tensor, num_classes: int) -> Tensor:
