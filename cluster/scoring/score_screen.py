@@ -82,11 +82,13 @@ class Screen:
         self._writer.write(self.progress, at_once=True)
 
     def _look_for_end(self, stopped: bool) -> None:
-        """Once nothing is handed out any more: commit, as who stopped us may lose patience."""
-        if stopped and not self._finishing:
+        """Once nothing is handed out any more: commit what arrives, as who stopped us may lose patience."""
+        if not stopped:
+            return
+        if not self._finishing:
             self._finishing = True
             self.progress.finish()
-            self.folder.ledger.commit()
+        self.folder.ledger.commit()
 
 
 class Rehearsal:

@@ -402,7 +402,10 @@ def test_what_was_scored_when_a_job_is_asked_to_end_survives_its_kill_three_seco
     command = Command(archive, model, out, tmp_path / "log")
     job = command.start(disturb=poison_this_process)
     before = {f"s0/{k}.png" for k in range(10)}  # those before it
-    wait_until(lambda: masks(out) >= len(before) or not job.is_alive, "the images before the stuck one")
+    written = [out / "masks" / f"{image}.png" for image in before]
+    wait_until(
+        lambda: all(mask.is_file() for mask in written) or not job.is_alive, "the images before the stuck one"
+    )
     job.process.terminate()  # as `ray job stop` does, which kills 3 s later
     with suppress(AssertionError):
         wait_until(lambda: not job.is_alive, "its end", within_s=3)
