@@ -23,7 +23,7 @@ def place_workers(request: TrainRequest, session: Session) -> WorkerSettings | N
     _check_counts(request)
     if request.workers == 0:
         return None
-    gpus = _gpus_per_worker(request, session)
+    gpus = session.gpus_of_worker(request.gpus_per_worker)
     fewest, most = _count(request, session, gpus)
     share = max(1, max(session.cpus, session.cpus_possible) // most)
     threads = request.cpus_per_worker or (1 if gpus else share)
@@ -60,15 +60,6 @@ def _count(request: TrainRequest, session: Session, gpus: float) -> tuple[int, i
     if most > batch:
         raise RequestError(f"--workers {most} share a batch of {batch}; try --batch {most}")
     return fewest, most
-
-
-def _gpus_per_worker(request: TrainRequest, session: Session) -> float:
-    gpus = request.gpus_per_worker
-    if gpus is None:
-        return 1.0 if session.gpus_possible else 0.0
-    if gpus < 0:
-        raise RequestError(f"--gpus-per-worker is {gpus:g}, below 0; try --gpus-per-worker 1")
-    return gpus
 
 
 def _describe(fewest: int, most: int) -> str:

@@ -64,9 +64,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     RequestError, naming file and field: no such file, not safetensors, not ours, another format version,
     missing or extra tensors, wrong shapes, weights that are not those that were saved.
     """
-    from seg.models.build import (
-        build,
-    )  # here: torchvision takes 5 s and 140 MiB, and readers of cards need none
+    # here, as torchvision takes 5 s and 140 MiB, and readers of cards need none
+    from seg.models.build import build
 
     tensors, card = read_model(path)
     try:

@@ -222,10 +222,11 @@ class ScorerPool:
 
     def _end_if_overdue(self, worker: str, sight: "_Sight") -> list[dict[str, Any]]:
         limit_s = self.limits.image_s
-        held = self.queue.held(worker)
-        if limit_s is None or not find_overdue(held, sight.notes, sight.silent_s, limit_s):
+        if limit_s is None:
             return []
-        overdue = find_overdue(held, sight.notes, sight.silent_s, limit_s)
+        overdue = find_overdue(self.queue.held(worker), sight.notes, sight.silent_s, limit_s)
+        if not overdue:
+            return []
         rows = self._end(worker)
         overdue = [image for image in overdue if image in self.queue.held(worker)]
         cause = f"{_name_images(overdue)} took longer than {limit_s:g} s"
