@@ -217,7 +217,7 @@ class ScorerPool:
         is_waited_for = not any(sight.ready for sight in self._workers.values())
         watchdog = self._start_watchdog if is_waited_for else self._watchdog
         if watchdog.look((self._finished, self._count, stages), time.monotonic()):
-            rows += self._restart()
+            rows += self._restart(watchdog.limit_s)
         return rows
 
     def _end_if_overdue(self, worker: str, sight: "_Sight") -> list[dict[str, Any]]:
@@ -236,10 +236,9 @@ class ScorerPool:
         self._settle(worker)
         return rows
 
-    def _restart(self) -> list[dict[str, Any]]:
-        """Start all workers again, once; ScoringStalled: that did not help."""
-        minutes = (self.limits.stall_s or 0) / 60
-        what = f"nothing has moved for {minutes:g} min; in work: {_describe(self.held())}"
+    def _restart(self, still_s: float) -> list[dict[str, Any]]:
+        """Start all workers again, once, as nothing moved for so long; ScoringStalled: that did not help."""
+        what = f"nothing has moved for {still_s / 60:g} min; in work: {_describe(self.held())}"
         if self._stalled and self._finished == self._finished_at_stall:
             raise ScoringStalled(f"{what}; starting workers again did not help")
         say(f"{what}; starting all workers again")
