@@ -40,20 +40,17 @@ class Session:
             _start_own_ray()
             self.connected = True
 
-    def choose_workers(
-        self, asked: int | None, *, at_most: int | None = None, threads: int = 1, gpus: float | None = None
-    ) -> int:
+    def choose_workers(self, asked: int | None, *, threads: int = 1, gpus: float | None = None) -> int:
         """Workers to run: as asked, else what the GPUs hold, else $FRINGE_WORKERS, else 1; said on screen.
 
-        at_most: workers that have work, where nothing was asked for. threads: CPUs that each worker takes.
-        gpus: that it takes; None: one where there are any. RequestError: there is no such room, for which Ray
-        would wait without end.
+        threads: CPUs that each worker takes. gpus: that it takes; None: one where there are any.
+        RequestError: there is no such room, for which Ray would wait without end.
         """
         if asked is not None and asked < 1:
             raise RequestError(f"--workers is {asked}, below 0; try --workers 1")
         gpus = self.gpus_of_worker(gpus)
         here, possible = (floor(count / gpus) if gpus else 0 for count in (self.gpus, self.gpus_possible))
-        workers = asked or min(here or workers_from_environment(), at_most or max(self.cpus, here))
+        workers = asked or min(here or workers_from_environment(), max(self.cpus, here))
         if gpus and workers > possible:
             room = f"there are {self.gpus_possible} GPUs" + (f", {gpus:g} each" if gpus != 1 else "")
             mend = f"--workers {possible}" if possible else "--gpus-per-worker 0"

@@ -27,10 +27,10 @@ def _score(request: ScoreRequest) -> int:
             return 0
         with notifying(request) as ended:
             summary = score(request, session)
+            ended(summary)
             lines = write_results(summary.place, request.export)
             print_figures("score", summary.values, str(summary.place))
             print("\n".join(lines))
-            ended(summary)
     return summary.exit_code
 
 

@@ -1,7 +1,7 @@
 """One image over several workers: its windows in shares, its pixels once in the object store (--shard crops).
 
 For a few huge images, or an answer at once. Many images are scored faster whole, an image a worker: there no
-pixel crosses a process border.
+pixel crosses a process border, and an image that kills its worker is found and set aside.
 """
 
 import threading
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cluster.quiet import quiet_loggers
 from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings, Work
 from cluster.scoring.image_scorer import count_pixels, finish
+from cluster.scoring.score_queue import WorkersKeepDying
 from seg.checkpoint import ModelCard, load_model
 from seg.pieces import Piece, Rectangle
 from seg.predict import Predictor, mean_confidence
@@ -29,6 +30,8 @@ IMAGES_AHEAD = 1
 """Images that are read and decoded while the one before is predicted."""
 TRIES = 3
 """How often pixels are asked for, where the process that held them is gone."""
+DEATHS = 2
+"""That a worker may die; at the next one the job ends, since all have a share of each image."""
 
 SHARE_SCHEMA = pa.schema(
     {
@@ -47,35 +50,44 @@ SHARE_SCHEMA = pa.schema(
 
 
 def score_crops(
-    settings: ScorerSettings, card: ModelCard, requests: Sequence[ScoreRow], workers: int, *, gpus: bool
-) -> Iterator[dict[str, Any]]:
+    settings: ScorerSettings, card: ModelCard, requests: Sequence[ScoreRow], workers: int, *, gpus: float
+) -> Iterator[list[dict[str, Any]]]:
     """Outcome rows as ImageScorer gives them, in order; each image is predicted by all workers together.
 
-    Ray runs. settings.blend is core. gpus: whether each worker has one.
+    A list comes with each share, and holds a row where the share was its image's last. Ray runs.
+    settings.blend is core. gpus: of each worker. WorkersKeepDying: one died too often.
     """
     import ray
+    from ray.exceptions import RayActorError
 
     quiet_loggers()
     shared = ray.remote(SharedImages).options(
         num_cpus=0, max_concurrency=2 * workers + 2, max_restarts=-1, max_task_retries=TRIES
     )
     images: Any = shared.remote(settings, card, list(requests))
+    image = ""
     try:
         outcomes = _predict_shares(settings, images, len(requests), workers, gpus=gpus)
-        for number in range(len(requests)):
-            assembly = None
+        for number, request in enumerate(requests):
+            image, assembly = request["image"], None
             for outcome in islice(outcomes, workers * SHARES_PER_WORKER):
                 assembly = assembly or ImageAssembly(fetch(images, number), len(card.classes))
                 assembly.add(outcome)
+                yield []
             assert assembly is not None, "every image has shares"
-            yield assembly.finish(settings)
+            yield [assembly.finish(settings)]
             images.release.remote(number)
+    except RayActorError as error:
+        raise WorkersKeepDying(
+            f"--shard crops: a worker has died {DEATHS + 1} times, the last time at {image} or the next "
+            "image; without --shard crops an image that kills workers is set aside"
+        ) from error
     finally:
         ray.kill(images)
 
 
 def _predict_shares(
-    settings: ScorerSettings, images: Any, num_images: int, workers: int, *, gpus: bool
+    settings: ScorerSettings, images: Any, num_images: int, workers: int, *, gpus: float
 ) -> Iterator[dict[str, Any]]:
     """Rows of SHARE_SCHEMA, image by image, share by share."""
     import ray.data
@@ -96,7 +108,9 @@ def _predict_shares(
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=settings.threads,
-        num_gpus=1 if gpus else 0,
+        num_gpus=gpus,
+        max_restarts=DEATHS,
+        max_task_retries=DEATHS,
     )
     for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from cast("pa.Table", table).to_pylist()  # the format asked for

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,7 +109,7 @@ def _write_items(file: TextIO, items: Iterable[Any]) -> None:
 
 def _export_yolo(place: Place, classes: list[str]) -> Exported:
     """exports/yolo/: a text file an image, an object a line; classes.txt without background."""
-    _refuse_shared_files(place)
+    refuse_shared_files(lambda: (row["image"] for row, _ in _read_images(place, [])))
     folder = place.below("exports/yolo")
     folder.write("classes.txt", "".join(f"{name}\n" for name in classes[1:]).encode())
 
@@ -141,19 +141,21 @@ def _yolo_line(row: dict[str, Any], image: Image) -> str:
     return f"{row['class_id'] - 1} {box}{confidence}\n"
 
 
-def _refuse_shared_files(place: Place) -> None:
-    """RequestError: two images, as a.png and a.tif, have the same YOLO file, or one has classes.txt."""
-    names = (row["image"] for row, _ in _read_images(place, []))
-    hashes = np.array(array("q", map(hash, chain(["classes.txt"], map(_yolo_name, names)))))
-    values, uses = np.unique(hashes, return_counts=True)  # 8 bytes an image, where names would take 100
-    twice = set(values[uses > 1].tolist())
+def refuse_shared_files(names: Callable[[], Iterable[str]]) -> None:
+    """RequestError: two images, as a.png and a.tif, have the same YOLO file, or one has classes.txt.
+
+    names: gives all images, each time that it is called.
+    """
+    files = chain(["classes.txt"], map(_yolo_name, names()))
+    values, uses = np.unique(np.array(array("q", map(hash, files))), return_counts=True)
+    twice = set(values[uses > 1].tolist())  # hashes take 8 bytes an image, where names would take 100
     seen = {"classes.txt": "the list of classes"}
-    for row, _ in _read_images(place, []) if twice else ():
-        name = _yolo_name(row["image"])
-        if hash(name) in twice and seen.setdefault(name, row["image"]) != row["image"]:
+    for image in names() if twice else ():
+        name = _yolo_name(image)
+        if hash(name) in twice and seen.setdefault(name, image) != image:
             raise RequestError(
-                f"exports/yolo/{name} would be of {seen[name]} and of {row['image']}; export coco, "
-                "or rename one image and score it again"
+                f"exports/yolo/{name} would be of {seen[name]} and of {image}; export coco, "
+                "or rename or leave out one image"
             )
 
 

@@ -25,9 +25,8 @@ def look_only(request: ScoreRequest, session: Session) -> dict[str, Any]:
     workplace, plan = choose_workplace(request, session), plan_scoring(request)
     if plan.out.read_json("run.json") is not None:
         claim_folder(plan.out, plan.identity)  # which then writes nothing
-    refuse_changed(plan, request)
-    ledger = Ledger(plan.out)
-    folder = look_into(plan, ledger, {})
+    again = refuse_changed(plan, request)
+    folder = look_into(plan, Ledger(plan.out), {}, again=again, retry_quarantined=request.retry_quarantined)
     pattern = plan.card.sequence if plan.sequences else ""
 
     def score_sample(images: list[str], scratch: Place) -> Iterable[dict[str, Any]]:
@@ -40,8 +39,8 @@ def look_only(request: ScoreRequest, session: Session) -> dict[str, Any]:
         listing=plan.listing.first(request.limit),
         labels=plan.labels.names if plan.settings.labels else None,
         sequences=len({sequence_of(image, pattern) for image in plan.listing.images}),
-        finished=folder.skipped,
-        quarantined=sum(rows.num_rows for rows in ledger.quarantine_rows(["image"])),
+        finished=plan.asked - folder.num_left - folder.quarantined,
+        quarantined=folder.quarantined,
         pending=folder.pending,
         out=plan.out,
         masks=plan.settings.masks,

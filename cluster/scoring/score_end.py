@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cluster.outcome import FAILED, STOPPED_EARLY, StoppedBy
+from cluster.outcome import FAILED, REFUSED, STOPPED_EARLY, StoppedBy
 from cluster.report.report import write_report
 from cluster.report.review import write_review
 from cluster.requests import ScoreRequest
@@ -26,23 +26,18 @@ def notifying(request: ScoreRequest) -> Iterator[Callable[[ScoreSummary], None]]
 
     The block calls what this gives once it has a summary.
     """
-    stopped_by, exit_code = StoppedBy.ERROR, FAILED
-
-    def note(summary: ScoreSummary) -> None:
-        nonlocal stopped_by, exit_code
-        stopped_by, exit_code = summary.values["stopped_by"], summary.exit_code
-
+    summaries: list[ScoreSummary] = []
     try:
-        yield note
-    except RequestError:
-        raise
+        yield summaries.append
     except KeyboardInterrupt:
         _notify(request, StoppedBy.INTERRUPT, STOPPED_EARLY)
         raise
-    except Exception:
-        _notify(request, StoppedBy.ERROR, FAILED)
+    except Exception as error:
+        if summaries or not isinstance(error, RequestError):
+            _notify(request, StoppedBy.ERROR, REFUSED if isinstance(error, RequestError) else FAILED)
         raise
-    _notify(request, stopped_by, exit_code)
+    summary = summaries[-1]
+    _notify(request, summary.values["stopped_by"], summary.exit_code)
 
 
 def _notify(request: ScoreRequest, stopped_by: str, exit_code: int) -> None:

@@ -1,6 +1,6 @@
 """A scores folder as the command before left it: what is done, what is to do, what was in flight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any
@@ -31,6 +31,8 @@ class ScoreFolder:
     """Images asked for that were in flight when a process died, each with its next attempt."""
     skipped: int
     """Images of the archive that are in the ledger."""
+    quarantined: int
+    """Images asked for that are in quarantine."""
     bytes_left: int
     """Of pending and suspects."""
     check_owner: Callable[[], object] = lambda: None
@@ -98,17 +100,39 @@ def open_folder(
     return replace(folder, check_owner=check_owner)
 
 
-def look_into(plan: ScorePlan, ledger: Ledger, noted: dict[str, Note]) -> ScoreFolder:
-    """What is done and what is not; nothing is written. noted: images in flight."""
-    finished = ledger.find_finished(plan.listing.images)
-    left: NDArray[np.bool_] = ~(finished | ledger.find_quarantined(plan.listing.images))
+def look_into(
+    plan: ScorePlan,
+    ledger: Ledger,
+    noted: dict[str, Note],
+    *,
+    again: Collection[str] = (),
+    retry_quarantined: bool = False,
+) -> ScoreFolder:
+    """What is done and what is not; nothing is written. noted: images in flight.
+
+    again, retry_quarantined: what `open_folder` would forget counts as forgotten.
+    """
+    images = plan.listing.images
+    forgotten = _which(images, again)
+    finished = ledger.find_finished(images) & ~forgotten
+    aside = ledger.find_quarantined(images) & ~forgotten & (not retry_quarantined)
+    left = ~(finished | aside)
     left[plan.asked :] = False
-    images = list(compress(plan.listing.images, left))
+    waiting = list(compress(images, left))
     return ScoreFolder(
         plan,
         ledger,
-        pending=[image for image in images if image not in noted] if noted else images,
-        suspects={image: noted[image] for image in images if image in noted} if noted else {},
+        pending=[image for image in waiting if image not in noted] if noted else waiting,
+        suspects={image: noted[image] for image in waiting if image in noted} if noted else {},
         skipped=int(finished.sum()),
+        quarantined=int(aside[: plan.asked].sum()),
         bytes_left=int(plan.listing.bytes[left].sum()),
     )
+
+
+def _which(images: list[str], some: Collection[str]) -> NDArray[np.bool_]:
+    """Which of the images are among some, bool [N]."""
+    if not some:
+        return np.zeros(len(images), bool)
+    wanted = frozenset(some)
+    return np.fromiter((image in wanted for image in images), bool, len(images))

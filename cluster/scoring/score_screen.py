@@ -34,7 +34,7 @@ class Screen:
             workers=max(1, workplace.workers),
             earlier=Earlier(
                 done=plan.asked - folder.num_left,
-                quarantined=sum(rows.num_rows for rows in ledger.quarantine_rows(["image"])),
+                quarantined=folder.quarantined,
                 confusion=ledger.totals(len(plan.card.classes)).confusion,
             ),
             bytes_left=folder.bytes_left,

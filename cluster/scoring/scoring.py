@@ -101,7 +101,7 @@ def _open_source(
     plan = folder.plan
     if request.shard == "crops":
         workplace.session.start()
-        return CropSource(folder, workplace, stopping)
+        return CropSource(folder, workplace, rehearsal, stopping)
     workers = min(max(1, workplace.workers), folder.num_left)
     first = frozenset(rehearsal)
     queue = ScoreQueue(
@@ -123,38 +123,40 @@ def _open_source(
 
 @dataclass(slots=True)
 class CropSource:
-    """Outcome rows of `--shard crops`: each image in turn, over all workers, unsupervised."""
+    """Outcome rows of `--shard crops`: each image in turn, over all workers; those of the rehearsal first."""
 
     folder: ScoreFolder
     workplace: Workplace
+    rehearsal: list[str]
     stopping: Stopping
-    is_up: bool = True
+    is_up: bool = False
+    """Whether a share of an image has come."""
     is_complete: bool = False
     pace: Pace = field(default_factory=Pace)
 
     def outcomes(self) -> Generator[Rows, None, None]:
-        """A row at a time."""
+        """Rows as they come, a list with each share of an image."""
         from cluster.scoring.crop_sharding import score_crops
 
-        plan = self.folder.plan
-        tasks = [Task(image) for image in self.folder.pending]
-        tasks += [Task(image, note.attempt) for image, note in self.folder.suspects.items()]
-        rows = score_crops(
-            plan.settings,
-            plan.card,
-            [plan.row(task) for task in tasks],
-            self.workplace.workers,
-            gpus=self.workplace.gpus > 0,
-        )
-        began = time.monotonic()
-        for row in rows:
-            self.pace.add(time.monotonic() - began)
-            began = time.monotonic()
-            yield [row]
-            if self.stopping.check(self.pace) is not None:
-                return
+        plan, began = self.folder.plan, time.monotonic()
+        requests = [plan.row(task) for task in self._tasks()]
+        workers, gpus = self.workplace.workers, self.workplace.gpus
+        for rows in score_crops(plan.settings, plan.card, requests, workers, gpus=gpus):
+            self.is_up = True
+            yield rows
+            if rows:
+                self.pace.add(time.monotonic() - began)
+                began = time.monotonic()
+                if self.stopping.check(self.pace) is not None:
+                    return
         self.is_complete = True
 
     def held(self) -> list[Any]:
         """Nobody tells."""
         return []
+
+    def _tasks(self) -> list[Task]:
+        first = frozenset(self.rehearsal)
+        images = self.rehearsal + [image for image in self.folder.pending if image not in first]
+        suspects = self.folder.suspects.items()
+        return [Task(image) for image in images] + [Task(image, note.attempt) for image, note in suspects]

@@ -113,28 +113,27 @@ def test_a_token_that_another_job_made_meanwhile_is_kept(
 
 
 @pytest.mark.parametrize(
-    ("session", "asked", "at_most", "chosen"),
+    ("session", "asked", "chosen"),
     [
-        (Session(8, 0, 0, connected=True), None, None, 1),
-        (Session(8, 0, 0, connected=True), 8, None, 8),
-        (Session(8, 4, 4, connected=True), None, None, 4),
-        (Session(8, 4, 4, connected=True), None, 3, 3),
-        (Session(8, 4, 4, connected=True), 2, None, 2),
-        (Session(8, 0, 4, connected=True), 4, None, 4),  # an autoscaler starts them
-        (Session(8, 0, 4, connected=True), None, None, 1),
+        (Session(8, 0, 0, connected=True), None, 1),
+        (Session(8, 0, 0, connected=True), 8, 8),
+        (Session(8, 4, 4, connected=True), None, 4),
+        (Session(8, 4, 4, connected=True), 2, 2),
+        (Session(8, 0, 4, connected=True), 4, 4),  # an autoscaler starts them
+        (Session(8, 0, 4, connected=True), None, 1),
     ],
 )
 def test_workers_are_as_asked_else_one_a_gpu_else_one(
-    capsys: pytest.CaptureFixture[str], session: Session, asked: int, at_most: int, chosen: int
+    capsys: pytest.CaptureFixture[str], session: Session, asked: int, chosen: int
 ) -> None:
-    assert session.choose_workers(asked, at_most=at_most) == chosen
+    assert session.choose_workers(asked) == chosen
     assert capsys.readouterr().err == f"{chosen} worker{'s' if chosen > 1 else ''}\n"
 
 
 def test_the_environment_chooses_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRINGE_WORKERS", "3")
     assert Session(8, 0, 0, connected=True).choose_workers(None) == 3
-    assert Session(8, 0, 0, connected=True).choose_workers(None, at_most=2) == 2
+    assert Session(2, 0, 0, connected=True).choose_workers(None) == 2
     assert Session(8, 2, 2, connected=True).choose_workers(None) == 2
     assert Session(8, 0, 0, connected=True).choose_workers(1) == 1
 

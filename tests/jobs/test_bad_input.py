@@ -182,6 +182,11 @@ def test_out_inside_the_archive(capfd: Screen, archive: Path, model: Path, place
             "--shard crops",
             "--shard crops spreads an image's cores over workers: not with --workers 0 or --blend gaussian",
         ),
+        (
+            "--workers 1 --shard crops --per-image-timeout 5",
+            "--per-image-timeout ends the worker of an image, and with --shard crops all share it; "
+            "leave one of the two out",
+        ),
         ("--halo 32", "recipe: tiling.halo_px 32 leaves no core in a crop of (64, 64); lower it"),
     ],
 )
@@ -190,6 +195,28 @@ def test_numbers_that_score_cannot_work_with(
 ) -> None:
     line = refused_score(capfd, archive, model, *words.split())
     assert line == sentence.format(cpus=len(os.sched_getaffinity(0)))
+
+
+def test_a_name_that_leaves_no_room_for_its_mask_s(capfd: Screen, archive: Path, model: Path) -> None:
+    name, image = "ü" * 124 + ".png", archive / "images" / "s0" / "0.png"
+    shutil.copy(image, image.with_name(name))
+    line = refused_score(capfd, archive, model)
+    assert line == (
+        f"archive: s0/{name}: the name is longer than 251 bytes and leaves no room for its mask's .png; "
+        "rename the file, leave it out with --exclude, or give --masks none"
+    )
+    words = ("--model", model, "--out", "out", "--workers", 0, "--exclude", "*ü*")
+    code, _ = run("score", capfd, archive, *words)
+    assert code == 0
+
+
+def test_two_images_that_yolo_would_have_in_one_file(capfd: Screen, archive: Path, model: Path) -> None:
+    image = archive / "images" / "s0" / "0.png"
+    shutil.copy(image, image.with_suffix(".bmp"))
+    assert refused_score(capfd, archive, model, "--export", "yolo") == (
+        "exports/yolo/s0/0.txt would be of s0/0.bmp and of s0/0.png; export coco, or rename or leave out one "
+        "image"
+    )
 
 
 def test_an_unknown_value_is_a_usage_error(capfd: Screen, archive: Path, model: Path) -> None:

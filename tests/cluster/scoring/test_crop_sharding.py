@@ -1,12 +1,15 @@
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cluster.scoring import crop_sharding
 from cluster.scoring.crop_sharding import CropPredictor, ImageAssembly, score_crops
-from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings
+from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings, Work
 from cluster.scoring.image_scorer import ImageScorer
+from cluster.scoring.score_queue import WorkersKeepDying
 from cluster.session import Session
 from seg.checkpoint import ModelCard, read_model
 from seg.recipe import Preprocessing, Tiling
@@ -92,5 +95,27 @@ def test_workers_share_images_and_give_the_rows_and_masks_of_images_scored_whole
     settings, card = open_settings(tmp_path, "out")
     names = ("large.png", "bad.png", "deep/colour.tif", "s1/frame-10.png")
     requests = [request for request in ask(tmp_path, labels) if request["image"] in names]
-    rows = list(score_crops(settings, card, requests, workers, gpus=False))
+    rows = [row for rows in score_crops(settings, card, requests, workers, gpus=0) for row in rows]
     check_same(tmp_path, rows, requests, 2.0)
+
+
+class Dying(CropPredictor):
+    """A worker that dies of the second image."""
+
+    def predict(self, work: Work, share: int) -> dict[str, Any]:
+        if work.row["image"] == "large.png":
+            os._exit(1)
+        return CropPredictor.predict(self, work, share)
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_an_image_that_kills_its_workers_ends_the_rows_with_its_name(
+    tmp_path: Path, labels: dict[str, Path | None], session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert session.connected
+    monkeypatch.setattr(crop_sharding, "CropPredictor", Dying)
+    settings, card = open_settings(tmp_path, "out")
+    requests = sorted(ask(tmp_path, labels), key=lambda row: row["image"] == "large.png")[-2:]
+    with pytest.raises(WorkersKeepDying, match=r"has died 3 times, the last time at .* or the next image"):
+        list(score_crops(settings, card, requests, 2, gpus=0))

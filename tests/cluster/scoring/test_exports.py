@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 import cluster.scoring.exports
 from cluster.ledger.ledger import Ledger
@@ -90,6 +92,28 @@ def check_coco(coco: dict[str, Any], known: dict[str, list[tuple[Any, ...]]]) ->
             if annotation["image_id"] == number
         ]
         assert found == [row[:3] for row in known[name]]
+
+
+def test_coco_s_own_evaluation_reads_the_file_and_finds_it_perfect_against_what_was_drawn(
+    tmp_path: Path,
+) -> None:
+    place = as_place(tmp_path)
+    write_scores(place)
+    coco = json.loads(Path(export_objects(place, "coco").where).read_text())
+    drawn = [(number, row) for number, image in enumerate(IMAGES, 1) for row in describe(draw_ids(image), 4)]
+    annotations = [
+        {"id": k, "image_id": number, "category_id": kind, "bbox": box, "area": area, "iscrowd": 0}
+        for k, (number, (kind, box, area, *_)) in enumerate(drawn, 1)
+    ]
+    (tmp_path / "truth.json").write_text(json.dumps({**coco, "annotations": annotations}))
+    (tmp_path / "found.json").write_text(json.dumps(coco["annotations"]))
+    truth = COCO(str(tmp_path / "truth.json"))
+    evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "found.json")), "bbox")
+    evaluation.params.maxDets = [1, 10, len(drawn)]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU 0.5 to 0.95, recalls, classes; all areas
+    assert precision.min() == precision.max() == 1
 
 
 def check_yolo(written: dict[str, bytes], known: dict[str, list[tuple[Any, ...]]]) -> None:
