@@ -123,8 +123,9 @@ def decode_image(data: bytes, page: int | None = None) -> Pixels:
     elif data.startswith(b"\xff\xd8"):
         pixels = _decode_jpeg(data)
     else:
-        _check_header(data, page or 0)
+        is_inverted = _check_header(data, page or 0)
         pixels = _decode_opencv(data, page)
+        pixels = np.invert(pixels) if is_inverted else pixels
     return _check_kind(pixels)
 
 
@@ -138,13 +139,13 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _check_header(data: bytes, page: int) -> None:
+def _check_header(data: bytes, page: int) -> bool:
+    """Refuse what cannot be decoded; whether OpenCV gives its values the other way round."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "TIFF")) as opened:
             opened.seek(page)
             _check_size(opened.height, opened.width)
-            if opened.format == "TIFF":
-                _check_tiff(opened, len(data))
+            return opened.format == "TIFF" and _check_tiff(opened, len(data))
     except EOFError:
         raise UnreadableImage(f"the file has no page {page}") from None
     except UnidentifiedImageError:
@@ -153,8 +154,12 @@ def _check_header(data: bytes, page: int) -> None:
         raise _damage(data, f"the header is damaged: {error}") from None
 
 
-def _check_tiff(tiff: Image.Image, size: int) -> None:
-    """Refuse what OpenCV scales without a word, and find a file cut short, of which it says only 'bad'."""
+def _check_tiff(tiff: Image.Image, size: int) -> bool:
+    """Refuse what OpenCV scales without a word, and find a file cut short, of which it says only 'bad'.
+
+    Whether it turns the values over: of 8 bits where 0 is white (TIFF 6.0, PhotometricInterpretation), which
+    of 16 bits it leaves as they are.
+    """
     tags = tiff.tag_v2  # pyright: ignore[reportAttributeAccessIssue]  # on TiffImageFile
     bits = tags.get(258, (1,))  # BitsPerSample
     if not {1, 2, 4, 8, 16, 32, 64}.issuperset(bits):  # packed 12 bits would come back times 16
@@ -165,6 +170,7 @@ def _check_tiff(tiff: Image.Image, size: int) -> None:
         ]
         if ends and max(ends) > size:
             raise TruncatedImage(f"the file has {size} bytes, its image ends at byte {max(ends)}")
+    return tags.get(262) == 0 and tuple(bits) == (8,)
 
 
 def _decode_opencv(data: bytes, page: int | None) -> NDArray[np.generic]:

@@ -52,10 +52,12 @@ def write_png(height: int, width: int, depth: int, colour: int, rows: bytes) -> 
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", compressed) + chunk(b"IEND", b"")
 
 
-def write_tiff(pixels: bytes, height: int, width: int, bits: int, sample_format: int = 1) -> bytes:
-    """A TIFF of one gray strip, its directory last (TIFF 6.0, section 2)."""
+def write_tiff(
+    pixels: bytes, height: int, width: int, bits: int, sample_format: int = 1, *, white: int = 1
+) -> bytes:
+    """A TIFF of one gray strip, its directory last (TIFF 6.0, section 2). white: what that is."""
     tags = [
-        (256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, 1), (273, 4, 8),
+        (256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, white), (273, 4, 8),
         (277, 3, 1), (278, 4, height), (279, 4, len(pixels)), (339, 3, sample_format),
     ]  # fmt: skip
     directory = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
@@ -76,6 +78,8 @@ EXACT = {
     "tiff gray 16": (encode(GRAY16, "TIFF"), GRAY16),
     "tiff gray 16 lzw": (encode(GRAY16, "TIFF", compression="tiff_lzw"), GRAY16),
     "tiff colour 16": (encode(COLOUR16, "TIFF"), COLOUR16),
+    "tiff gray, 0 is white": (write_tiff(GRAY8.tobytes(), 37, 53, 8, white=0), GRAY8),
+    "tiff gray 16, 0 is white": (write_tiff(GRAY16.tobytes(), 37, 53, 16, white=0), GRAY16),
     "tiff colour deflate": (encode(COLOUR8, "TIFF", compression="tiff_adobe_deflate"), COLOUR8),
     "npy gray": (encode(GRAY8, "NPY"), GRAY8),
     "npy colour 16": (encode(COLOUR16, "NPY"), COLOUR16),
