@@ -262,13 +262,24 @@ def count_confusion(
 ) -> Tensor:
     """Confusion matrix of each window's last image at own size, int64 [C, C] on the predictor's device."""
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=predictor.device)
+    for truth, ids in predict_pieces(predictor, windows, fitted):
+        total += confusion_matrix(truth, ids, num_classes)
+    return total
+
+
+def predict_pieces(
+    predictor: Predictor, windows: Iterable[list[PackedImage]], fitted: Statistics | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Truth and prediction of each window's last image, piece by piece: uint8 class ids at its own size.
+
+    Pieces, not images: counted at once, a CPU still has them in its cache.
+    """
     for window in windows:
         image = window[-1]
         assert image.own_mask is not None, "a validation pack holds masks at own size"
         frames = [(frame.pixels, fitted or frame.statistics) for frame in window]
-        ids = predictor.predict_frames(frames, image.own_size).ids
-        total += confusion_matrix(torch.tensor(image.own_mask, device=predictor.device), ids, num_classes)
-    return total
+        for piece in predictor.predict_share(frames, image.own_size, 0, 1):
+            yield torch.tensor(image.own_mask[piece.own], device=predictor.device), piece.ids
 
 
 def _fold(seed: int, epoch: int, rank: int) -> int:
