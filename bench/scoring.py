@@ -6,17 +6,13 @@ Everything runs on CPU cores, as a user starts it: jobs are processes, with a Ra
 take turns, so that they share a busy machine's noise. docs/scaling.md goes on from what this prints.
 """
 
-import json
-import os
 import platform
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import tyro
@@ -26,7 +22,7 @@ from bench.scoring_limits import measure_listing, measure_memory, measure_resume
 from bench.scoring_loops import measure_pipeline
 from bench.scoring_setup import RECIPE, Bench
 from bench.scoring_stages import measure_rows, measure_stages
-from bench.table import HEADER, Row
+from bench.table import Row, bench_folder, print_table
 from bench.values import Value
 
 MEASUREMENTS: dict[str, Callable[[Bench], Iterator[Row | Value]]] = {
@@ -70,23 +66,12 @@ def main(
     minute whether all works. folder: where frames, model and results go, and frames and model are found
     again; None: a temporary one.
     """
-    found: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        place = (folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
-        place.mkdir(parents=True, exist_ok=True)
-        os.environ["FRINGE_CACHE"] = str(place)
+    with bench_folder(folder) as place:
         bench = Bench(quick=quick, repeat=1 if quick else repeat, precision=precision, folder=place)
         bench.prepare()
         torch.set_num_threads(bench.cores)
-        print(f"{describe(bench)}\n{HEADER}", flush=True)
-        for name in rows:
-            if reason := reason_to_skip(name):
-                print(f"{name}: left out, {reason}", flush=True)
-                continue
-            for row in MEASUREMENTS[name](bench):
-                print(row.line(), flush=True)
-                found.append(asdict(row))
-    print(json.dumps(found))
+        measurements = ((name, partial(MEASUREMENTS[name], bench)) for name in rows)
+        print_table(describe(bench), measurements, reason_to_skip)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,14 @@
 """A table of two contenders' times a row, with what the row claims of them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +69,41 @@ class Row:
         return f"{line}{wanted} {self.limit:g}: {'yes' if self.holds() else 'NO'}"
 
 
+Reason = Callable[[str], str | None]
+"""Why a measurement is left out, by its name; None: it can be made."""
+
 HEADER = f"{'':34}{'ms, median (range)':>25}  {'against':34}{'ms, median (range)':>25}  by turn"
 
 
 def spread(times_ms: list[float]) -> str:
     """Median and range."""
     return f"{median(times_ms):.4g} ({min(times_ms):.4g}-{max(times_ms):.4g})"
+
+
+@contextmanager
+def bench_folder(folder: Path | None) -> Iterator[Path]:
+    """The folder, which then also is the cache of the jobs that the block starts; None: a temporary one."""
+    with ExitStack() as stack:
+        place = (folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
+        place.mkdir(parents=True, exist_ok=True)
+        os.environ["FRINGE_CACHE"] = str(place)
+        yield place
+
+
+def print_table(
+    about: str, measurements: Iterable[tuple[str, Callable[[], Iterable[Any]]]], reason_to_skip: Reason
+) -> None:
+    """Print what the numbers belong to, a line a row as it is measured, then all as one JSON line.
+
+    measurements: the name of each, and what yields its rows, dataclasses with a `line()`.
+    """
+    print(f"{about}\n{HEADER}", flush=True)
+    found = []
+    for name, measure in measurements:
+        if reason := reason_to_skip(name):
+            print(f"{name}: left out, {reason}", flush=True)
+            continue
+        for row in measure():
+            print(row.line(), flush=True)
+            found.append(row)
+    print(json.dumps([asdict(row) for row in found]))

@@ -8,7 +8,6 @@ named. The recipe is the one that jobs take on such a device, without a backgrou
 """
 
 import csv
-import json
 import os
 import platform
 import subprocess
@@ -16,13 +15,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -33,7 +31,7 @@ from torch import Tensor
 
 from bench.gpu_time import NUM_STEPS, profile_steps
 from bench.reference_loops import REFERENCE_LOOPS, DecodedCrops
-from bench.table import HEADER, Row
+from bench.table import Row, bench_folder, print_table
 from seg import metrics
 from seg.data.crops import CropSampler
 from seg.data.layout import Sample
@@ -397,22 +395,11 @@ def main(
     quick: small frames and one turn, to see in seconds whether all works. folder: where frames, packs and
     runs go, and frames and packs are found again; None: a temporary one.
     """
-    found: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        place = (folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
-        place.mkdir(parents=True, exist_ok=True)
-        os.environ["FRINGE_CACHE"] = str(place)
+    with bench_folder(folder) as place:
         bench = Bench(device=torch.device(device), quick=quick, repeat=1 if quick else repeat, folder=place)
         bench.simulate()
-        print(f"{describe(bench)}\n{HEADER}", flush=True)
-        for name in rows:
-            if reason := reason_to_skip(bench, name):
-                print(f"{name}: left out, {reason}", flush=True)
-                continue
-            for row in MEASUREMENTS[name](bench):
-                print(row.line(), flush=True)
-                found.append(asdict(row))
-    print(json.dumps(found))
+        measurements = ((name, partial(MEASUREMENTS[name], bench)) for name in rows)
+        print_table(describe(bench), measurements, partial(reason_to_skip, bench))
 
 
 if __name__ == "__main__":
