@@ -40,7 +40,7 @@ class Earlier:
     done: int = 0
     """Of the images asked for, those in ledger or quarantine."""
     quarantined: int = 0
-    """Rows of the quarantine."""
+    """Of the images asked for, those in quarantine."""
     confusion: NDArray[np.int64] | None = None
     """The ledger's sum, [C, C]; None: nothing was counted."""
 
