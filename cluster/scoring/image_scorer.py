@@ -69,13 +69,18 @@ class ImageScorer:
         """Asked for and not begun: what is held in memory is bounded, however much is asked for."""
 
     def submit(self, request: ScoreRow) -> Future[dict[str, Any]]:
-        """Score an image in its turn; its outcome row. OSError, from the result: storage stayed away."""
+        """Score an image in its turn; its outcome row. OSError, from the result: storage stayed away.
+
+        To be called by any number of threads. Readers and model get images in one order: a model that waits
+        for one which later ones keep from being read would wait for ever.
+        """
         prepared: Future[Work] = Future()
         with self._lock:
             self._waiting.append((request, prepared))
+            predicted = self._model.submit(self._predict, prepared)
+            finished = self._writers.submit(self._finish, request["image"], predicted)
         self._begin_next()
-        predicted = self._model.submit(self._predict, prepared)
-        return self._writers.submit(self._finish, request["image"], predicted)
+        return finished
 
     def score(self, requests: Iterable[ScoreRow]) -> Iterator[dict[str, Any]]:
         """One outcome row an image, in order."""

@@ -1,5 +1,8 @@
+import concurrent.futures
 import hashlib
 import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -325,3 +328,20 @@ def test_however_much_is_asked_for_at_once_is_answered_in_order(settings: Scorer
     assert [row.result()["image"] for row in rows] == [f"{k}.png" for k in range(40)]
     assert scorer.notes() == {}
     assert read_notes(settings.out.below("inflight"), "w1") == {}
+
+
+def test_images_that_many_threads_ask_for_at_the_same_time_are_all_scored(settings: ScorerSettings) -> None:
+    """As Ray's threads do: readers and model have to agree on who is next, or one waits for the other."""
+    threads = 32
+    write_image(settings.archive.local("a.png"), np.zeros((32, 32), np.uint8))
+    scorer, together = ImageScorer(settings, "cpu"), threading.Barrier(threads)
+
+    def ask(_: int) -> Future[dict[str, Any]]:
+        together.wait()
+        return scorer.submit(request("a.png"))
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(5):
+            rows = list(pool.map(ask, range(threads)))
+            _, waiting = concurrent.futures.wait(rows, timeout=60)
+            assert not waiting
