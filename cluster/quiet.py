@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ENVIRONMENT = {
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default; unset, each start warns of it
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own table; we print ours
@@ -21,9 +20,8 @@ ENVIRONMENT = {
 def quiet_ray() -> Iterator[None]:
     """For the length of a block: Ray's Python loggers show errors alone, native output goes to a file.
 
-    Ray's core writes straight to file descriptor 2, among it a warning for every actor pool of Ray Data (ray
-    issue 57733). Our own lines keep the terminal, through a duplicate of the descriptor. The file lies in the
-    temporary folder and goes with a block that ends well.
+    Ray's core writes straight to file descriptor 2. Our own lines keep the terminal, through a duplicate of
+    the descriptor. The file lies in the temporary folder and goes with a block that ends well.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -43,7 +41,7 @@ def quiet_ray() -> Iterator[None]:
 
 def quiet_loggers() -> None:
     """Let the loggers that importing a part of Ray has set up show errors alone; their log files keep all."""
-    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+    for name in ("ray", "ray.train", "ray.tune"):
         for handler in logging.getLogger(name).handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.ERROR)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import floor
 from pathlib import Path
+from typing import Any
 
 from cluster.quiet import quiet_ray
 from seg.errors import RequestError
@@ -160,9 +161,12 @@ def _this_machine() -> Session:
 
 
 def _start_own_ray() -> None:
-    """Ray listens on every interface whatever it is told, so ours demands a token."""
+    """Ray listens on every interface whatever it is told, so ours demands a token.
+
+    It has no dashboard: ten processes, for a page whose address nobody knows. Metrics do not need it.
+    """
     _demand_token()
-    _init_ray("local")
+    _init_ray("local", include_dashboard=False)
 
 
 def _demand_token() -> None:
@@ -171,13 +175,13 @@ def _demand_token() -> None:
     _ensure_token()
 
 
-def _init_ray(address: str) -> None:
+def _init_ray(address: str, **options: Any) -> None:
     """ray.init, without the handlers of SIGTERM that it leaves behind: they exit with 1 or 15, not 4."""
     import ray
 
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     except SystemExit:  # what those handlers raise, where the signal comes while Ray starts
         raise KeyboardInterrupt from None
     finally:

@@ -8,15 +8,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from cluster.quiet import quiet_loggers
 from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings, Work
 from cluster.scoring.image_scorer import count_pixels, finish
 from cluster.scoring.score_queue import WorkersKeepDying
@@ -33,20 +32,13 @@ TRIES = 3
 DEATHS = 2
 """That a worker may die; at the next one the job ends, since all have a share of each image."""
 
-SHARE_SCHEMA = pa.schema(
-    {
-        "image": pa.int64(),  # its number among the requests
-        "share": pa.int64(),
-        "seconds": pa.float64(),
-        "counts": pa.list_(pa.int64()),  # class_pixels, ignored, and of a labelled image confusion
-        "sums": pa.list_(pa.float64()),  # of each piece's top probabilities
-        "own": pa.list_(pa.int64()),  # of each piece four edges: top, bottom, left, right
-        "working": pa.list_(pa.int64()),
-        "ids": pa.large_binary(),  # of each piece in turn, row by row
-        "probability": pa.large_binary(),
-    }
-)
-"""What a share of an image gives; nothing, where the image cannot be used."""
+Share = dict[str, Any]
+"""What a share of an image gives, arrays as bytes; empty, where the image cannot be used:
+
+seconds; counts, int64: class_pixels, ignored, and of a labelled image confusion; sums, of each piece's top
+probabilities; own and working: of each piece four edges, top, bottom, left, right; ids and probability: of
+each piece in turn, row by row.
+"""
 
 
 def score_crops(
@@ -55,12 +47,12 @@ def score_crops(
     """Outcome rows as ImageScorer gives them, in order; each image is predicted by all workers together.
 
     A list comes with each share, and holds a row where the share was its image's last. Ray runs.
-    settings.blend is core. gpus: of each worker. WorkersKeepDying: one died too often.
+    settings.blend is core. gpus: of each worker. RequestError: the model file fits no network.
+    WorkersKeepDying: one died too often.
     """
     import ray
-    from ray.exceptions import RayActorError
+    from ray.exceptions import RayActorError, RayTaskError
 
-    quiet_loggers()
     shared = ray.remote(SharedImages).options(
         num_cpus=0, max_concurrency=2 * workers + 2, max_restarts=-1, max_task_retries=TRIES
     )
@@ -77,6 +69,8 @@ def score_crops(
             assert assembly is not None, "every image has shares"
             yield [assembly.finish(settings)]
             images.release.remote(number)
+    except RayTaskError as error:
+        raise error.cause from error
     except RayActorError as error:
         raise WorkersKeepDying(
             f"--shard crops: a worker has died {DEATHS + 1} times, the last time at {image} or the next "
@@ -88,32 +82,18 @@ def score_crops(
 
 def _predict_shares(
     settings: ScorerSettings, images: Any, num_images: int, workers: int, *, gpus: float
-) -> Iterator[dict[str, Any]]:
-    """Rows of SHARE_SCHEMA, image by image, share by share."""
-    import ray.data
+) -> Iterator[Share]:
+    """Shares in turn, image by image, each predicted by the worker that is free first."""
+    import ray
+    from ray.util import ActorPool
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    shares = workers * SHARES_PER_WORKER
-    blocks = [
-        pa.table({"image": [number], "share": [share]})
-        for number in range(num_images)
-        for share in range(shares)
-    ]
-    outcomes = ray.data.from_arrow(blocks).map_batches(
-        CropPredictor,  # type: ignore[arg-type]  # a class with __call__: Ray makes actors of it
-        fn_constructor_args=(settings, images, shares),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=settings.threads,
-        num_gpus=gpus,
-        max_restarts=DEATHS,
-        max_task_retries=DEATHS,
+    num_shares = workers * SHARES_PER_WORKER
+    make_worker: Any = ray.remote(CropPredictor).options(
+        num_cpus=settings.threads, num_gpus=gpus, max_restarts=DEATHS, max_task_retries=DEATHS
     )
-    for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from cast("pa.Table", table).to_pylist()  # the format asked for
+    pool: Any = ActorPool([make_worker.remote(settings, images, num_shares) for _ in range(workers)])
+    shares = [(number, share) for number in range(num_images) for share in range(num_shares)]
+    return pool.map(lambda worker, share: worker.predict_share.remote(*share), shares)
 
 
 class SharedImages:
@@ -160,40 +140,41 @@ def fetch(images: Any, number: int) -> Work:
 
 
 class CropPredictor:
-    """Predicts and counts shares of images. A plain class: Ray Data makes actors of it."""
+    """Predicts and counts shares of images; `score_crops` makes actors of it."""
 
     def __init__(self, settings: ScorerSettings, images: Any, shares: int) -> None:
         """`images`: the SharedImages; `shares`: how many an image has."""
-        torch.set_num_threads(settings.threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, card = load_model(settings.model, self.device)
-        self.num_classes = len(card.classes)
-        self.predictor = Predictor(
-            model, settings.tiling, batch=settings.batch, device=self.device, precision=settings.precision
-        )
-        self.images, self.shares = images, shares
+        self.settings, self.images, self.shares = settings, images, shares
         self._last: tuple[int, Work] | None = None
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of SHARE_SCHEMA for a block of images' and shares' numbers."""
-        rows = [self._predict(row["image"], row["share"]) for row in batch.to_pylist()]
-        return pa.Table.from_pylist(rows, SHARE_SCHEMA)
+    @cached_property
+    def model(self) -> tuple[Predictor, int]:
+        """What predicts, and its classes: loaded for a share, so that what fails comes back as what it is."""
+        settings = self.settings
+        torch.set_num_threads(settings.threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, card = load_model(settings.model, device)
+        predictor = Predictor(
+            model, settings.tiling, batch=settings.batch, device=device, precision=settings.precision
+        )
+        return predictor, len(card.classes)
 
-    def _predict(self, number: int, share: int) -> dict[str, Any]:
+    def predict_share(self, number: int, share: int) -> Share:
+        """A share of an image, by their numbers."""
         if self._last is None or self._last[0] != number:
             self._last = None  # before the next image comes
             self._last = (number, fetch(self.images, number))
-        work = self._last[1]
-        return {"image": number, "share": share} | self.predict(work, share)
+        return self.predict(self._last[1], share)
 
-    def predict(self, work: Work, share: int) -> dict[str, Any]:
-        """A share of an image, as SHARE_SCHEMA has it."""
+    def predict(self, work: Work, share: int) -> Share:
+        """A share of an image."""
         if not work.frames:
             return {}
         started = time.perf_counter()
+        predictor, num_classes = self.model
         size = (work.row["height"], work.row["width"])
-        pieces = list(self.predictor.predict_share(work.frames, size, share, self.shares))
-        counts = [self._count(piece, work.truth) for piece in pieces]
+        pieces = list(predictor.predict_share(work.frames, size, share, self.shares))
+        counts = [_count(piece, work.truth, num_classes) for piece in pieces]
         return {
             "counts": np.sum(counts, axis=0).tolist() if pieces else [],
             "sums": [float(piece.confidence_sum()) for piece in pieces],
@@ -204,11 +185,12 @@ class CropPredictor:
             "seconds": time.perf_counter() - started,
         }
 
-    def _count(self, piece: Piece, truth: NDArray[np.uint8] | None) -> list[int]:
-        """Its class_pixels, ignored, and of a labelled image confusion."""
-        own = None if truth is None else torch.from_numpy(truth[piece.own].copy()).to(piece.ids.device)
-        counts = count_pixels(piece.ids, own, self.num_classes)
-        return [*counts["class_pixels"], counts["ignored"] or 0, *(counts["confusion"] or ())]
+
+def _count(piece: Piece, truth: NDArray[np.uint8] | None, num_classes: int) -> list[int]:
+    """A piece's class_pixels, ignored, and of a labelled image confusion."""
+    own = None if truth is None else torch.from_numpy(truth[piece.own].copy()).to(piece.ids.device)
+    counts = count_pixels(piece.ids, own, num_classes)
+    return [*counts["class_pixels"], counts["ignored"] or 0, *(counts["confusion"] or ())]
 
 
 class ImageAssembly:
@@ -224,8 +206,8 @@ class ImageAssembly:
             self._small = (work.frames[-1][0].shape[0], work.frames[-1][0].shape[1])
             self._probability = np.empty(self._small, np.float32)
 
-    def add(self, outcome: dict[str, Any]) -> None:
-        """Add a share, as SHARE_SCHEMA has it; empty ones are passed over."""
+    def add(self, outcome: Share) -> None:
+        """Add a share; empty ones are passed over."""
         if outcome.get("sums"):
             self._counts += outcome["counts"]
             self._sums += outcome["sums"]

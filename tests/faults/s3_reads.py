@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from tests.s3 import BUCKET
 
-_REQUEST = re.compile(rf"\b(GET|PUT) /{BUCKET}/([^? ]+)[? ]")
+_REQUEST = re.compile(rf"(GET|PUT) /{BUCKET}/([^? ]+)[? ]")
 
 
 class _Reads(logging.Handler):
