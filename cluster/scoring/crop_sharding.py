@@ -68,7 +68,7 @@ def score_crops(
                 yield []
             assert assembly is not None, "every image has shares"
             yield [assembly.finish(settings)]
-            images.release.remote(number)
+            ray.get(images.release.remote(number))  # else our end kills it half-way, which Ray reports
     except RayTaskError as error:
         raise error.cause from error
     except RayActorError as error:
