@@ -38,7 +38,7 @@ RECIPES: dict[str, Recipe] = {
             optimizer=INTERFEROGRAM_ADAM,
             batch=4,
             epochs=50,
-            tiling=Tiling(crop_px=(1024, 1024), halo_px=128),
+            tiling=Tiling(crop_px=(1024, 1024), halo_px=160),
         ),
         Recipe(
             name="interferogram-icnet",

@@ -103,7 +103,7 @@ def test_windows_with_a_recipes_halo_differ_from_the_whole_image_in_a_thousandth
     assert differing_share(RECIPES[recipe].model, RECIPES[recipe].tiling) <= 1e-3
 
 
-HALOS = {"unet-classic": (256, 32), "fcn-resnet50": (448, 176), "fcn32": (512, 192)}
+HALOS = {"unet-classic": (256, 32), "fcn-resnet50": (448, 176), "fcn32": (576, 224)}
 """Windows and halos that keep others within that; their recipes see images whole.
 
 Of pyramid-fcn a halo of 128, of icnet-gru one of 160 does not cover the context.
