@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import floor
 from pathlib import Path
-from typing import Any
 
 from cluster.quiet import quiet_ray
 from seg.errors import RequestError
@@ -163,10 +162,11 @@ def _this_machine() -> Session:
 def _start_own_ray() -> None:
     """Ray listens on every interface whatever it is told, so ours demands a token.
 
-    It has no dashboard: ten processes, for a page whose address nobody knows. Metrics do not need it.
+    Its dashboard stays, though nobody looks at it: Ray Train asks it whether a pruned trial's controller is
+    gone, and without an answer never gives its CPUs and GPUs back (PlacementGroupCleaner, Ray 2.60).
     """
     _demand_token()
-    _init_ray("local", include_dashboard=False)
+    _init_ray("local")
 
 
 def _demand_token() -> None:
@@ -175,13 +175,13 @@ def _demand_token() -> None:
     _ensure_token()
 
 
-def _init_ray(address: str, **options: Any) -> None:
+def _init_ray(address: str) -> None:
     """ray.init, without the handlers of SIGTERM that it leaves behind: they exit with 1 or 15, not 4."""
     import ray
 
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except SystemExit:  # what those handlers raise, where the signal comes while Ray starts
         raise KeyboardInterrupt from None
     finally:
