@@ -162,7 +162,7 @@ class ScoreRequest:
     """CPU threads a worker computes with; another number is another run."""
     shard: Literal["images", "crops"] = "images"
     """Whole images to each worker; or each image's crops over all workers, for a few huge images. Crops are
-    not supervised: an image that ends its worker ends the job."""
+    not supervised: an image that kills its worker ends the job."""
     min_object_px: Annotated[int, arg(name="min-object", metavar="N")] = 64
     """Connected pixels of a class that are an object, at least; another number is another run."""
     export: Literal["coco", "yolo"] | None = None

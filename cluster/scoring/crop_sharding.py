@@ -148,8 +148,8 @@ class CropPredictor:
         self._last: tuple[int, Work] | None = None
 
     @cached_property
-    def model(self) -> tuple[Predictor, int]:
-        """What predicts, and its classes: loaded for a share, so that what fails comes back as what it is."""
+    def loaded(self) -> tuple[Predictor, int]:
+        """Its predictor, and how many classes: loaded for a share, so that an error comes back as it is."""
         settings = self.settings
         torch.set_num_threads(settings.threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -171,7 +171,7 @@ class CropPredictor:
         if not work.frames:
             return {}
         started = time.perf_counter()
-        predictor, num_classes = self.model
+        predictor, num_classes = self.loaded
         size = (work.row["height"], work.row["width"])
         pieces = list(predictor.predict_share(work.frames, size, share, self.shares))
         counts = [_count(piece, work.truth, num_classes) for piece in pieces]

@@ -32,9 +32,12 @@ def notifying(request: ScoreRequest) -> Iterator[Callable[[ScoreSummary], None]]
     except KeyboardInterrupt:
         _notify(request, StoppedBy.INTERRUPT, STOPPED_EARLY)
         raise
-    except Exception as error:
-        if summaries or not isinstance(error, RequestError):
-            _notify(request, StoppedBy.ERROR, REFUSED if isinstance(error, RequestError) else FAILED)
+    except RequestError:
+        if summaries:
+            _notify(request, StoppedBy.ERROR, REFUSED)
+        raise
+    except Exception:
+        _notify(request, StoppedBy.ERROR, FAILED)
         raise
     summary = summaries[-1]
     _notify(request, summary.values["stopped_by"], summary.exit_code)
