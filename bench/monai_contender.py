@@ -56,7 +56,7 @@ class Subject:
         self.frame: Frame = (working, choose_statistics(working, recipe.preprocessing, None))
         coarse = np.random.default_rng(0).integers(self.num_classes, size=(24, 30), dtype=np.uint8)
         truth = cv2.resize(coarse, self.size[::-1], interpolation=cv2.INTER_NEAREST)
-        self.truth = torch.from_numpy(np.asarray(truth, np.uint8))
+        self.truth = np.asarray(truth, np.uint8)
         self._spread_classes()
 
     @torch.inference_mode()
@@ -89,7 +89,9 @@ class Subject:
             logits = F.interpolate(logits, self.size, mode="bilinear", align_corners=False)
         ids = logits.argmax(1, keepdim=True)
         metric = MeanIoU(reduction="mean_batch", ignore_empty=False)
-        metric(one_hot(ids, self.num_classes), one_hot(self.truth[None, None], self.num_classes))
+        metric(
+            one_hot(ids, self.num_classes), one_hot(torch.tensor(self.truth)[None, None], self.num_classes)
+        )
         ious = metric.aggregate()
         assert isinstance(ious, Tensor), "counts of what is no number are not asked for"
         return Counted(ids[0, 0].to(torch.uint8), ious.double().numpy())

@@ -66,7 +66,7 @@ def run_loop(loop: Loop) -> Looped:
         working = preprocess(pixels, card.preprocessing)
         statistics = choose_statistics(working, card.preprocessing, card.statistics)
         ids = predictor.predict(working, statistics, size).ids
-        confusion += confusion_matrix(torch.from_numpy(truth), ids, num_classes)
+        confusion += confusion_matrix(truth, ids, num_classes)
         mask = loop.masks / name
         mask.parent.mkdir(parents=True, exist_ok=True)
         mask.write_bytes(encode_mask(ids.numpy()))

@@ -105,7 +105,7 @@ class Stages:
         for precision in ("float32", "bf16"):
             ids, probability = self._predict(frame, size, precision)
         with timed("count pixels"):
-            count_pixels(ids, torch.from_numpy(truth.mask), len(card.classes))
+            count_pixels(ids, truth.mask, len(card.classes))
         work = Work({"image": image.name, **row}, label=truth)
         with timed("find and match objects"):
             count_objects(work, ids.numpy(), probability.numpy(), MIN_OBJECT_PX, len(card.classes))

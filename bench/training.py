@@ -7,15 +7,10 @@ turn. A loop's time is that of its steps, with its crops: validation and files a
 named. The recipe is the one that jobs take on such a device, without a background.
 """
 
-import csv
-import os
 import platform
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import cycle
@@ -32,88 +27,20 @@ from torch import Tensor
 from bench.gpu_time import NUM_STEPS, profile_steps
 from bench.reference_loops import REFERENCE_LOOPS, DecodedCrops
 from bench.table import Row, bench_folder, print_table
+from bench.training_on_ray import measure_ray
+from bench.training_setup import CPU_RECIPE, Bench, count_cores
 from seg import metrics
 from seg.data.crops import CropSampler
 from seg.data.layout import Sample
 from seg.data.pack import Pack, PackedImage
-from seg.data.simulate import Simulation, simulate_archive
-from seg.data.training_data import TrainingData, open_packs, open_training_data
+from seg.data.training_data import open_packs
 from seg.losses import mean_loss
 from seg.metrics import confusion_matrix
 from seg.precision import autocast
 from seg.predict import Predictor
 from seg.recipe import Recipe
 from seg.recipes import RECIPES
-from seg.training import EpochResult, StepReport, Training, TrainingPlan, predict_pieces
-
-CPU_RECIPE, GPU_RECIPE = "interferogram-small", "interferogram-icnet"
-TRAIN_JOB = Path(__file__).parents[1] / "jobs" / "train.py"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bench:
-    """What all measurements share."""
-
-    device: torch.device
-    quick: bool
-    repeat: int
-    folder: Path
-
-    @property
-    def recipe(self) -> Recipe:
-        """What is trained, with enough crops of each image for epochs of some seconds."""
-        recipe = RECIPES[GPU_RECIPE if self.device.type == "cuda" else CPU_RECIPE]
-        per_image = 4 if self.quick else 40 if self.device.type == "cuda" else 16
-        size = (256, 256) if self.quick else recipe.crops.size_px
-        return replace(
-            recipe,
-            preprocessing=replace(recipe.preprocessing, background_every=0),
-            crops=replace(recipe.crops, per_image=per_image, size_px=size),
-        )
-
-    @property
-    def archive(self) -> Path:
-        """Ten frames of 3072 px and 8 bits, two of them to validate on; in a quick run six of 768 px."""
-        return self.folder / ("small-frames" if self.quick else "frames")
-
-    def simulate(self) -> None:
-        """Make what is missing of the archive."""
-        sequences, size_px = (3, 768) if self.quick else (5, 3072)
-        simulation = Simulation(num_sequences=sequences, num_frames=2, size_px=size_px)
-        simulate_archive(self.archive, simulation, workers=min(count_cores(), sequences))
-
-    def open_data(self, recipe: Recipe) -> TrainingData:
-        """The archive as a recipe's data."""
-        return open_training_data(self.archive, recipe, seed=0)
-
-    def open_training(self, recipe: Recipe) -> Training:
-        """A training from the start, in a folder of its own."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder, prefix="run-"))
-        plan = TrainingPlan(recipe=recipe, data=self.open_data(recipe), seed=0, folder=folder, parent="bench")
-        return Training(plan, self.device)
-
-    def time_ms(self, call: Callable[[], object]) -> float:
-        """What a call takes, with all that it gives a GPU to do."""
-        self.wait_for_device()
-        started = time.perf_counter()
-        call()
-        self.wait_for_device()
-        return 1e3 * (time.perf_counter() - started)
-
-    def wait_for_device(self) -> None:
-        """Until a GPU is idle."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def take_turns(self, contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-        """What each contender returns, `repeat` times after a warm-up; every other turn goes backwards."""
-        found: dict[str, list[float]] = {name: [] for name in contenders}
-        for turn in range(1 + self.repeat):
-            for name in list(contenders)[:: 1 if turn % 2 else -1]:
-                value = contenders[name]()
-                if turn:
-                    found[name].append(value)
-        return found
+from seg.training import EpochResult, StepReport, Training, predict_pieces
 
 
 class DecodedPack(Pack):
@@ -229,7 +156,7 @@ def measure_metrics(bench: Bench) -> Iterator[Row]:
     )
     counted = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=bench.device)
 
-    def add(truth: Tensor, ids: Tensor) -> None:
+    def add(truth: NDArray[np.uint8], ids: Tensor) -> None:
         counted.add_(confusion_matrix(truth, ids, num_classes))
 
     def summarise() -> None:
@@ -298,57 +225,6 @@ def measure_references(bench: Bench) -> Iterator[Row]:
     yield Row(f"both in {recipe.precision}", found["ours"], f"in {PLAIN}'s", found["like ours"], "times")
 
 
-def measure_ray(bench: Bench) -> Iterator[Row]:
-    """jobs/train.py with one Ray Train worker and with none, each a process: the epochs after the first.
-
-    Once with a thread for each core, so that Ray's own processes take turns with them; once with one less.
-    """
-    for threads in sorted({count_cores(), max(1, count_cores() - 1)}, reverse=True):
-        yield from compare_with_ray(bench, threads)
-
-
-def compare_with_ray(bench: Bench, threads: int) -> Iterator[Row]:
-    """The same for a number of threads that compute."""
-    num_epochs, turns = (2, 1) if bench.quick else (5, 2)
-    steady: dict[int, list[float]] = {0: [], 1: []}
-    apart: dict[int, list[float]] = {0: [], 1: []}
-    for turn in range(turns):
-        for workers in (turn % 2, 1 - turn % 2):
-            epochs, seconds = run_training_job(bench, workers, num_epochs, threads)
-            steady[workers] += [1e3 / float(epoch["crops_per_second"]) for epoch in epochs[1:]]
-            apart[workers].append(1e3 * (seconds - sum(float(epoch["seconds"]) for epoch in epochs)))
-    what = f"a crop, Ray worker of {threads} threads"
-    yield Row(what, steady[1], "without Ray", steady[0], "below", 3)
-    yield Row("a run's start, files and end", apart[1], "without Ray", apart[0], "apart")
-
-
-def run_training_job(
-    bench: Bench, workers: int, epochs: int, threads: int
-) -> tuple[list[dict[str, str]], float]:
-    """The lines of history.csv of a training, on a Ray of its own if on any, and the seconds of it all."""
-    recipe, out = bench.recipe, Path(tempfile.mkdtemp(dir=bench.folder, prefix="job-"))
-    options = {
-        "--data": (bench.archive,),
-        "--out": (out,),
-        "--workers": (workers,),
-        "--epochs": (epochs,),
-        "--crops.per-image": (recipe.crops.per_image,),
-        "--crops.size-px": recipe.crops.size_px,
-        "--preprocessing.background-every": (0,),
-    } | ({"--cpus-per-worker": (threads,)} if workers else {})
-    words = [str(word) for name, values in options.items() for word in (name, *values)]
-    environment = os.environ | {"RAY_ADDRESS": "local", "OMP_NUM_THREADS": str(threads)}
-    started = time.perf_counter()
-    job = subprocess.run(
-        [sys.executable, TRAIN_JOB, recipe.name, *words], env=environment, capture_output=True, check=False
-    )
-    seconds = time.perf_counter() - started
-    if job.returncode:
-        raise SystemExit(f"{' '.join(words)}: exit code {job.returncode}\n{job.stderr.decode()[-2000:]}")
-    with (out / "history.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file)), seconds
-
-
 def measure_busy(bench: Bench) -> Iterator[Row]:
     """What the GPU works of the time that steps of our loop take."""
     training = bench.open_training(replace(bench.recipe, epochs=1 + bench.repeat))
@@ -387,11 +263,6 @@ def describe(bench: Bench) -> str:
         f"{platform.machine()}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
         f"{recipe.name}: {recipe.model}, batch {recipe.batch} of {size}, {recipe.precision}"
     )
-
-
-def count_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def main(

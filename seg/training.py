@@ -269,7 +269,7 @@ def count_confusion(
 
 def predict_pieces(
     predictor: Predictor, windows: Iterable[list[PackedImage]], fitted: Statistics | None
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
     """Truth and prediction of each window's last image, piece by piece: uint8 class ids at its own size.
 
     Pieces, not images: counted at once, a CPU still has them in its cache.
@@ -279,7 +279,7 @@ def predict_pieces(
         assert image.own_mask is not None, "a validation pack holds masks at own size"
         frames = [(frame.pixels, fitted or frame.statistics) for frame in window]
         for piece in predictor.predict_share(frames, image.own_size, 0, 1):
-            yield torch.tensor(image.own_mask[piece.own], device=predictor.device), piece.ids
+            yield image.own_mask[piece.own], piece.ids
 
 
 def _fold(seed: int, epoch: int, rank: int) -> int:

@@ -188,8 +188,7 @@ class CropPredictor:
 
 def _count(piece: Piece, truth: NDArray[np.uint8] | None, num_classes: int) -> list[int]:
     """A piece's class_pixels, ignored, and of a labelled image confusion."""
-    own = None if truth is None else torch.from_numpy(truth[piece.own].copy()).to(piece.ids.device)
-    counts = count_pixels(piece.ids, own, num_classes)
+    counts = count_pixels(piece.ids, None if truth is None else truth[piece.own], num_classes)
     return [*counts["class_pixels"], counts["ignored"] or 0, *(counts["confusion"] or ())]
 
 

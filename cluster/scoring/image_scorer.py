@@ -133,8 +133,7 @@ class ImageScorer:
         with work.timed("model"):
             size = (work.row["height"], work.row["width"])
             prediction = self.predictor.predict_frames(work.frames, size, probability=True)
-            truth = None if work.truth is None else torch.from_numpy(work.truth).to(prediction.ids.device)
-            work.row |= count_pixels(prediction.ids, truth, self.num_classes)
+            work.row |= count_pixels(prediction.ids, work.truth, self.num_classes)
             work.row["confidence"] = prediction.confidence
             work.frames = []
         self.inflight.wait(work.row["image"])
@@ -151,10 +150,10 @@ class ImageScorer:
         return work.row
 
 
-def count_pixels(ids: Tensor, truth: Tensor | None, num_classes: int) -> dict[str, Any]:
+def count_pixels(ids: Tensor, truth: NDArray[np.uint8] | None, num_classes: int) -> dict[str, Any]:
     """The ledger's counts of an image or a part of one: `class_pixels`, and, of a labelled one, the others.
 
-    ids, truth: uint8 of one shape and device. None: unlabelled.
+    ids, truth: uint8 of one shape [H, W]. None: unlabelled.
     """
     counts: dict[str, Any] = {
         "class_pixels": count_classes(ids, num_classes).tolist(),
@@ -164,7 +163,7 @@ def count_pixels(ids: Tensor, truth: Tensor | None, num_classes: int) -> dict[st
     if truth is not None:
         confusion = confusion_matrix(truth, ids, num_classes)
         counts["confusion"] = confusion.flatten().tolist()
-        counts["ignored"] = truth.numel() - int(confusion.sum())  # a pixel is in the matrix, or ignored
+        counts["ignored"] = truth.size - int(confusion.sum())  # a pixel is in the matrix, or ignored
     return counts
 
 

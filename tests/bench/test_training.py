@@ -64,7 +64,9 @@ def test_what_reference_loops_measure_on_a_batch_is_what_its_matrix_says() -> No
     seeded = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 16, 16, generator=seeded)
     truth = torch.randint(3, (2, 16, 16), generator=seeded, dtype=torch.uint8)
-    confusion = confusion_matrix(truth, logits.argmax(1).to(torch.uint8), 3).numpy()
+    confusion = confusion_matrix(
+        truth.flatten(1).numpy(), logits.argmax(1).to(torch.uint8).flatten(1), 3
+    ).numpy()
     ious, dices = iou_and_dice(logits, truth, 3)
     assert ious == pytest.approx(metrics.iou(confusion), abs=1e-6)  # theirs are float32
     assert dices == pytest.approx(metrics.dice(confusion), abs=1e-6)

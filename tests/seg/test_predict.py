@@ -229,11 +229,11 @@ def test_shares_of_an_image_stitch_and_add_up_to_the_whole(
         ids[piece.own] = piece.ids
         probability[piece.working] = piece.probability
         seen[piece.working] += 1
-        counts += confusion_matrix(truth[piece.own], piece.ids, 3)
+        counts += confusion_matrix(truth[piece.own].numpy(), piece.ids, 3)
     assert (seen == 1).all()
     confidence = mean_confidence([float(piece.confidence_sum()) for piece in reversed(pieces)], (333, 190))
     assert_equal(whole, Prediction(ids, confidence, probability))
-    assert torch.equal(counts, confusion_matrix(truth, whole.ids, 3))
+    assert torch.equal(counts, confusion_matrix(truth.numpy(), whole.ids, 3))
 
 
 @pytest.mark.parametrize("shares", [2, 3, 50])

@@ -54,7 +54,7 @@ def measure_miou(model: nn.Module, images: Tensor, truth: Tensor) -> float:
     model.eval()
     with torch.autocast("cpu", torch.bfloat16):
         ids = model(images).argmax(1).to(torch.uint8)
-    return mean_present(iou(confusion_matrix(truth, ids, 2).numpy()))
+    return mean_present(iou(confusion_matrix(truth.flatten(1).numpy(), ids.flatten(1), 2).numpy()))
 
 
 def overfit(model: nn.Module, images: Tensor, truth: Tensor, lr: float) -> tuple[int, float]:
