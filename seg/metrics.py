@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import torch
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -50,7 +51,7 @@ def _count_two_classes(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) 
     return torch.tensor([[counted - marked - inventions, inventions], [misses, hits]])
 
 
-def _sum(ids: NDArray[np.uint8]) -> int:
+def _sum(ids: MatLike) -> int:
     """The sum of zeros and ones: takes 0.7 of the time of countNonZero."""
     return int(cv2.sumElems(ids)[0])
 
