@@ -25,6 +25,11 @@ def place_workers(request: TrainRequest, session: Session) -> WorkerSettings | N
         return None
     gpus = session.gpus_of_worker(request.gpus_per_worker)
     fewest, most = _count(request, session, gpus)
+    if most > 1 and 0 < gpus < 1:  # NCCL refuses two ranks on one GPU
+        raise RequestError(
+            f"--gpus-per-worker is {gpus:g}, but the workers of one training take a whole GPU each; "
+            "try --gpus-per-worker 1"
+        )
     share = max(1, max(session.cpus, session.cpus_possible) // most)
     threads = request.cpus_per_worker or (1 if gpus else share)
     settings = WorkerSettings(

@@ -70,7 +70,7 @@ class TrainRequest(DataRequest):
     """Training processes, 2:8 for as many as there are room for; default: one a GPU, else $FRINGE_WORKERS,
     else 1; 0: this process, without Ray."""
     gpus_per_worker: Annotated[float | None, COUNT] = None
-    """GPUs of a worker; default: 1 where there are any; 0: none."""
+    """GPUs of a worker; default: 1 where there are any; 0: none; 0.5: a single worker leaves half of one."""
     cpus_per_worker: Annotated[int | None, COUNT] = None
     """CPU threads of a worker; default: 1 beside a GPU, else its share of the CPUs."""
     wait_minutes: Annotated[float | None, arg(name="wait", metavar="MINUTES")] = None

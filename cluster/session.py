@@ -65,11 +65,13 @@ class Session:
         return workers
 
     def gpus_of_worker(self, asked: float | None) -> float:
-        """GPUs that a worker takes: as asked, else one where there are any. RequestError: below 0."""
+        """GPUs that a worker takes: as asked, else one where there are any. RequestError: not of 0 to 1."""
         if asked is None:
             return 1.0 if self.gpus_possible else 0.0
-        if asked < 0:
-            raise RequestError(f"--gpus-per-worker is {asked:g}, below 0; try --gpus-per-worker 1")
+        if not 0 <= asked <= 1:
+            raise RequestError(
+                f"--gpus-per-worker is {asked:g}, not 0, a share of a GPU (0.5) or 1; try --gpus-per-worker 1"
+            )
         return asked
 
 

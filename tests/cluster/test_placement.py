@@ -31,9 +31,8 @@ def place(session: Session, workers: Workers | None = None, **changes: Any) -> W
         (CPUS, 2, {"cpus_per_worker": 1}, 2, 0, 1),
         (GPUS, None, {}, 4, 1, 1),
         (GPUS, 2, {"cpus_per_worker": 6}, 2, 1, 6),
-        (GPUS, None, {"gpus_per_worker": 2.0}, 2, 2, 1),
+        (GPUS, 1, {"gpus_per_worker": 0.5}, 1, 0.5, 1),
         (GPUS, 2, {"gpus_per_worker": 0.0}, 2, 0, 16),
-        (GPUS, 8, {"gpus_per_worker": 0.5}, 8, 0.5, 1),
     ],
 )
 def test_workers_get_what_was_asked_or_what_there_is(
@@ -71,8 +70,22 @@ def test_without_gpus_the_environment_says_how_many(monkeypatch: pytest.MonkeyPa
             r"^--workers 2 need 0 GPUs and 10 CPUs; the cluster has 0 GPUs and 8 CPUs; try --workers 1, or ",
         ),
         (GPUS, 5, {}, r"the cluster has 4 GPUs and 32 CPUs; try --workers 4, or --wait for more$"),
-        (GPUS, 2, {"gpus_per_worker": 9.0}, r"lower --gpus-per-worker or --cpus-per-worker, or"),
-        (GPUS, 2, {"gpus_per_worker": -1.0}, r"^--gpus-per-worker is -1, below 0; try --gpus-per-worker 1$"),
+        (GPUS, 2, {"cpus_per_worker": 99}, r"lower --gpus-per-worker or --cpus-per-worker, or"),
+        (
+            GPUS,
+            2,
+            {"gpus_per_worker": 0.5},
+            r"is 0.5, but the workers of one training take a whole GPU each; try",
+        ),
+        *(
+            (
+                GPUS,
+                2,
+                {"gpus_per_worker": wrong},
+                r"^--gpus-per-worker is (-1|1.5|nan), not 0, a share of a GPU",
+            )
+            for wrong in (-1.0, 1.5, float("nan"))
+        ),
         (
             GROWING,
             32,

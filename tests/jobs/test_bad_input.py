@@ -172,7 +172,10 @@ def test_out_inside_the_archive(capfd: Screen, archive: Path, model: Path, place
             "--per-image-timeout 5",
             "--per-image-timeout ends a worker, and --workers 0 has none; try --workers 1",
         ),
-        ("--workers 1 --gpus-per-worker -1", "--gpus-per-worker is -1, below 0; try --gpus-per-worker 1"),
+        (
+            "--workers 1 --gpus-per-worker 2",
+            "--gpus-per-worker is 2, not 0, a share of a GPU (0.5) or 1; try --gpus-per-worker 1",
+        ),
         (
             "--deadline yesterday",
             "--deadline 'yesterday' is neither a time of day nor an ISO time; try 07:00 or 2027-01-31T07:00",
