@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := RAY_ADDRESS=local $(BIN)/python
 
-.PHONY: setup lock demo check fix test faults clean
+.PHONY: setup lock demo check fix test faults gpu clean
 
 setup: .venv/ready
 
@@ -46,6 +46,13 @@ test: check
 # The long kills, minutes each.
 faults: setup
 	$(BIN)/pytest -m long
+
+# What wants a GPU: its tests, then what training costs on it, into a table named after it.
+GPU = $(shell nvidia-smi --query-gpu=name --format=csv,noheader | head -1 | tr 'A-Z ' 'a-z-')
+gpu: setup
+	$(BIN)/pytest -m gpu
+	set -o pipefail; $(BIN)/python -m bench.training --device cuda | tee bench/results/training-$(GPU).txt
+	set -o pipefail; $(BIN)/python -m bench.models | tee bench/results/models-$(GPU).txt
 
 clean:
 	rm -rf demo .pytest_cache .ruff_cache .hypothesis

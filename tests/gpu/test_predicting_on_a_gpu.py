@@ -1,0 +1,84 @@
+"""What is predicted and counted on a GPU is what a CPU says."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from seg.data.preprocess import image_statistics
+from seg.metrics import confusion_matrix, count_classes
+from seg.models.build import build
+from seg.precision import autocast
+from seg.predict import Prediction, Predictor
+from seg.recipe import Tiling
+
+pytestmark = pytest.mark.gpu
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("num_classes", [2, 11, 15, 16, 255])
+def test_pixels_are_counted_alike(gpu: torch.device, num_classes: int) -> None:
+    random = np.random.default_rng(0)
+    truth, ids = random.integers(num_classes, size=(2, 700, 900), dtype=np.uint8)
+    truth[random.random(truth.shape) < 0.1] = 255
+    prediction = torch.from_numpy(ids)
+    counted = confusion_matrix(truth[5:, 7:], prediction[5:, 7:].to(gpu), num_classes)
+    assert counted.device.type == gpu.type
+    assert torch.equal(counted.cpu(), confusion_matrix(truth[5:, 7:], prediction[5:, 7:], num_classes))
+    assert torch.equal(
+        count_classes(prediction.to(gpu), num_classes).cpu(), count_classes(prediction, num_classes)
+    )
+
+
+def test_float32_is_float32(gpu: torch.device) -> None:
+    """TF32, torch's default for convolutions, misses by 1e-4 and more."""
+    seeded = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 64, 48, 48, generator=seeded)
+    layer = nn.Conv2d(64, 64, 3, bias=False)
+    with torch.inference_mode(), autocast(gpu, "float32"):
+        exact = layer.double()(images.double())
+        found = layer.float().to(gpu)(images.to(gpu)).cpu().double()
+    assert float((found - exact).abs().max() / exact.abs().max()) < 1e-5
+
+
+def predict(
+    device: torch.device, blend: Literal["core", "gaussian"], precision: str, band_bytes: int
+) -> Prediction:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build("unet", backbone=None, num_classes=3, channels=1)
+    working = np.random.default_rng(0).integers(256, size=(333, 290)).astype(np.uint8)
+    predictor = Predictor(
+        model.to(device),
+        Tiling(crop_px=(96, 96), halo_px=32),
+        batch=4,
+        device=device,
+        precision=precision,
+        blend=blend,
+        band_bytes=band_bytes,
+    )
+    return predictor.predict_frames([(working, image_statistics(working))], (666, 580), probability=True)
+
+
+@pytest.mark.parametrize("blend", ["core", "gaussian"])
+@pytest.mark.parametrize("band_bytes", [2**27, 2**15])
+@pytest.mark.parametrize(("precision", "differing"), [("float32", 1e-3), ("bf16", 0.1), ("fp16", 0.1)])
+def test_images_are_predicted_alike(
+    gpu: torch.device,
+    blend: Literal["core", "gaussian"],
+    band_bytes: int,
+    precision: str,
+    differing: float,
+) -> None:
+    """Weights of chance: many pixels lie near a tie, which rounding may flip."""
+    ours, cpus = predict(gpu, blend, precision, band_bytes), predict(CPU, blend, "float32", band_bytes)
+    assert ours.probability is not None
+    assert cpus.probability is not None
+    assert float((ours.ids.cpu() != cpus.ids).float().mean()) < differing
+    assert ours.confidence == pytest.approx(cpus.confidence, rel=0.01)
+    if precision == "float32":
+        torch.testing.assert_close(ours.probability.cpu(), cpus.probability, rtol=1e-4, atol=1e-4)
+    else:
+        assert torch.equal(ours.ids, predict(gpu, blend, precision, band_bytes).ids)  # and again the same
