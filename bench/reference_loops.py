@@ -145,7 +145,7 @@ class ReferenceLoop:
         for cpu_images, cpu_truth in batches:  # "for data, target in data loader"
             images, truth = cpu_images.to(learner.device), cpu_truth.to(learner.device)
             with autocast(learner.device, learner.recipe.precision):
-                torch.backends.cudnn.conv.fp32_precision = "tf32"  # torch's default, which is not ours
+                torch.backends.cudnn.allow_tf32 = True  # torch's default, which is not ours
                 outputs = model(images)
             loss = mean_loss(*learner.loss(outputs, truth))
             learner.optimizer.zero_grad()

@@ -11,6 +11,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     For the whole process float32 is float32: torch lets a GPU's convolutions compute it in TF32, of which
     the products have 10 bits in place of 23.
     """
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    torch.backends.cudnn.allow_tf32 = False
     dtype = DTYPES.get(precision, torch.bfloat16)
     return torch.autocast(device.type, dtype, enabled=precision in DTYPES)
