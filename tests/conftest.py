@@ -1,8 +1,10 @@
 """Fixtures that several folders of tests share."""
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -47,23 +49,25 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def write_archive(tmp_path: Path) -> WriteArchive:
-    """Writes a small archive in the plain layout: bright discs (class 1) on a dim noisy ground."""
+    """Writes `write_discs`, in a folder of the test's own."""
 
-    def write(
-        name: str = "archive", *, sequences: int = 2, frames: int = 3, size: tuple[int, int] = (64, 96)
-    ) -> Path:
-        root = tmp_path / name
-        for sequence in range(sequences):
-            for frame in range(frames):
-                image, mask = draw_disc(size, np.random.default_rng([sequence, frame]))
-                for folder, pixels in (("images", image), ("masks", mask)):
-                    path = root / folder / f"s{sequence}" / f"{frame}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    cv2.imwrite(str(path), pixels)
-        (root / "classes.txt").write_text("background\ndisc\n")
-        return root
+    def write(name: str = "archive", **shape: Any) -> Path:
+        return write_discs(tmp_path / name, **shape)
 
     return write
+
+
+def write_discs(root: Path, *, sequences: int = 2, frames: int = 3, size: tuple[int, int] = (64, 96)) -> Path:
+    """A small archive in the plain layout: bright discs (class 1) on a dim noisy ground."""
+    for sequence in range(sequences):
+        for frame in range(frames):
+            image, mask = draw_disc(size, np.random.default_rng([sequence, frame]))
+            for folder, pixels in (("images", image), ("masks", mask)):
+                path = root / folder / f"s{sequence}" / f"{frame}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), pixels)
+    (root / "classes.txt").write_text("background\ndisc\n")
+    return root
 
 
 def draw_disc(
@@ -76,3 +80,18 @@ def draw_disc(
     image = np.where(mask == 1, 170, 80) + random.normal(0, 8, size)
     mask[3] = 255
     return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; without one the test is skipped, visibly."""
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("no Chromium here: no page is opened in a browser (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found)
+        yield opened
+        opened.close()

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from cluster.ledger.ledger import Ledger
 from seg.checkpoint import ModelCard, save_model
 from seg.data.preprocess import Statistics
+from seg.data.training_data import open_training_data
 from seg.models.build import build, takes_frames
-from seg.recipe import Preprocessing, Tiling
+from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling
+from seg.training import TrainingPlan
 from tests.conftest import draw_disc
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +69,25 @@ def write_model(
     )
     save_model(path, model, card)
     return path
+
+
+TINY = Recipe(
+    name="tiny",
+    crops=Crops(size_px=(64, 64), per_image=3, flip_rows=True, on_object_share=0.5),
+    optimizer=Optimizer(lr=3e-3),
+    batch=4,
+    epochs=2,
+    precision="float32",
+    tiling=Tiling(crop_px=(64, 64), halo_px=16),
+)
+"""Such a recipe, three steps an epoch for six images."""
+
+
+def open_plan(root: Path, folder: Path, **changes: Any) -> TrainingPlan:
+    """What trains TINY, changed so, on an archive into a folder."""
+    recipe = replace(TINY, **changes)
+    data = open_training_data(root, recipe, seed=1)
+    return TrainingPlan(recipe=recipe, data=data, seed=1, folder=folder, parent="test")
 
 
 def write_odd_archive(root: Path) -> dict[str, Path | None]:

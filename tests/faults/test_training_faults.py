@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,8 +18,8 @@ from cluster.training.training import train
 from jobs.recipe_options import parse
 from jobs.train import Args
 from seg.run_folder import read_run
-from tests.conftest import draw_disc
-from tests.small import TINY_WORDS, own_processes, start_job, wait_until, write_image
+from tests.conftest import write_discs
+from tests.small import TINY_WORDS, own_processes, start_job, wait_until
 
 TIMES = {"seconds", "validation_seconds", "crops_per_second", "wait_share", "memory_bytes"}
 
@@ -28,14 +27,7 @@ TIMES = {"seconds", "validation_seconds", "crops_per_second", "wait_share", "mem
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three sequences of two frames of 96 x 128 pixels."""
-    root = tmp_path_factory.mktemp("faults") / "archive"
-    for sequence in range(3):
-        for frame in range(2):
-            image, mask = draw_disc((96, 128), np.random.default_rng([sequence, frame]))
-            write_image(root / "images" / f"s{sequence}" / f"{frame}.png", image)
-            write_image(root / "masks" / f"s{sequence}" / f"{frame}.png", mask)
-    (root / "classes.txt").write_text("background\ndisc\n")
-    return root
+    return write_discs(tmp_path_factory.mktemp("faults") / "archive", sequences=3, frames=2, size=(96, 128))
 
 
 def what_is_left(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:

@@ -9,22 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from seg.data.training_data import open_training_data
-from seg.recipe import Crops, Optimizer, Recipe, Tiling
+from seg.recipe import Optimizer
 from seg.training import Training, TrainingPlan
 from tests.conftest import WriteArchive
+from tests.small import TINY, open_plan
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")
-TINY = Recipe(
-    name="tiny",
-    crops=Crops(size_px=(64, 64), per_image=6, flip_rows=True, on_object_share=0.5),
-    optimizer=Optimizer(lr=3e-3),
-    batch=4,
-    epochs=3,
-    precision="float32",
-    tiling=Tiling(crop_px=(64, 64), halo_px=16),
-)
 MakePlan = Callable[..., TrainingPlan]
 
 
@@ -33,9 +24,8 @@ def make_plan(write_archive: WriteArchive, tmp_path: Path) -> MakePlan:
     root = write_archive(sequences=3, frames=2)
 
     def make(folder: str = "run", **changes: Any) -> TrainingPlan:
-        recipe = replace(TINY, **changes)
-        data = open_training_data(root, recipe, seed=1)
-        return TrainingPlan(recipe=recipe, data=data, seed=1, folder=tmp_path / folder, parent="test")
+        longer = {"epochs": 3, "crops": replace(TINY.crops, per_image=6)}
+        return open_plan(root, tmp_path / folder, **longer | changes)
 
     return make
 

@@ -18,7 +18,7 @@ from seg.data.pack import Pack
 from seg.data.training_data import open_training_data
 from seg.errors import RequestError
 from seg.predict import Predictor
-from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling
+from seg.recipe import Optimizer, Preprocessing
 from seg.run_folder import read_run, run_identity, training_summary, write_history
 from seg.training import (
     Training,
@@ -28,17 +28,11 @@ from seg.training import (
 )
 from seg.training_state import state_file
 from tests.conftest import WriteArchive
+from tests.small import TINY, open_plan
 
 CPU = torch.device("cpu")
-TINY = Recipe(
-    name="tiny",
-    crops=Crops(size_px=(64, 64), per_image=3, flip_rows=True, on_object_share=0.5),
-    optimizer=Optimizer(lr=3e-3),
-    batch=4,
-    epochs=2,
-    precision="float32",
-    tiling=Tiling(crop_px=(64, 64), halo_px=16),
-)
+MakePlan = Callable[..., TrainingPlan]
+TIMES = {"seconds", "validation_seconds", "crops_per_second", "wait_share", "memory_bytes"}
 
 
 @pytest.fixture(autouse=True)
@@ -51,19 +45,13 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def make_plan(write_archive: WriteArchive, tmp_path: Path) -> Callable[..., TrainingPlan]:
+def make_plan(write_archive: WriteArchive, tmp_path: Path) -> MakePlan:
     root = write_archive(sequences=3, frames=2)
 
     def make(folder: str = "run", **changes: Any) -> TrainingPlan:
-        recipe = replace(TINY, **changes)
-        data = open_training_data(root, recipe, seed=1)
-        return TrainingPlan(recipe=recipe, data=data, seed=1, folder=tmp_path / folder, parent="test")
+        return open_plan(root, tmp_path / folder, **changes)
 
     return make
-
-
-MakePlan = Callable[..., TrainingPlan]
-TIMES = {"seconds", "validation_seconds", "crops_per_second", "wait_share", "memory_bytes"}
 
 
 def what_is_left(

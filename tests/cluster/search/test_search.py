@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -31,8 +30,8 @@ from seg.models.unet import UNet
 from seg.recipe import Crops, Preprocessing, Tiling
 from seg.recipes import RECIPES
 from seg.training import Training, TrainingPlan
-from tests.conftest import draw_disc
-from tests.small import TINY_WORDS, own_processes, read_tree, start_job, wait_until, write_image
+from tests.conftest import write_discs
+from tests.small import TINY_WORDS, own_processes, read_tree, start_job, wait_until
 
 TINY = replace(
     RECIPES["interferogram-small"],
@@ -56,14 +55,7 @@ TRIAL_PROCESS = "ray::ImplicitFunc"
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("search") / "archive"
-    for sequence in range(2):
-        for frame in range(2):
-            image, mask = draw_disc((256, 256), np.random.default_rng([sequence, frame]))
-            write_image(root / "images" / f"s{sequence}" / f"{frame}.png", image)
-            write_image(root / "masks" / f"s{sequence}" / f"{frame}.png", mask)
-    (root / "classes.txt").write_text("background\ndisc\n")
-    return root
+    return write_discs(tmp_path_factory.mktemp("search") / "archive", sequences=2, frames=2, size=(256, 256))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,8 +2,6 @@ import html
 import math
 import re
 import shlex
-import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -256,20 +254,6 @@ def test_an_axis_labels_its_ends_and_every_choice() -> None:
 )
 def test_times_are_said_in_the_units_that_fit(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip("no Chromium here: the page is not opened in a browser (apt-get install chromium)")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found)
-        yield opened
-        opened.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

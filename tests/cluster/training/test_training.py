@@ -25,8 +25,8 @@ from seg.predict import Predictor
 from seg.recipe import Crops, Preprocessing, Recipe, Tiling
 from seg.recipes import RECIPES
 from seg.run_folder import read_run
-from tests.conftest import draw_disc
-from tests.small import TINY_WORDS, read_tree, start_job, wait_until, write_image
+from tests.conftest import write_discs
+from tests.small import TINY_WORDS, read_tree, start_job, wait_until
 
 TINY = replace(
     RECIPES["interferogram-small"],
@@ -47,14 +47,9 @@ ONE_AND_TWO = [pytest.param(1, marks=pytest.mark.long), 2]  # one worker costs R
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three sequences of two frames of 256 x 288 pixels, and where their packs are kept."""
-    root = tmp_path_factory.mktemp("training") / "archive"
-    for sequence in range(3):
-        for frame in range(2):
-            image, mask = draw_disc((256, 288), np.random.default_rng([sequence, frame]))
-            write_image(root / "images" / f"s{sequence}" / f"{frame}.png", image)
-            write_image(root / "masks" / f"s{sequence}" / f"{frame}.png", mask)
-    (root / "classes.txt").write_text("background\ndisc\n")
-    return root
+    return write_discs(
+        tmp_path_factory.mktemp("training") / "archive", sequences=3, frames=2, size=(256, 288)
+    )
 
 
 @pytest.fixture(scope="module")
