@@ -3,7 +3,8 @@
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -74,11 +75,33 @@ def fit_workers(plan: TrainingPlan, settings: WorkerSettings) -> None:
             callbacks=[_failure_notes(plan.folder)],
         ),
     )
-    trainer.fit()
+    with _naming_the_cluster():
+        trainer.fit()
     error = read_json(ended) if ended.is_file() else None
     shutil.rmtree(plan.folder / "ray")
     if error is not None:
         raise FINAL[error["kind"]](error["message"])
+
+
+@contextmanager
+def _naming_the_cluster() -> Iterator[None]:
+    """Tell Ray Train's own processes which Ray is theirs, where several run on a machine.
+
+    The one that frees a dead controller's CPUs and GPUs, a pruned trial's for instance, asks the Ray that
+    RAY_ADDRESS names, else one it finds: of two it takes neither, and then they are never free again; that of
+    `ray start` knows of no such controller, and a living one loses its workers (PlacementGroupCleaner, 2.60).
+    """
+    import ray
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    before = {name: os.environ[name] for name in ("RAY_ADDRESS",) if name in os.environ}
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        del os.environ["RAY_ADDRESS"]
+        os.environ.update(before)
 
 
 def _failure_notes(folder: Path) -> Any:
