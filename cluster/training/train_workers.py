@@ -88,8 +88,8 @@ def _naming_the_cluster() -> Iterator[None]:
     """Tell Ray Train's own processes which Ray is theirs, where several run on a machine.
 
     The one that frees a dead controller's CPUs and GPUs, a pruned trial's for instance, asks the Ray that
-    RAY_ADDRESS names, else one it finds: of two it takes neither, and then they are never free again; that of
-    `ray start` knows of no such controller, and a living one loses its workers (PlacementGroupCleaner, 2.60).
+    RAY_ADDRESS names, else one that it finds: of two it takes neither, and they are never free again
+    (PlacementGroupCleaner, 2.60).
     """
     import ray
     from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
