@@ -96,6 +96,8 @@ def test_every_model_overfits_four_real_images(
     assert 0.2 < (truth == 1).float().mean() < 0.4
     if takes_frames(name):
         images = images[:, None].repeat(1, 2, 1, 1, 1)
-    steps, miou = overfit(model, images, truth, lr=1e-4 if coarse else 1e-3)
+    # at 1e-3 ICNet on MobileNet may stay at 0.91, by how a CPU rounds; at 3e-3 it takes 70 steps
+    lr = 1e-4 if coarse else 3e-3 if backbone == "mobilenet_v2" else 1e-3
+    steps, miou = overfit(model, images, truth, lr)
     print(f"{name} {backbone or model.BACKBONES[0]}: mIoU {miou:.3f} after {steps} steps")
     assert miou > 0.95
