@@ -89,9 +89,8 @@ class Subject:
             logits = F.interpolate(logits, self.size, mode="bilinear", align_corners=False)
         ids = logits.argmax(1, keepdim=True)
         metric = MeanIoU(reduction="mean_batch", ignore_empty=False)
-        metric(
-            one_hot(ids, self.num_classes), one_hot(torch.tensor(self.truth)[None, None], self.num_classes)
-        )
+        truth = torch.from_numpy(self.truth)[None, None]
+        metric(one_hot(ids, self.num_classes), one_hot(truth, self.num_classes))
         ious = metric.aggregate()
         assert isinstance(ious, Tensor), "counts of what is no number are not asked for"
         return Counted(ids[0, 0].to(torch.uint8), ious.double().numpy())

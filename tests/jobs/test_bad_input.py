@@ -173,6 +173,10 @@ def test_out_inside_the_archive(capfd: Screen, archive: Path, model: Path, place
             "--per-image-timeout ends a worker, and --workers 0 has none; try --workers 1",
         ),
         (
+            "--workers 1 --gpus-per-worker -1",
+            "--gpus-per-worker is -1, not 0, a share of a GPU (0.5) or 1; try --gpus-per-worker 1",
+        ),
+        (
             "--workers 1 --gpus-per-worker 2",
             "--gpus-per-worker is 2, not 0, a share of a GPU (0.5) or 1; try --gpus-per-worker 1",
         ),
