@@ -1,6 +1,5 @@
 """What a scoring would meet and cost, found out without writing: `jobs/score.py ARCHIVE ... --dry-run`."""
 
-import io
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -15,9 +14,10 @@ import numpy as np
 from cluster.scoring.dry_run_tables import print_dry_run
 from cluster.scoring.rehearsal import Estimate, Power, Rest, choose_rehearsal, estimate_night, free_bytes
 from seg.ahead import map_ahead
-from seg.data.headers import Header, read_header
+from seg.data.formats.header import Header
 from seg.data.images import split_page
-from seg.data.listing import HEADER_BYTES, Listing
+from seg.data.listing import Listing
+from seg.data.stacks import ImageFiles
 from seg.errors import ImageError, UnreadableImage
 from seg.progress import progress
 from seg.storage import Place, as_place
@@ -88,7 +88,7 @@ def survey_headers(archive: Place, images: Sequence[str], limit: int = HEADERS) 
     places = np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(int)
     chosen = [images[int(place)] for place in places]
     with ThreadPoolExecutor(THREADS) as pool, progress("headers", len(chosen)) as advance:
-        found = map_ahead(pool, partial(_look, archive), chosen, 4 * THREADS)
+        found = map_ahead(pool, partial(_look, ImageFiles(archive)), chosen, 4 * THREADS)
         for image, header in zip(chosen, found, strict=True):
             if isinstance(header, Header):
                 survey.kinds[header] += 1
@@ -98,15 +98,14 @@ def survey_headers(archive: Place, images: Sequence[str], limit: int = HEADERS) 
     return survey
 
 
-def _look(archive: Place, image: str) -> Header | ImageError:
+def _look(files: ImageFiles, image: str) -> Header | ImageError:
     file, page = split_page(image)
     try:
-        with archive.open(file) as opened, io.BufferedReader(opened, HEADER_BYTES) as buffered:
-            return read_header(buffered, page)
+        return files.header(file, page)
     except ImageError as error:
         return error
     except OSError as error:
-        return UnreadableImage(f"{archive}/{file} cannot be read: {error.strerror or error}")
+        return UnreadableImage(f"{files.place}/{file} cannot be read: {error.strerror or error}")
 
 
 def time_sample(

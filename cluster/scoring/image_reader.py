@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from cluster.scoring.inflight import DECODE, InFlight
 from seg.checkpoint import ModelCard
 from seg.data.background import Background, Backgrounds
-from seg.data.images import FileBytes, Pixels, decode_image, read_from, split_page
+from seg.data.images import FileBytes, Pixels, read_from, split_page
 from seg.data.labels import Label, read_label
 from seg.data.preprocess import bit_depth, choose_statistics, preprocess
 from seg.data.sequences import fill_window, sequence_key
+from seg.data.stacks import ImageFiles, Stack
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
 from seg.files import persistently
 from seg.predict import Frame
@@ -117,15 +118,15 @@ class ImageReader:
         cv2.setNumThreads(1)  # images are the parallelism
         self.settings, self.card = settings, card
         self.inflight = inflight or InFlight(None, "")
+        self.files = ImageFiles(settings.archive)
         self.backgrounds = Backgrounds(
             card.preprocessing,
             settings.backgrounds,
             self._frames_of,
             settings.background,
-            read_image=lambda file: read_from(settings.archive, file).data,
+            read_image=self.files.decode,
         )
         self.neighbours = Recent[Frame | None](card.frames + AHEAD)
-        self.stacks = Recent[FileBytes](1)
 
     def prepare(self, request: ScoreRow) -> Work:
         """An image as its model sees it; one that cannot be used has its reason in the row.
@@ -136,10 +137,10 @@ class ImageReader:
         self.inflight.begin(image, request["attempt"])
         work = Work({"image": image, "reason": None, "attempt": request["attempt"], "confusion": None})
         try:
-            data, page = self._read(work, image), split_page(image)[1]
+            file = self._read(work, image)
             self.inflight.enter(image, DECODE)
             with work.timed("decode"):
-                pixels = decode_image(data, page)
+                pixels = self._decode(image, file)
                 work.row |= describe_pixels(pixels)
                 work.label = self._read_label(work, request["label"])
                 background = self.backgrounds.find(sequence, pixels)
@@ -169,31 +170,46 @@ class ImageReader:
         """An earlier frame of the window, as the model sees it; None where it cannot be used."""
         found, frame = self.neighbours.find(image)
         if not found:
-            file, page = split_page(image)
             try:
-                pixels = decode_image(self._read_file(file).data, page)
+                pixels = self._decode(image, None)
                 frame = self._to_frame(pixels, self.backgrounds.find(sequence, pixels))
             except ImageError:  # its own row says why
                 frame = None
             self.neighbours.keep(image, frame)
         return frame
 
-    def _read(self, work: Work, image: str) -> bytes:
-        name, page = split_page(image)
+    def _read(self, work: Work, image: str) -> FileBytes | Stack:
+        """An image's file, read whole and hashed; of a page the open stack, hashed with the first one."""
         with work.timed("read"):
-            kept, file = self.stacks.find(name)
-            if not kept or file is None:
-                file = self._read_file(name)
-                if page is not None:
-                    self.stacks.keep(name, file)
-            work.row |= {"bytes": len(file.data), "mtime_ns": file.mtime_ns, "sha256": file.sha256}
-        return file.data
+            file = self._patiently(image, self._open_hashed)
+            work.row |= {"bytes": file.num_bytes, "mtime_ns": file.mtime_ns, "sha256": file.sha256}
+        return file
 
-    def _read_file(self, name: str) -> FileBytes:
+    def _open_hashed(self, name: str, page: int | None) -> FileBytes | Stack:
+        file = self.files.open(name, page)
+        assert file.sha256, "computed here, where storage is waited for"
+        return file
+
+    def _decode(self, image: str, file: FileBytes | Stack | None) -> Pixels:
+        """An image's pixels, from bytes in memory if there are any, else from its file."""
+        if isinstance(file, FileBytes):
+            return file.decode(split_page(image)[1])
+        return self._patiently(image, self.files.decode)
+
+    def _patiently(self, image: str, read: Callable[[str, int | None], Value]) -> Value:
+        """What `read` gives for the image's file and page, as of `read_patiently`."""
+        name, page = split_page(image)
+
+        def read_anew() -> Value:
+            try:
+                return read(name, page)
+            except OSError:
+                self.files.forget(name)
+                raise
+
+        place = self.settings.archive
         return read_patiently(
-            self.settings.archive,
-            name,
-            lambda why: UnreadableImage(f"{self.settings.archive}/{name} cannot be read: {why}"),
+            place, read_anew, lambda why: UnreadableImage(f"{place}/{name} cannot be read: {why}")
         )
 
     def _read_label(self, work: Work, label: str | None) -> Label | None:
@@ -205,7 +221,9 @@ class ImageReader:
             return None
         where = f"{labels}/{label}"
         file = read_patiently(
-            labels, label, lambda why: LabelMismatch(f"label {where} cannot be read: {why}")
+            labels,
+            lambda: read_from(labels, label),
+            lambda why: LabelMismatch(f"label {where} cannot be read: {why}"),
         )
         work.row |= {
             "label_path": label,
@@ -242,17 +260,17 @@ def sequence_file(sequence: str) -> str:
     return f"{sequence_key(sequence)}.json"
 
 
-def read_patiently(place: Place, name: str, refuse: Callable[[str], ImageError]) -> FileBytes:
-    """A file's bytes; while its storage does not answer, tries again as `seg.files.persistently` does.
+def read_patiently(place: Place, read: Callable[[], Value], refuse: Callable[[str], ImageError]) -> Value:
+    """What `read` gives; while its storage does not answer, tries again as `seg.files.persistently` does.
 
     refuse: makes the error of a file that alone cannot be read, from the cause. OSError: storage stays away.
     """
-    return persistently(partial(_read_once, place, name, refuse), str(place))
+    return persistently(partial(_read_once, place, read, refuse), str(place))
 
 
-def _read_once(place: Place, name: str, refuse: Callable[[str], ImageError]) -> FileBytes:
+def _read_once(place: Place, read: Callable[[], Value], refuse: Callable[[str], ImageError]) -> Value:
     try:
-        return read_from(place, name)
+        return read()
     except OSError as error:
         if error.errno in AWAY or not place.exists():
             raise

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from seg.data.images import Pixels, decode_image, read_file, split_page
 from seg.data.sequences import sequence_key
+from seg.data.stacks import ImageFiles
 from seg.errors import DataWarning, ImageError, RequestError, UnsupportedImage
 from seg.recipe import Preprocessing
 from seg.storage import Place, as_place
@@ -29,12 +30,10 @@ KEPT = 4
 """Backgrounds held in memory, the ones used last: 38 MB each at 3072 x 3072."""
 
 Frame = tuple[str, Any]
-"""An image's name and its file: a path, or what `read_image` of `Backgrounds` takes."""
+"""An image's name and its file, as `read_image` of `Backgrounds` takes it: a path, or a name in its place."""
 
-
-def read_path(file: Path) -> bytes:
-    """Content of a frame's file on this machine. OSError: it cannot be read."""
-    return read_file(file).data
+ReadImage = Callable[[Any, int | None], Pixels]
+"""Pixels of a file, or of one page of it. OSError, ImageError: they cannot be had."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,14 +63,15 @@ class Backgrounds:
         frames_of: Callable[[str], Sequence[Frame]],
         measured: Path | None = None,
         *,
-        read_image: Callable[[Any], bytes] = read_path,
+        read_image: ReadImage | None = None,
     ) -> None:
         """`folder`: where the files are kept. `frames_of`: all frames of a sequence, in order.
 
         measured: an image to use for all sequences, in place of their means. RequestError: it cannot be read.
+        read_image: None reads files of this machine.
         """
         self.settings, self.folder, self.frames_of = settings, as_place(folder), frames_of
-        self.read_image = read_image
+        self.read_image = read_image or ImageFiles().decode
         self.measured = None if measured is None else _read_measured(measured)
         self._measured_shift = None if self.measured is None else self._shift(self.measured, 1)
         self._lock = threading.Lock()
@@ -133,7 +133,7 @@ def choose_frames(count: int, every: int) -> range:
 
 
 def mean_frame(
-    frames: Sequence[Frame], like: Pixels, every: int, read_image: Callable[[Any], bytes] = read_path
+    frames: Sequence[Frame], like: Pixels, every: int, read_image: ReadImage
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """The mean of every k-th frame, float64 of `like`'s shape, and the names of those in it.
 
@@ -145,7 +145,8 @@ def mean_frame(
         chosen = [frames[place] for place in choose_frames(len(frames), every)]
         total, used = np.zeros(like.shape, np.uint64), []
         for name, file in chosen:
-            pixels = None if name in unfit else _read_frame(name, partial(read_image, file), like, unfit)
+            read = partial(read_image, file, split_page(name)[1])
+            pixels = None if name in unfit else _read_frame(name, read, like, unfit)
             if pixels is not None:
                 total += pixels
                 used.append(name)
@@ -160,9 +161,9 @@ def mean_frame(
     return total / max(1, len(used)), tuple(used)
 
 
-def _read_frame(name: str, read: Callable[[], bytes], like: Pixels, unfit: dict[str, str]) -> Pixels | None:
+def _read_frame(name: str, read: Callable[[], Pixels], like: Pixels, unfit: dict[str, str]) -> Pixels | None:
     try:
-        pixels = decode_image(read(), split_page(name)[1])
+        pixels = read()
     except (ImageError, OSError) as error:
         unfit[name] = str(error)
         return None

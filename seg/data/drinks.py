@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.images import MAX_SIDE_PX
+from seg.data.formats.header import MAX_SIDE_PX
 from seg.data.labels import LabelMap, check_inside, map_ids
 from seg.data.layout import DataSet, Sample, photo_sequence, require_file
 from seg.errors import RequestError

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from seg.data.images import PILLOW_ERRORS, Pixels, decode_image
+from seg.data.formats.bmp import PILLOW_ERRORS
+from seg.data.images import Pixels, decode_image
 from seg.errors import DataWarning, ImageError, LabelMismatch
 
 IGNORE = 255

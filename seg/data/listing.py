@@ -1,6 +1,5 @@
 """Which files of an archive are images, in natural order, and which were left aside."""
 
-import io
 import os
 import re
 from array import array
@@ -19,14 +18,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seg.ahead import map_ahead
-from seg.data.images import EXTENSIONS, count_pages, split_page
+from seg.data.images import EXTENSIONS, count_pages, open_buffered, split_page
 from seg.errors import RequestError
 from seg.storage import Place, as_place, refusing
 
 HEADERS_AT_ONCE = 16
 """TIFFs whose pages are counted at the same time: on a server each is a wait."""
-HEADER_BYTES = 1 << 16
-"""Read at once of a TIFF on an object store: its directories are many small reads."""
 KEYS_AT_ONCE = 1 << 16
 
 
@@ -185,8 +182,8 @@ def _count_pages(place: Place, files: list[str]) -> NDArray[np.int64]:
 def _read_pages(place: Place, name: str) -> int:
     if place.is_local:
         return count_pages(place.local(name))
-    with place.open(name) as file, io.BufferedReader(file, HEADER_BYTES) as buffered:
-        return count_pages(buffered)
+    with open_buffered(place, name) as file:
+        return count_pages(file)
 
 
 def _name_pages(files: list[str], pages: NDArray[np.int64]) -> list[str]:

@@ -17,7 +17,8 @@ from PIL import Image
 
 from seg.ahead import map_ahead
 from seg.data.background import Backgrounds, Frame
-from seg.data.images import PILLOW_ERRORS, decode_image, read_file, split_page
+from seg.data.formats.bmp import PILLOW_ERRORS
+from seg.data.images import split_page
 from seg.data.intensities import measure_intensity
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.layout import Sample
@@ -113,7 +114,7 @@ def rows_by_threads(plan: PackPlan, threads: int | None = None) -> Generator[pa.
 def pack_row(sample: Sample, settings: PackSettings, backgrounds: Backgrounds) -> pa.RecordBatch:
     """One image's row. RequestError: it or its label is bad."""
     try:
-        image = decode_image(read_file(sample.image).data, split_page(sample.name)[1])
+        image = backgrounds.read_image(sample.image, split_page(sample.name)[1])
         size = (image.shape[0], image.shape[1])
         own_mask = _read_mask(sample, size, settings)
         background = backgrounds.find(sample.sequence, image)
