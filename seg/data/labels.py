@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from seg.data.images import PILLOW_ERRORS, Pixels, decode_image
-from seg.errors import DataWarning, ImageError, LabelMismatch
+from seg.data.mask_png import SIGNATURE, read_png, stored_samples
+from seg.errors import DataWarning, ImageError, LabelMismatch, UnsupportedImage
 
 IGNORE = 255
 """Truth that is not counted."""
@@ -99,20 +100,50 @@ def decode_colours(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np
 
 
 def _decode_pixels(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+    decode = _decode_png if data.startswith(SIGNATURE) else _decode_other
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            if (opened.height, opened.width) != size:  # before anything is allocated
-                found = describe_size((opened.height, opened.width))
-                raise LabelMismatch(f"label {path} is {found} but its image is {describe_size(size)}")
-            if indices and opened.mode == "P":  # OpenCV would turn a palette's ids into its colours
-                return np.asarray(opened, np.uint8)
-        return decode_image(data)
+        return decode(data, path, size, indices=indices)
     except UnidentifiedImageError:
         raise LabelMismatch(f"label {path} is no image; a mask is a PNG of class ids") from None
     except LabelMismatch:
         raise
     except (ImageError, *PILLOW_ERRORS) as error:
         raise LabelMismatch(f"label {path} cannot be read: {error}") from None
+
+
+def _decode_png(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+    png = read_png(data)
+    _check_size((png.height, png.width), path, size)
+    return stored_samples(png) if indices and png.is_packed else decode_image(data)
+
+
+def _decode_other(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+    with Image.open(io.BytesIO(data), formats=("BMP", "TIFF", "JPEG")) as opened:
+        _check_size((opened.height, opened.width), path, size)
+        if indices and opened.mode == "P":  # OpenCV would turn a palette's ids into its colours
+            return np.asarray(opened, np.uint8)
+        if indices and opened.mode == "1":
+            return _stored_bits(opened, data)
+    return decode_image(data)
+
+
+def _stored_bits(opened: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """Zeros and ones of a TIFF or BMP, uint8 [H, W], as they are stored, whichever of them is white."""
+    if opened.format == "TIFF":
+        white = opened.tag_v2.get(262)  # pyright: ignore[reportAttributeAccessIssue]  # on TiffImageFile
+        return np.asarray(opened, np.uint8) ^ np.uint8(white == 0)  # Pillow turns those over
+    core = data[14:18] == b"\x0c\0\0\0"  # the header of OS/2, without a compression
+    if int.from_bytes(data[24:26] if core else data[28:30], "little") != 1:
+        raise UnsupportedImage(
+            "it is a BMP of 8 bits in two colours, whose ids are not told; save it as a PNG"
+        )
+    return np.asarray(opened, np.uint8)
+
+
+def _check_size(found: tuple[int, int], path: Path, size: tuple[int, int]) -> None:
+    """LabelMismatch, before anything is allocated: a mask is not of its image's size."""
+    if found != size:
+        raise LabelMismatch(f"label {path} is {describe_size(found)} but its image is {describe_size(size)}")
 
 
 def map_ids(mask: NDArray[np.uint8], num_classes: int, label_map: LabelMap, path: Path) -> NDArray[np.uint8]:
