@@ -1,5 +1,6 @@
 """CamVid with colours for classes, which class_dict.csv names: 32 of them, as 960 x 720 RGB masks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ class ColourMask:
     """Of each class, in id order."""
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap
+        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The mask; see LabelDecoder. LabelMismatch names the first pixel whose colour is no class's."""
         rgb = decode_colours(data, path, size)
@@ -37,7 +38,7 @@ class ColourMask:
                 f"label {path} has colour {tuple(rgb[row, column].tolist())} at column {column}, row {row} "
                 f"({np.count_nonzero(unknown)} such pixels), which class_dict.csv does not name"
             )
-        return map_ids(ids, num_classes, label_map, path)
+        return map_ids(ids, len(classes), label_map, path)
 
 
 def _codes(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:

@@ -85,7 +85,7 @@ def convert_dataset(part: Part, source: Path, out: Path) -> Converted:
     if is_converted(out, record):
         return Converted(len(samples), 0, how)
     with folder_in_making(out, record) as folder:
-        write = partial(_write_sample, folder=folder, num_classes=len(data.classes), label_map=label_map)
+        write = partial(_write_sample, folder=folder, classes=data.classes, label_map=label_map)
         new = _write_all(samples, write)
         write_bytes(folder / "classes.txt", "".join(f"{name}\n" for name in data.classes).encode())
     return Converted(len(samples), new, how)
@@ -112,7 +112,7 @@ def _write_all(samples: tuple[Sample, ...], write: Callable[[Sample], bool]) -> 
     return new
 
 
-def _write_sample(sample: Sample, folder: Path, num_classes: int, label_map: LabelMap) -> bool:
+def _write_sample(sample: Sample, folder: Path, classes: tuple[str, ...], label_map: LabelMap) -> bool:
     """Write a sample's mask, then its image; whether they were not there yet."""
     name = relative_name(sample.name, f"data, {sample.image}")
     image, mask = folder / "images" / split_page(name)[0], folder / "masks" / f"{name}.png"
@@ -124,7 +124,7 @@ def _write_sample(sample: Sample, folder: Path, num_classes: int, label_map: Lab
         pixels = decode_image(content, split_page(name)[1])
         decode = sample.decoder or decode_label
         label = sample.label.read_bytes()
-        ids = decode(label, sample.label, pixels.shape[:2], num_classes, label_map)
+        ids = decode(label, sample.label, pixels.shape[:2], classes, label_map)
     except ImageError as error:
         raise RequestError(f"data: {sample.image}: {error}; mend or remove it") from None
     write_bytes(mask, encode_mask(ids))

@@ -4,6 +4,7 @@ The data of chapter 12 of Atienza, Advanced Deep Learning with Keras, 2nd editio
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class Polygons:
     regions: tuple[Polygon, ...]
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap
+        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The mask; see LabelDecoder. Later polygons cover earlier ones.
 
@@ -52,7 +53,7 @@ class Polygons:
             what = f"label {path}, {self.image}, region {number}: the polygon"
             check_inside((left, top, right + 1, bottom + 1), size, what)
             cv2.fillPoly(mask, [corners], (region.kind,))
-        return map_ids(mask, num_classes, label_map, path)
+        return map_ids(mask, len(classes), label_map, path)
 
 
 def open_drinks(root: Path, sequence: str = "") -> DataSet:

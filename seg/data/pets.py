@@ -3,6 +3,7 @@
 Parkhi et al., CVPR 2012. A trimap says 1 pet, 2 background, 3 border, which the authors left unclassified.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class Trimap:
     background: int = 0
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap
+        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The mask; see LabelDecoder. `label_map` is applied to the classes, 255 among them."""
         table = np.full(256, -1, np.int16)
@@ -35,7 +36,7 @@ class Trimap:
             raise LabelMismatch(
                 f"label {path} holds {stored[ids < 0][0]}; a trimap has 1 (pet), 2 (background), 3 (border)"
             )
-        return map_ids(ids.astype(np.uint8), num_classes, label_map, path)
+        return map_ids(ids.astype(np.uint8), len(classes), label_map, path)
 
 
 def open_pets_binary(root: Path, sequence: str = "") -> DataSet:

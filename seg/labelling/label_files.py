@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seg.data.images import read_file
-from seg.data.labels import Box, parse_yolo
+from seg.data.labels import Box, describe_kinds, parse_yolo
 from seg.data.layout import label_stem, pair_labels, read_classes
 from seg.errors import LabelMismatch, RequestError
 from seg.files import write_bytes, write_json
@@ -89,10 +89,7 @@ class LabelFiles:
         boxes = tuple(parse_yolo(data, path, size))
         for box in boxes:
             if not 0 < box.kind < len(self.classes):
-                raise LabelMismatch(
-                    f"{box.where} has a box of class {box.kind - 1}, "
-                    f"classes.txt names {len(self.classes) - 1} beside {self.classes[0]}"
-                )
+                raise LabelMismatch(f"{box.where}: {describe_kinds(len(self.classes))}")
         return tuple(
             make_box(box.kind, *(round(edge, 3) for edge in (box.left, box.top, box.right, box.bottom)))
             for box in boxes

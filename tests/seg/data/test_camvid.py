@@ -69,7 +69,7 @@ def test_the_real_camvid_has_its_published_counts(shared_data: Path) -> None:
     sample = data.samples[-1]
     assert sample.label is not None
     mask = decode_label(
-        sample.label.read_bytes(), sample.label, (360, 480), 11, RECIPES["camvid-icnet"].label_map
+        sample.label.read_bytes(), sample.label, (360, 480), data.classes, RECIPES["camvid-icnet"].label_map
     )
     stored = np.asarray(Image.open(sample.label))
     np.testing.assert_array_equal(mask, np.where(stored == 11, 255, stored))

@@ -18,6 +18,7 @@ from seg.errors import LabelMismatch
 from tests.seg.data.test_images import encode
 
 MASK = Path("m/a.png")
+NAMES = tuple(f"class {number}" for number in range(255))
 SEEDED = np.random.default_rng(3)
 GRAY, PALETTE = 0, 3
 
@@ -77,7 +78,7 @@ def draw_ids(size: tuple[int, int], bits: int) -> NDArray[np.uint8]:
 def test_a_png_of_any_depth_gives_the_ids_that_it_stores(bits: int, colour: int, interlaced: bool) -> None:
     for size in [(1, 1), (1, 9), (9, 1), (3, 5), (17, 23)]:
         ids = draw_ids(size, bits)
-        mask = decode_label(write_png(ids, bits, colour, interlaced=interlaced), MASK, size, 255)
+        mask = decode_label(write_png(ids, bits, colour, interlaced=interlaced), MASK, size, NAMES)
         assert mask.dtype == np.uint8
         np.testing.assert_array_equal(mask, ids)
 
@@ -115,7 +116,7 @@ BILEVEL = {
 
 @pytest.mark.parametrize("writer", BILEVEL)
 def test_a_mask_of_one_bit_holds_ids_0_and_1_whoever_wrote_it(writer: str) -> None:
-    np.testing.assert_array_equal(decode_label(BILEVEL[writer], MASK, BITS.shape, 2), BITS)
+    np.testing.assert_array_equal(decode_label(BILEVEL[writer], MASK, BITS.shape, NAMES[:2]), BITS)
 
 
 def test_a_bmp_of_8_bits_whose_ids_pillow_does_not_tell_is_refused_with_what_it_is() -> None:
@@ -123,7 +124,7 @@ def test_a_bmp_of_8_bits_whose_ids_pillow_does_not_tell_is_refused_with_what_it_
     with pytest.raises(
         LabelMismatch, match=r"label m/a.png cannot be read: it is a BMP of 8 bits in two colours"
     ):
-        decode_label(data, MASK, BITS.shape, 255)
+        decode_label(data, MASK, BITS.shape, NAMES)
 
 
 SMALL = draw_ids((5, 7), 2)
@@ -145,7 +146,7 @@ def test_a_mask_with_any_one_bit_flipped_is_refused_or_the_same_truth(kind: str)
         flipped = bytearray(data)
         flipped[at] ^= 1 << bit
         try:
-            mask = decode_label(bytes(flipped), MASK, SMALL.shape, 255)
+            mask = decode_label(bytes(flipped), MASK, SMALL.shape, NAMES)
         except LabelMismatch:
             refused += 1
         else:
@@ -157,7 +158,7 @@ def test_a_mask_with_any_one_bit_flipped_is_refused_or_the_same_truth(kind: str)
 def test_a_mask_cut_short_anywhere_is_refused(kind: str) -> None:
     for kept in range(len(WHOLE[kind])):
         with pytest.raises(LabelMismatch):
-            decode_label(WHOLE[kind][:kept], MASK, SMALL.shape, 255)
+            decode_label(WHOLE[kind][:kept], MASK, SMALL.shape, NAMES)
 
 
 ROWS = pack_rows(SMALL, 8)
@@ -179,7 +180,7 @@ BROKEN = {
 def test_a_mask_whose_sums_fit_and_whose_content_does_not_is_refused(kind: str) -> None:
     data, text = BROKEN[kind]
     with pytest.raises(LabelMismatch, match=f"label m/a.png cannot be read: the PNG is damaged: .*{text}"):
-        decode_label(data, MASK, SMALL.shape, 255)
+        decode_label(data, MASK, SMALL.shape, NAMES)
 
 
 def test_rows_whose_own_checksum_is_wrong_are_refused() -> None:
@@ -193,13 +194,13 @@ def test_rows_whose_own_checksum_is_wrong_are_refused() -> None:
             + chunk(b"IEND", b"")
         )
         with pytest.raises(LabelMismatch, match="the PNG is damaged: its rows"):
-            decode_label(data, MASK, SMALL.shape, 255)
+            decode_label(data, MASK, SMALL.shape, NAMES)
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 255), st.booleans())
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 254), st.booleans())
 def test_large_masks_and_those_of_one_value_are_whole(
     height: int, width: int, value: int, noisy: bool
 ) -> None:
     ids = draw_ids((height, width), 8) if noisy else np.full((height, width), value, np.uint8)
     image = Image.fromarray(ids).convert("P")
-    np.testing.assert_array_equal(decode_label(encode(image, "PNG"), MASK, ids.shape, 255), ids)
+    np.testing.assert_array_equal(decode_label(encode(image, "PNG"), MASK, ids.shape, NAMES), ids)

@@ -18,7 +18,9 @@ from seg.data.preprocess import image_statistics, preprocess
 from seg.recipe import Preprocessing
 from tests.conftest import WriteArchive
 
-SETTINGS = PackSettings(preprocessing=Preprocessing(shrink=3), label_map=(), num_classes=2, own_masks=True)
+SETTINGS = PackSettings(
+    preprocessing=Preprocessing(shrink=3), label_map=(), classes=("background", "disc"), own_masks=True
+)
 
 
 def plan_of(root: Path, settings: PackSettings = SETTINGS) -> PackPlan:
@@ -124,11 +126,12 @@ def test_whatever_changes_a_row_changes_the_pack(write_archive: WriteArchive) ->
         replace(plan, samples=(replace(samples[0], sequence="x"), *samples[1:])),
         replace(plan, fingerprint=plan.fingerprint[::-1]),
         replace(plan, settings=replace(SETTINGS, label_map=((1, 255),))),
-        replace(plan, settings=replace(SETTINGS, num_classes=3)),
+        replace(plan, settings=replace(SETTINGS, classes=("background", "disc", "dust"))),
+        replace(plan, settings=replace(SETTINGS, classes=("background", "cell"))),  # which boxes may name
         replace(plan, settings=replace(SETTINGS, own_masks=False)),
         replace(plan, settings=replace(SETTINGS, preprocessing=Preprocessing(shrink=2))),
     ]
-    assert len({plan.path for plan in plans}) == 9
+    assert len({plan.path for plan in plans}) == 10
 
 
 @pytest.mark.parametrize("size", [(61, 94), (64, 96)])

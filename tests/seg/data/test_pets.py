@@ -12,6 +12,7 @@ from seg.data.splits import split_samples
 from seg.errors import LabelMismatch, RequestError
 from tests.seg.data.test_images import encode
 
+PET = ("background", "pet")
 FILE = Path("annotations/trimaps/a_1.png")
 
 
@@ -49,7 +50,7 @@ def test_images_and_masks_are_those_that_torchvision_reads(shared_data: Path, sp
             assert sample.decoder is not None
             with Image.open(sample.image) as ours_image:
                 assert ours_image.convert("RGB").tobytes() == image.tobytes()
-            mask = sample.decoder(sample.label.read_bytes(), sample.label, size, len(ours[name].classes), ())
+            mask = sample.decoder(sample.label.read_bytes(), sample.label, size, ours[name].classes, ())
             np.testing.assert_array_equal(mask, expected[name])
 
 
@@ -124,15 +125,15 @@ def test_a_trimap_of_other_values_is_refused() -> None:
     pixels = np.full((3, 4), 2, np.uint8)
     pixels[1, 1] = 4
     with pytest.raises(LabelMismatch, match=r"label annotations/trimaps/a_1.png holds 4; a trimap has 1"):
-        Trimap(pet=1, border=255)(encode(pixels, "PNG"), FILE, (3, 4), 2, ())
+        Trimap(pet=1, border=255)(encode(pixels, "PNG"), FILE, (3, 4), PET, ())
 
 
 def test_a_label_map_is_applied_to_the_classes_the_border_among_them() -> None:
     data = encode(np.array([[1, 2, 3]], np.uint8), "PNG")
-    assert Trimap(pet=1, border=255)(data, FILE, (1, 3), 2, ()).tolist() == [[1, 0, 255]]
-    assert Trimap(pet=1, border=255)(data, FILE, (1, 3), 2, ((255, 1),)).tolist() == [[1, 0, 1]]
+    assert Trimap(pet=1, border=255)(data, FILE, (1, 3), PET, ()).tolist() == [[1, 0, 255]]
+    assert Trimap(pet=1, border=255)(data, FILE, (1, 3), PET, ((255, 1),)).tolist() == [[1, 0, 1]]
     with pytest.raises(LabelMismatch, match="holds class id 7, not below 2"):
-        Trimap(pet=7, border=255)(data, FILE, (1, 3), 2, ())
+        Trimap(pet=7, border=255)(data, FILE, (1, 3), PET, ())
 
 
 def test_the_decoder_pickles_and_its_repr_says_every_class() -> None:
