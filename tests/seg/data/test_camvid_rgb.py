@@ -108,19 +108,19 @@ def test_the_decoder_pickles_and_its_repr_says_every_colour() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: '' is not 'name,r,g,b'"),
-        ("Animal,64,128,64\n", "line 1: 'animal,64,128,64' is not"),
+        ("", "line 1: it is not 'name,r,g,b'"),
+        ("Animal,64,128,64\n", "line 1: it is not 'name,r,g,b'"),
         ("name,r,g,b\n", "has 0 classes; give 1 to 255"),
         (
             "name,r,g,b\nA,1,2,3\n\nB,1,2,3\n",
-            r"line 4: B has the colour \(1, 2, 3\) of A; a colour is one class",
+            "line 4: its colour is another class's too; a colour is one class",
         ),
-        ("name,r,g,b\nA,1,2,3\nA,1,2,4\n", "line 3: class A is there twice"),
-        ("name,r,g,b\nA,1,2\n", "line 2: 'A,1,2' is not a name and three numbers"),
+        ("name,r,g,b\nA,1,2,3\nA,1,2,4\n", "line 3: its class is there twice"),
+        ("name,r,g,b\nA,1,2\n", "line 2: it is not a name and three numbers"),
         ("name,r,g,b\nA,1,2,3,4\n", "line 2: .* is not a name and three"),
         ("name,r,g,b\nA,1,2,256\n", "line 2: .* from 0 to 255"),
         ("name,r,g,b\nA,1,2,x\n", "line 2: .* from 0 to 255"),
-        ("name,r,g,b\n,1,2,3\n", "line 2: ',1,2,3' is not a name"),
+        ("name,r,g,b\n,1,2,3\n", "line 2: it is not a name"),
         ("name,r,g,b\n" + "".join(f"c{k},{k},0,1\n" for k in range(256)), "has 256 classes"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from seg.data.labels import decode_label
 from seg.data.layout import pair_labels
-from seg.errors import LabelMismatch, RequestError
+from seg.errors import DataWarning, LabelMismatch, RequestError
 from seg.labelling.label_files import Boxes, LabelFiles, choose_classes, find_folders, make_box
 from tests.small import read_tree
 
@@ -121,6 +121,28 @@ def test_a_label_that_is_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "boxes/a.txt").mkdir(parents=True)
     with pytest.raises(LabelMismatch, match=r"^label .*/boxes/a.txt cannot be read: Is a directory$"):
         LabelFiles(tmp_path, CLASSES).read("a.png", SIZE)
+
+
+def test_a_label_that_is_a_link_out_of_boxes_is_neither_read_nor_written_over(tmp_path: Path) -> None:
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "a.txt").write_text("0 .5 .5 .1 .1\n")
+    (tmp_path / "boxes/a.txt").symlink_to(tmp_path / "a.txt")
+    files = LabelFiles(tmp_path, CLASSES)
+    with pytest.warns(DataWarning, match="a.txt, a link out of the label folder"):
+        assert files.find_labelled(["a.png"]) == set()
+    with pytest.raises(
+        LabelMismatch, match=r"^label .*/boxes/a.txt is a link out of .*/boxes and is not read"
+    ):
+        files.read("a.png", SIZE)
+
+
+def test_boxes_in_a_folder_that_is_itself_a_link_are_read(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.txt").write_text("0 .5 .5 .1 .1\n")
+    (tmp_path / "boxes").symlink_to(tmp_path / "elsewhere")
+    files = LabelFiles(tmp_path, CLASSES)
+    assert files.find_labelled(["a.png"]) == {"a.png"}
+    assert len(files.read("a.png", SIZE) or ()) == 1
 
 
 def test_two_images_that_would_share_a_label_are_refused(tmp_path: Path) -> None:
