@@ -195,7 +195,9 @@ class Box:
 
 
 YOLO_FIELDS = ("class", "x", "y", "width", "height")
+YOLO_SHAPE = "'class x y width height', a whole number and four shares of the image"
 JSON_FIELDS = ("x", "y", "width", "height")
+JSON_SHAPE = '{"boxes": [[x, y, width, height], ...]}'
 
 
 def parse_yolo(data: bytes, path: Path, size: tuple[int, int]) -> list[Box]:
@@ -214,17 +216,18 @@ def parse_yolo(data: bytes, path: Path, size: tuple[int, int]) -> list[Box]:
 
 def _parse_line(fields: list[str], where: str) -> list[float]:
     if len(fields) != len(YOLO_FIELDS):
-        raise LabelMismatch(f"{where}: its fields are {len(fields)}, not {_SHAPE}")
+        raise LabelMismatch(f"{where}: its fields are {len(fields)}, not {YOLO_SHAPE}")
     numbers = [_to_number(field) for field in fields]
     for name, number in zip(YOLO_FIELDS, numbers, strict=True):
-        lowest = -LARGEST_SHARE if name in ("x", "y") else 0
-        is_share = lowest <= number <= LARGEST_SHARE
-        if not (math.isfinite(number) and number.is_integer() if name == "class" else is_share):
-            raise LabelMismatch(f"{where}: field {name} is not as in {_SHAPE}")
+        if not _fits(name, number):
+            raise LabelMismatch(f"{where}: field {name} is not as in {YOLO_SHAPE}")
     return numbers
 
 
-_SHAPE = "'class x y width height', a whole number and four shares of the image"
+def _fits(name: str, number: float) -> bool:
+    if name == "class":
+        return number.is_integer()
+    return (-LARGEST_SHARE if name in ("x", "y") else 0) <= number <= LARGEST_SHARE
 
 
 def _to_number(field: str) -> float:
@@ -240,10 +243,10 @@ def _parse_json(data: bytes, path: Path, classes: Sequence[str]) -> list[Box]:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
         line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
-        raise LabelMismatch(f"label {path} is no JSON{line}; wanted {_JSON}") from None
+        raise LabelMismatch(f"label {path} is no JSON{line}; wanted {JSON_SHAPE}") from None
     boxes = content.get("boxes") if isinstance(content, dict) else None
     if not isinstance(boxes, list):
-        raise LabelMismatch(f"label {path} has no list of boxes; wanted {_JSON}")
+        raise LabelMismatch(f"label {path} has no list of boxes; wanted {JSON_SHAPE}")
     kinds = _find_kinds(content, len(boxes), path, classes)
     found = []
     for number, (box, kind) in enumerate(zip(boxes, kinds, strict=True), start=1):
@@ -251,9 +254,6 @@ def _parse_json(data: bytes, path: Path, classes: Sequence[str]) -> list[Box]:
         x, y, w, h = _parse_box(box, where)
         found.append(Box(kind, x, y, x + w, y + h, where))
     return found
-
-
-_JSON = '{"boxes": [[x, y, width, height], ...]}'
 
 
 def _find_kinds(content: dict[str, Any], boxes: int, path: Path, classes: Sequence[str]) -> list[int]:
@@ -277,7 +277,7 @@ def _find_kinds(content: dict[str, Any], boxes: int, path: Path, classes: Sequen
 
 def _parse_box(box: object, where: str) -> list[float]:
     if not isinstance(box, list) or len(box) != len(JSON_FIELDS):
-        raise LabelMismatch(f"{where} is not four numbers; wanted {_JSON}")
+        raise LabelMismatch(f"{where} is not four numbers; wanted {JSON_SHAPE}")
     numbers = [_to_pixel(value) for value in box]
     for name, number in zip(JSON_FIELDS, numbers, strict=True):
         if not math.isfinite(number):
