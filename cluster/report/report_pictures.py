@@ -142,7 +142,7 @@ def _read_truth(sources: PictureSources, row: dict[str, Any]) -> NDArray[np.uint
         return None
     data, num_classes = read_from(sources.labels, row["label_path"]).data, len(sources.classes)
     size = (row["height"], row["width"])
-    truth = decode_label(data, Path(row["label_path"]), size, num_classes, sources.label_map)
+    truth = decode_label(data, Path(row["label_path"]), size, sources.classes, sources.label_map)
     counted = np.reshape(row["confusion"], (num_classes, num_classes)).sum(1)
     return _same_counts(truth, counted)
 

@@ -231,7 +231,7 @@ class ImageReader:
             "label_mtime_ns": file.mtime_ns,
             "label_sha256": file.sha256,
         }
-        return read_label(file.data, Path(where), size, len(self.card.classes), self.card.label_map)
+        return read_label(file.data, Path(where), size, self.card.classes, self.card.label_map)
 
 
 class Recent(Generic[Value]):

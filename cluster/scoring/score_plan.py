@@ -18,7 +18,7 @@ from seg.checkpoint import ModelCard, load_model, read_model
 from seg.data.background import Backgrounds
 from seg.data.fingerprint import file_sha256
 from seg.data.images import split_page
-from seg.data.layout import Labels, find_labels, is_plain_layout, label_folder, parse_classes
+from seg.data.layout import Labels, find_labels, is_plain_layout, label_folder, parse_classes, refuse_link
 from seg.data.listing import Listing, list_images, refuse_unlisted
 from seg.data.sequences import Sequences
 from seg.errors import RequestError
@@ -235,6 +235,8 @@ def _check_names(images: Iterable[str]) -> None:
 
 def _check_classes(labels: Place, card: ModelCard) -> None:
     for place in (labels, labels.above):
+        if place.is_local:
+            refuse_link(place.local("classes.txt"))
         text, file = place.read("classes.txt"), f"{place}/classes.txt"
         found = card.classes if text is None else parse_classes(text.decode(), file)
         if found != card.classes:

@@ -90,7 +90,7 @@ def convert_dataset(part: Part, source: Path, out: Path) -> Converted:
             _write_sample,
             files=ImageFiles(),
             folder=folder,
-            num_classes=len(data.classes),
+            classes=data.classes,
             label_map=label_map,
         )
         new = _write_all(samples, write)
@@ -120,7 +120,7 @@ def _write_all(samples: tuple[Sample, ...], write: Callable[[Sample], bool]) -> 
 
 
 def _write_sample(
-    sample: Sample, files: ImageFiles, folder: Path, num_classes: int, label_map: LabelMap
+    sample: Sample, files: ImageFiles, folder: Path, classes: tuple[str, ...], label_map: LabelMap
 ) -> bool:
     """Write a sample's mask, then its image; whether they were not there yet."""
     name = relative_name(sample.name, f"data, {sample.image}")
@@ -132,7 +132,7 @@ def _write_sample(
         pixels = files.decode(sample.image, split_page(name)[1])
         decode = sample.decoder or decode_label
         label = sample.label.read_bytes()
-        ids = decode(label, sample.label, pixels.shape[:2], num_classes, label_map)
+        ids = decode(label, sample.label, pixels.shape[:2], classes, label_map)
     except ImageError as error:
         raise RequestError(f"data: {sample.image}: {error}; mend or remove it") from None
     write_bytes(mask, encode_mask(ids))

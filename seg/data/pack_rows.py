@@ -38,7 +38,8 @@ class PackSettings:
 
     preprocessing: Preprocessing
     label_map: LabelMap
-    num_classes: int
+    classes: tuple[str, ...]
+    """Names in id order: a label of boxes may name its classes."""
     own_masks: bool
     """Keep masks at own size too: validation counts there."""
 
@@ -138,7 +139,7 @@ def pack_row(sample: Sample, settings: PackSettings, backgrounds: Backgrounds) -
         "pixels": working.tobytes(),
         "mask": mask.tobytes(),
         "objects": _find_objects(mask).tobytes(),
-        "class_pixels": None if sample.label is None else _count_classes(own_mask, settings.num_classes),
+        "class_pixels": None if sample.label is None else _count_classes(own_mask, len(settings.classes)),
         "own_mask": own_mask.tobytes() if settings.own_masks else None,
     }
     return pa.RecordBatch.from_pylist([row], SCHEMA)
@@ -157,4 +158,4 @@ def _read_mask(sample: Sample, size: tuple[int, int], settings: PackSettings) ->
     if sample.label is None:
         return np.full(size, IGNORE, np.uint8)
     decode = sample.decoder or decode_label
-    return decode(sample.label.read_bytes(), sample.label, size, settings.num_classes, settings.label_map)
+    return decode(sample.label.read_bytes(), sample.label, size, settings.classes, settings.label_map)

@@ -91,7 +91,7 @@ def plan_packs(data: TrainingData, recipe: Recipe) -> tuple[PackPlan, PackPlan]:
             settings=PackSettings(
                 preprocessing=recipe.preprocessing,
                 label_map=recipe.label_map,
-                num_classes=len(data.classes),
+                classes=data.classes,
                 own_masks=own_masks,
             ),
             sequences=data.sequences,

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 import tifffile
 
 from seg.data.formats.header import Header, Pixels
-from seg.data.formats.tiff_pixels import NONE, Layout, read_layout, read_pixels
+from seg.data.formats.tiff_pixels import NONE, Layout, read_layout, read_samples
 from seg.errors import (
     EmptyImage,
     ImageError,
@@ -116,11 +116,17 @@ class Tiff:
         return self._layout(page or 0).header
 
     def decode(self, page: int | None = None) -> Pixels:
-        """A page's samples as stored, uint8 or uint16, [H, W] or RGB [H, W, 3], as of `read_pixels`.
+        """A page's pixels, uint8 or uint16, [H, W] or RGB [H, W, 3]: its samples, or its palette's colours.
 
         ImageError: as of `header`; damage.
         """
-        return read_pixels(self._layout(page or 0), self._read)
+        layout = self._layout(page or 0)
+        samples = read_samples(layout, self._read)
+        return samples if layout.colours is None else layout.colours[samples]
+
+    def samples(self, page: int | None = None) -> Pixels:
+        """The same as stored, as of `read_samples`: of a palette its indices."""
+        return read_samples(self._layout(page or 0), self._read)
 
     def _walk(self) -> tuple[list[int], ImageError | None]:
         """Where each directory begins, and why the chain ends there, if not by its own end."""

@@ -142,10 +142,10 @@ def read_layout(page: tifffile.TiffPage, size: int, *, plane: int = 0) -> Layout
     return layout
 
 
-def read_pixels(layout: Layout, read: Read) -> Pixels:
+def read_samples(layout: Layout, read: Read) -> Pixels:
     """A page's samples, uint8 or uint16, [H, W] or RGB [H, W, 3], C order, in stored orientation.
 
-    Samples of fewer than 8 or 16 bits keep their values; of a palette come its colours, of JPEG
+    Samples of fewer than 8 or 16 bits keep their values; of a palette come its indices, of JPEG
     libjpeg-turbo's RGB. UnreadableImage, TruncatedImage: a strip or tile does not decode to what it should.
     """
     header, planes = layout.header, layout.planes
@@ -159,9 +159,7 @@ def read_pixels(layout: Layout, read: Read) -> Pixels:
         there = pixels[top : top + rows, left : left + columns, plane : plane + layout.samples]
         segment = _decode_segment(layout, number, read(offset, count), there.shape[0])
         there[:] = segment[: there.shape[0], : there.shape[1]]
-    if layout.colours is not None:
-        return layout.colours[pixels[:, :, 0]]
-    return as_pixels(pixels[:, :, 0] if header.channels == 1 else pixels)
+    return as_pixels(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _decode_segment(layout: Layout, number: int, data: bytes, rows_left: int) -> NDArray[np.generic]:

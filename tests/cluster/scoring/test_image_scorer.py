@@ -1,5 +1,6 @@
 import concurrent.futures
 import hashlib
+import json
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from cluster.ledger.ledger import OUTCOME_SCHEMA
 from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings
@@ -84,6 +86,44 @@ def test_every_kind_of_image_is_counted_as_by_hand(settings: ScorerSettings) -> 
         assert confusion.sum() + row["ignored"] == mask.size
     assert sum(row["class_pixels"][0] for row in rows.values()) > 0
     assert sum(row["class_pixels"][1] for row in rows.values()) > 0  # or the count would prove little
+
+
+def test_bilevel_masks_and_named_boxes_count_as_the_truth_they_are(settings: ScorerSettings) -> None:
+    """A mask of one bit, and boxes whose classes stand beside them: the rows of the matrix, by hand."""
+    classes = ("background", "cell", "dust")
+    model = write_model(settings.model.with_name("three.safetensors"), classes=classes)
+    root = settings.archive.local().parent
+    image = np.random.default_rng(2).integers(0, 256, (64, 70), dtype=np.uint8)
+    for name in ("bits.png", "named.png", "plain.png", "odd.png"):
+        write_image(root / "images" / name, image)
+    truth = np.zeros(image.shape, bool)
+    truth[5:25, 7:40] = True
+    (root / "masks").mkdir()
+    Image.fromarray(truth).save(root / "masks/bits.png")
+    boxes = [[1, 2, 30, 20], [40, 30, 20, 30]]
+    for name, names in (("named", ["dust", "cell"]), ("plain", None), ("odd", ["dust", "hunter2"])):
+        content = {"boxes": boxes} | ({"classes": names} if names else {})
+        (root / "masks" / f"{name}.json").write_text(json.dumps(content))
+    rows = score(replace(settings, model=model), ["bits.png", "named.png", "plain.png", "odd.png"])
+    counts = {
+        name: np.reshape(row["confusion"], (3, 3)).sum(1).tolist()
+        for name, row in rows.items()
+        if row["confusion"]
+    }
+    whole = image.size
+    assert counts == {
+        "bits.png": [whole - 660, 660, 0],
+        "named.png": [whole - 1200, 600, 600],
+        "plain.png": [whole - 1200, 1200, 0],
+    }
+    assert {name: row["ignored"] for name, row in rows.items()} == dict.fromkeys(counts, 0) | {
+        "odd.png": None
+    }
+    assert rows["odd.png"]["reason"] == "label_mismatch"
+    assert rows["odd.png"]["detail"] == (
+        f'label {root}/masks/odd.json, box 2: its entry in "classes" is none of the classes that boxes have '
+        "here: cell, dust"
+    )
 
 
 def test_a_row_says_what_was_read(settings: ScorerSettings) -> None:
