@@ -17,7 +17,7 @@ from seg.blending import check_blend
 from seg.checkpoint import ModelCard, load_model, read_model
 from seg.data.background import Backgrounds
 from seg.data.fingerprint import file_sha256
-from seg.data.images import split_page
+from seg.data.images import READER, split_page
 from seg.data.layout import Labels, find_labels, is_plain_layout, label_folder, parse_classes
 from seg.data.listing import Listing, list_images, refuse_unlisted
 from seg.data.sequences import Sequences
@@ -141,6 +141,7 @@ def _read_card(request: ScoreRequest) -> ModelCard:
 def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
     """What makes a scoring this scoring (docs/formats.md); not its workers, limits or times."""
     return {
+        "reader": READER,
         "archive": str(settings.archive),
         "labels": settings.labels and str(settings.labels),
         "require_labels": settings.require_labels,

@@ -33,7 +33,7 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     """
     workplace = choose_workplace(request, session)
     plan = plan_scoring(request)
-    claim_folder(plan.out, plan.identity)  # writes in a new folder alone, and there nothing has changed
+    claim_folder(plan.out, plan.identity, older_reader=True)  # a new folder alone is written
     again = refuse_changed(plan, request)
     with FolderLock(plan.out, what="scoring") as lock:
         folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)

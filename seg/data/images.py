@@ -34,6 +34,11 @@ MAX_PIXELS = 2**28
 """A header that announces more is refused before anything is allocated (16384 x 16384)."""
 MAX_SIDE_PX = 2**20
 """The longest side that OpenCV decodes."""
+READER = 2
+"""Goes up where files give other pixels than before: packs and scores never mix what two readers read.
+
+1, which stands in no file, read TIFF by OpenCV.
+"""
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow only reads our headers; the limit above is ours, with our own message
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # a damaged TIFF is our error to raise

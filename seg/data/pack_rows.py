@@ -17,7 +17,7 @@ from PIL import Image
 
 from seg.ahead import map_ahead
 from seg.data.background import Backgrounds, Frame
-from seg.data.images import PILLOW_ERRORS, decode_image, read_file, split_page
+from seg.data.images import PILLOW_ERRORS, READER, decode_image, read_file, split_page
 from seg.data.intensities import measure_intensity
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.layout import Sample
@@ -26,7 +26,8 @@ from seg.data.preprocess import bit_depth, own_statistics, preprocess, shrink_ma
 from seg.errors import ImageError, RequestError
 from seg.recipe import Preprocessing
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+"""Of a pack's rows and of how their pixels are made; packs of another one are not used any more."""
 HEADERS_READ = 256
 """Of how many images, spread over all, the size says how much room a pack takes."""
 
@@ -60,13 +61,13 @@ class PackPlan:
         """Where this pack is, or will be."""
         rows = [_row_identity(sample) for sample in self.samples]
         # another OpenCV may resize or decode otherwise
-        identity = [FORMAT_VERSION, cv2.__version__, self.fingerprint, rows, asdict(self.settings)]
+        identity = [FORMAT_VERSION, READER, cv2.__version__, self.fingerprint, rows, asdict(self.settings)]
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
         return self.folder / f"{key}.arrow"
 
     def backgrounds(self) -> Backgrounds:
         """Finds backgrounds, which are kept beside the packs."""
-        folder = self.folder / "backgrounds" / self.fingerprint[:24]
+        folder = self.folder / "backgrounds" / f"{self.fingerprint[:24]}-reader-{READER}"
         return Backgrounds(self.settings.preprocessing, folder, self.sequences.__getitem__)
 
 

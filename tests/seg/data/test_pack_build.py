@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from seg.data import pack_rows
 from seg.data.pack import Pack
 from seg.data.pack_build import digest_file, ensure_pack, is_sealed, seal_file
 from seg.data.pack_rows import PackPlan, rows_by_threads
@@ -91,6 +92,19 @@ def test_a_whole_pack_is_not_built_again_though_its_data_is_gone(plan: PackPlan)
     for sample in plan.samples:
         sample.image.unlink()
     assert ensure_pack(plan, refuse_to_build) == path
+
+
+def test_what_another_reader_or_format_packed_and_measured_is_not_used(
+    plan: PackPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, kept = {plan.path}, {plan.backgrounds().folder.uri}
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_rows, "READER", 1)
+        paths.add(plan.path)
+        kept.add(plan.backgrounds().folder.uri)
+    monkeypatch.setattr(pack_rows, "FORMAT_VERSION", 4)
+    assert len(paths | {plan.path}) == 3
+    assert len(kept) == 2
 
 
 def test_a_pack_that_was_copied_or_touched_is_checked_and_used(plan: PackPlan) -> None:
