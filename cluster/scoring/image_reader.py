@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.scoring.inflight import DECODE, InFlight
+from cluster.scoring.inflight import DECODE, READ, InFlight
 from seg.checkpoint import ModelCard
 from seg.data.background import Background, Backgrounds
 from seg.data.images import FileBytes, Pixels, decode_image, read_from, split_page
 from seg.data.labels import Label, read_label
 from seg.data.preprocess import bit_depth, choose_statistics, preprocess
+from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, announced_bytes
 from seg.data.sequences import fill_window, sequence_key
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
 from seg.files import persistently
@@ -32,6 +33,10 @@ Value = TypeVar("Value")
 
 AHEAD = 3
 """Images that are read and decoded at a time, before the model asks for them."""
+NEIGHBOUR_BYTES = 2**29
+"""Of earlier frames that are kept for the windows of later ones; of huge ones fewer are, and read again."""
+COUNTED_BYTES = 8
+"""For each own pixel, and for each working one: ids, top probability, and what finding objects takes."""
 AWAY = frozenset(
     {
         *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH),
@@ -99,6 +104,16 @@ class Work:
         """The label as a mask, uint8 [H, W]; None: unlabelled."""
         return None if self.label is None else self.label.mask
 
+    @property
+    def held_bytes(self) -> int:
+        """About what it takes from now until its mask is written."""
+        if not self.frames:
+            return 0
+        frames = {id(pixels): pixels for pixels, _ in self.frames}.values()  # a window may repeat one
+        own = 0 if self.truth is None else self.truth.size
+        working = sum(pixels.nbytes for pixels in frames)
+        return working + own + COUNTED_BYTES * (self.row.get("height", 0) * self.row.get("width", 0))
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add a block's seconds to one stage."""
@@ -124,19 +139,27 @@ class ImageReader:
             settings.background,
             read_image=lambda file: read_from(settings.archive, file).data,
         )
-        self.neighbours = Recent[Frame | None](card.frames + AHEAD)
+        self.neighbours = Recent[Frame | None](card.frames + AHEAD, NEIGHBOUR_BYTES, frame_bytes)
         self.stacks = Recent[FileBytes](1)
+        self.memory = ReadingMemory()
+        """Shared by all that `prepare` at a time, and by who holds what it gave."""
 
-    def prepare(self, request: ScoreRow) -> Work:
+    def prepare(self, request: ScoreRow, turn: Turn | None = None) -> Work:
         """An image as its model sees it; one that cannot be used has its reason in the row.
 
+        turn: of `memory`; it holds the bytes of the Work when this returns. None: nobody counts these.
         OSError: the storage does not answer, or backgrounds cannot be written; not the image's fault.
         """
+        if turn is None:
+            with self.memory.queue() as own:
+                return self.prepare(request, own)
         image, sequence = request["image"], request["sequence"] or ""
         self.inflight.begin(image, request["attempt"])
         work = Work({"image": image, "reason": None, "attempt": request["attempt"], "confusion": None})
         try:
+            self._await_large_file(turn, image)
             data, page = self._read(work, image), split_page(image)[1]
+            self._take_memory(turn, request, data, page)
             self.inflight.enter(image, DECODE)
             with work.timed("decode"):
                 pixels = decode_image(data, page)
@@ -149,8 +172,27 @@ class ImageReader:
                 work.frames = self._fill_window(request["window"] or (), sequence, frame)
         except ImageError as error:
             work.row |= {"reason": error.reason, "detail": str(error), "attempts": request["attempt"]}
+        turn.keep(work.held_bytes)
         self.inflight.wait(image)
         return work
+
+    def _await_large_file(self, turn: Turn, image: str) -> None:
+        archive, (name, page) = self.settings.archive, split_page(image)
+        found = archive.stat(name) if archive.is_local and page is None else None  # else it is a request more
+        if found is not None and found.bytes > LARGE_FILE_BYTES:
+            self.inflight.wait(image)
+            turn.await_room(found.bytes)
+            self.inflight.enter(image, READ)
+
+    def _take_memory(self, turn: Turn, request: ScoreRow, data: bytes, page: int | None) -> None:
+        """Wait for an image's turn to be decoded: nobody is at work at it meanwhile.
+
+        Frames of its window that have to be read too are taken to be like it.
+        """
+        self.inflight.wait(request["image"])
+        sequence, window = request["sequence"] or "", frozenset(request["window"] or ())
+        wanted = announced_bytes(data, page, self.card.preprocessing, self.backgrounds, sequence)
+        turn.take(wanted * 2 if window else wanted)
 
     def _frames_of(self, sequence: str) -> list[tuple[str, str]]:
         names = self.settings.backgrounds.read_json(sequence_file(sequence))["frames"]
@@ -219,8 +261,11 @@ class ImageReader:
 class Recent(Generic[Value]):
     """The values used last, by image or file; safe to use from several threads."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(
+        self, size: int, max_bytes: float = float("inf"), weigh: Callable[[Value], int] = lambda _: 0
+    ) -> None:
+        """`size`: values at most. max_bytes: of them together, the newest excepted. weigh: bytes of one."""
+        self.size, self.max_bytes, self.weigh = size, max_bytes, weigh
         self._lock = threading.Lock()
         self._values: OrderedDict[str, Value] = OrderedDict()
 
@@ -233,8 +278,16 @@ class Recent(Generic[Value]):
         """Keep a value, and forget the oldest."""
         with self._lock:
             self._values[name] = value
-            while len(self._values) > self.size:
+            while len(self._values) > self.size or (len(self._values) > 1 and self._is_too_large()):
                 self._values.popitem(last=False)
+
+    def _is_too_large(self) -> bool:
+        return sum(map(self.weigh, self._values.values())) > self.max_bytes
+
+
+def frame_bytes(frame: Frame | None) -> int:
+    """What an earlier frame takes in memory."""
+    return 0 if frame is None else frame[0].nbytes
 
 
 def sequence_file(sequence: str) -> str:

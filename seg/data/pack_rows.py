@@ -6,7 +6,6 @@ import os
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, field
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -23,11 +22,16 @@ from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.layout import Sample
 from seg.data.pack import OBJECT_STRIDE_PX, SCHEMA, pack_folder
 from seg.data.preprocess import bit_depth, own_statistics, preprocess, shrink_mask, working_size
+from seg.data.reading_memory import READING_BYTES, ReadingMemory, Turn, announced_bytes
 from seg.errors import ImageError, RequestError
 from seg.recipe import Preprocessing
 
 FORMAT_VERSION = 5
 """Of a pack's rows and of how their pixels are made; packs of another one are not used any more."""
+THREAD_BYTES = 2**28
+"""What the images in work may take for each thread, on machines where that is more than READING_BYTES."""
+ROW_COPIES = 2
+"""Of a row's bytes that exist beside its arrays: bytes, and the record batch."""
 HEADERS_READ = 256
 """Of how many images, spread over all, the size says how much room a pack takes."""
 
@@ -103,18 +107,38 @@ def rows_by_threads(plan: PackPlan, threads: int | None = None) -> Generator[pa.
     RequestError: an image or label is bad.
     """
     threads = threads or len(os.sched_getaffinity(0))
-    prepare = partial(pack_row, settings=plan.settings, backgrounds=plan.backgrounds())
+    memory = ReadingMemory(max(READING_BYTES, threads * THREAD_BYTES))
+    backgrounds = plan.backgrounds()
+
+    def prepare(image: tuple[Sample, Turn]) -> tuple[pa.RecordBatch, Turn]:
+        sample, turn = image
+        row = pack_row(sample, plan.settings, backgrounds, turn)
+        turn.keep(row.nbytes)
+        return row, turn
+
     pool = ThreadPoolExecutor(threads, thread_name_prefix="pack")
+    turns = ((sample, memory.queue()) for sample in plan.samples)
     try:
-        yield from map_ahead(pool, prepare, plan.samples, 2 * threads)
+        for row, turn in map_ahead(pool, prepare, turns, 2 * threads):
+            yield row
+            turn.leave()
     finally:
+        memory.close()
         pool.shutdown(cancel_futures=True)
 
 
-def pack_row(sample: Sample, settings: PackSettings, backgrounds: Backgrounds) -> pa.RecordBatch:
-    """One image's row. RequestError: it or its label is bad."""
+def pack_row(
+    sample: Sample, settings: PackSettings, backgrounds: Backgrounds, turn: Turn | None = None
+) -> pa.RecordBatch:
+    """One image's row. turn: takes what it needs; None: it is alone. RequestError: it or its label is bad."""
     try:
-        image = decode_image(read_file(sample.image).data, split_page(sample.name)[1])
+        data, page = read_file(sample.image).data, split_page(sample.name)[1]
+        if turn is not None:
+            turn.take(
+                announced_bytes(data, page, settings.preprocessing, backgrounds, sample.sequence)
+                + ROW_COPIES * _row_bytes(sample, settings)
+            )
+        image = decode_image(data, page)
         size = (image.shape[0], image.shape[1])
         own_mask = _read_mask(sample, size, settings)
         background = backgrounds.find(sample.sequence, image)

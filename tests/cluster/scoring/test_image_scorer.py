@@ -13,10 +13,12 @@ import pyarrow as pa
 import pytest
 
 from cluster.ledger.ledger import OUTCOME_SCHEMA
+from cluster.scoring import image_reader
 from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings
 from cluster.scoring.image_scorer import ImageScorer, write_mask
 from cluster.scoring.inflight import read_notes
 from seg.checkpoint import load_model
+from seg.data.images import Pixels, decode_image
 from seg.data.layout import pair_labels
 from seg.data.preprocess import Statistics
 from seg.files import persistently
@@ -345,3 +347,57 @@ def test_images_that_many_threads_ask_for_at_the_same_time_are_all_scored(settin
             rows = list(pool.map(ask, range(threads)))
             _, waiting = concurrent.futures.wait(rows, timeout=60)
             assert not waiting
+
+
+class CountingDecoder:
+    """Decodes as before, and knows how many do so at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.now = self.most = 0
+
+    def __call__(self, data: bytes, page: int | None = None) -> Pixels:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            return decode_image(data, page)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+def test_images_that_do_not_fit_in_memory_together_are_decoded_one_at_a_time_and_scored_alike(
+    settings: ScorerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    names = [f"{k}.png" for k in range(7)]
+    for k, name in enumerate(names):
+        side = 48 + 16 * (k % 3)
+        write_image(settings.archive.local(name), random.integers(0, 255, (side, side), dtype=np.uint8))
+    settings.archive.local("3.png").write_bytes(b"no image")  # and whoever is set aside keeps nobody waiting
+    settings = replace(settings, labels=None)
+    expected = {name: row.get("class_pixels") for name, row in score(settings, names).items()}
+    decoder = CountingDecoder()
+    monkeypatch.setattr(image_reader, "decode_image", decoder)
+    scorer = ImageScorer(settings, "cpu")
+    scorer.reader.memory.total = 1
+    rows = list(scorer.score(request(name) for name in names))
+    assert [row["image"] for row in rows] == names
+    assert {row["image"]: row.get("class_pixels") for row in rows} == expected
+    assert decoder.most == 1
+
+
+def test_a_large_file_is_read_when_its_turn_has_come(
+    settings: ScorerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_reader, "LARGE_FILE_BYTES", 100)
+    for k in range(4):
+        write_image(settings.archive.local(f"{k}.png"), np.full((64, 64), k, np.uint8))
+    reader = ImageReader(replace(settings, labels=None), load_model(settings.model)[1])
+    first, second = reader.memory.queue(), reader.memory.queue()
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(reader.prepare, request("1.png"), second)
+        assert reader.prepare(request("0.png"), first).row["reason"] is None
+        assert late.result(timeout=60).row["reason"] is None
+    assert reader.prepare(request("2.png")).row["reason"] is None  # without a turn: one of its own
