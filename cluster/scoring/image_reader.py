@@ -137,8 +137,10 @@ class ImageReader:
             settings.backgrounds,
             self._frames_of,
             settings.background,
-            read_image=lambda file: read_from(settings.archive, file).data,
+            read_image=self._read_frame,
         )
+        self._at_hand = threading.local()
+        """`image`: which one a thread prepares."""
         self.neighbours = Recent[Frame | None](card.frames + AHEAD, NEIGHBOUR_BYTES, frame_bytes)
         self.stacks = Recent[FileBytes](1)
         self.memory = ReadingMemory()
@@ -165,7 +167,7 @@ class ImageReader:
                 pixels = decode_image(data, page)
                 work.row |= describe_pixels(pixels)
                 work.label = self._read_label(work, request["label"])
-                background = self.backgrounds.find(sequence, pixels)
+                background = self._find_background(image, sequence, pixels)
                 work.row["background_frames"] = background.num_frames if background else 0
                 frame = self._to_frame(pixels, background)
                 self.neighbours.keep(image, frame)
@@ -194,6 +196,19 @@ class ImageReader:
         wanted = announced_bytes(data, page, self.card.preprocessing, self.backgrounds, sequence)
         turn.take(wanted * 2 if window else wanted)
 
+    def _find_background(self, image: str, sequence: str, pixels: Pixels) -> Background | None:
+        """Its background. Who waits for another's measuring does not work; who measures, anew each frame."""
+        self._at_hand.image = image
+        self.inflight.wait(image)
+        try:
+            return self.backgrounds.find(sequence, pixels)
+        finally:
+            self.inflight.go_on(image)
+
+    def _read_frame(self, file: str) -> bytes:
+        self.inflight.go_on(self._at_hand.image, afresh=True)
+        return read_from(self.settings.archive, file).data
+
     def _frames_of(self, sequence: str) -> list[tuple[str, str]]:
         names = self.settings.backgrounds.read_json(sequence_file(sequence))["frames"]
         return [(name, split_page(name)[0]) for name in names]
@@ -214,7 +229,7 @@ class ImageReader:
             file, page = split_page(image)
             try:
                 pixels = decode_image(self._read_file(file).data, page)
-                frame = self._to_frame(pixels, self.backgrounds.find(sequence, pixels))
+                frame = self._to_frame(pixels, self._find_background(self._at_hand.image, sequence, pixels))
             except ImageError:  # its own row says why
                 frame = None
             self.neighbours.keep(image, frame)

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.ledger.ledger import OUTCOME_SCHEMA
 from cluster.scoring import image_reader
-from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings
+from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings, sequence_file
 from cluster.scoring.image_scorer import ImageScorer, write_mask
 from cluster.scoring.inflight import read_notes
 from seg.checkpoint import load_model
@@ -347,6 +347,28 @@ def test_images_that_many_threads_ask_for_at_the_same_time_are_all_scored(settin
             rows = list(pool.map(ask, range(threads)))
             _, waiting = concurrent.futures.wait(rows, timeout=60)
             assert not waiting
+
+
+def test_a_long_background_makes_no_image_overdue_as_each_frame_counts_afresh(
+    settings: ScorerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path / "b.safetensors", preprocessing=Preprocessing(background_every=1))
+    names = [f"{k}.png" for k in range(20)]
+    for name in names:
+        write_image(settings.archive.local(name), np.zeros((64, 64), np.uint8))
+    settings.backgrounds.write_json(sequence_file("s"), {"sequence": "s", "frames": names})
+    now, ages = [0.0], []
+    reader = ImageReader(replace(settings, labels=None), load_model(model)[1])
+
+    def decode(data: bytes, page: int | None = None) -> Pixels:
+        now[0] += 100
+        ages.append(reader.inflight.notes()["0.png"].seconds)
+        return decode_image(data, page)
+
+    monkeypatch.setattr("cluster.scoring.inflight.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("seg.data.background.decode_image", decode)
+    assert reader.prepare(request("0.png")).row["background_frames"] == 20
+    assert ages == [100.0] * 20
 
 
 class CountingDecoder:
