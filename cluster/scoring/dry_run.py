@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,8 @@ from seg.ahead import map_ahead
 from seg.data.headers import Header, read_header
 from seg.data.images import split_page
 from seg.data.listing import HEADER_BYTES, Listing
-from seg.errors import ImageError, UnreadableImage
+from seg.data.orientation import Turned, read_orientation
+from seg.errors import DataWarning, ImageError, UnreadableImage
 from seg.progress import progress
 from seg.storage import Place, as_place
 
@@ -59,6 +61,9 @@ class HeaderSurvey:
     bad: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """Image and detail of each, by the reason its quarantine row would have."""
 
+    turned: Turned = field(default_factory=Turned)
+    """Those that carry an orientation."""
+
     @property
     def read(self) -> int:
         """Headers that were looked at."""
@@ -79,6 +84,8 @@ def dry_run(plan: DryRun, score_sample: ScoreSample) -> dict[str, Any]:
     rows, estimate = time_sample(choose_rehearsal(sound), rest, plan.power, score_sample)
     values = describe(plan, survey, rows, estimate)
     print_dry_run(values)
+    if survey.turned.warning:
+        warnings.warn(DataWarning(survey.turned.warning), stacklevel=2)
     return values
 
 
@@ -90,19 +97,21 @@ def survey_headers(archive: Place, images: Sequence[str], limit: int = HEADERS) 
     with ThreadPoolExecutor(THREADS) as pool, progress("headers", len(chosen)) as advance:
         found = map_ahead(pool, partial(_look, archive), chosen, 4 * THREADS)
         for image, header in zip(chosen, found, strict=True):
-            if isinstance(header, Header):
-                survey.kinds[header] += 1
+            if isinstance(header, tuple):
+                survey.kinds[header[0]] += 1
+                survey.turned.add(image, header[1])
             else:
                 survey.bad.setdefault(header.reason, []).append((image, str(header)))
             advance()
     return survey
 
 
-def _look(archive: Place, image: str) -> Header | ImageError:
+def _look(archive: Place, image: str) -> tuple[Header, int] | ImageError:
+    """An image's header and orientation, or why it will be set aside."""
     file, page = split_page(image)
     try:
         with archive.open(file) as opened, io.BufferedReader(opened, HEADER_BYTES) as buffered:
-            return read_header(buffered, page)
+            return read_header(buffered, page), read_orientation(buffered)
     except ImageError as error:
         return error
     except OSError as error:

@@ -20,6 +20,7 @@ from seg.checkpoint import ModelCard
 from seg.data.background import Background, Backgrounds
 from seg.data.images import FileBytes, Pixels, decode_image, read_from, split_page
 from seg.data.labels import Label, read_label
+from seg.data.orientation import UPRIGHT, orientation_of
 from seg.data.preprocess import bit_depth, choose_statistics, preprocess
 from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, announced_bytes
 from seg.data.sequences import fill_window, sequence_key
@@ -93,7 +94,10 @@ class Work:
     """One image on its way to its row: plain values and arrays, so that it travels."""
 
     row: dict[str, Any]
-    """The outcome row as far as it is known; `reason` is set where the image is set aside."""
+    """The outcome row as far as it is known; `reason` is set where the image is set aside.
+
+    Beside the ledger's columns it holds `objects` and, where the file carries one, `orientation`.
+    """
     frames: list[Frame] = field(default_factory=list)
     """What the model sees, the image itself last; empty where it cannot be read."""
     label: Label | None = None
@@ -161,6 +165,8 @@ class ImageReader:
         try:
             self._await_large_file(turn, image)
             data, page = self._read(work, image), split_page(image)[1]
+            if (orientation := orientation_of(data)) != UPRIGHT:
+                work.row["orientation"] = orientation
             self._take_memory(turn, request, data, page)
             self.inflight.enter(image, DECODE)
             with work.timed("decode"):

@@ -20,7 +20,12 @@ from seg.data.default import default_data
 from seg.data.pack import Pack
 from seg.data.pack_build import PrepareRows, ensure_pack
 from seg.data.pack_rows import PackPlan, estimate_bytes, pack_row, rows_by_threads
-from seg.data.training_data import open_training_data, plan_packs, warn_of_absent_classes
+from seg.data.training_data import (
+    open_training_data,
+    plan_packs,
+    warn_of_absent_classes,
+    warn_of_orientation,
+)
 from seg.errors import DataWarning, RequestError
 
 SHARD_BYTES = 2**25
@@ -63,7 +68,9 @@ def pack(request: PackRequest, session: Session) -> tuple[PackSummary, ...]:
     summaries = tuple(
         _ensure(part, plan, prepare) for part, plan in zip(("training", "validation"), plans, strict=True)
     )
-    warn_of_absent_classes(data.classes, Pack(summaries[0].path))
+    train, validation = (Pack(summary.path) for summary in summaries)
+    warn_of_absent_classes(data.classes, train)
+    warn_of_orientation(train, validation)
     return summaries
 
 

@@ -20,6 +20,7 @@ from seg.data.images import PILLOW_ERRORS, READER, decode_image, read_file, spli
 from seg.data.intensities import measure_intensity
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.layout import Sample
+from seg.data.orientation import orientation_of
 from seg.data.pack import OBJECT_STRIDE_PX, SCHEMA, pack_folder
 from seg.data.preprocess import bit_depth, own_statistics, preprocess, shrink_mask, working_size
 from seg.data.reading_memory import READING_BYTES, ReadingMemory, Turn, announced_bytes
@@ -159,6 +160,7 @@ def pack_row(
         "mean": statistics.mean,
         "std": statistics.std,
         "intensity": astuple(measure_intensity(image)),
+        "orientation": orientation_of(data),
         "pixels": working.tobytes(),
         "mask": mask.tobytes(),
         "objects": _find_objects(mask).tobytes(),

@@ -57,7 +57,7 @@ def score_rows(settings: ScorerSettings, requests: list[ScoreRow]) -> dict[str, 
     """Outcome rows as the ledger keeps them, a row an image, in order."""
     rows = list(ImageScorer(settings, "cpu").score(requests))
     assert [row["image"] for row in rows] == [request["image"] for request in requests]
-    known = {*OUTCOME_SCHEMA.names, "objects"}
+    known = {*OUTCOME_SCHEMA.names, "objects", "orientation"}
     assert all(row.keys() <= known for row in rows)
     kept = pa.Table.from_pylist(rows, OUTCOME_SCHEMA).to_pylist()
     return {row["image"]: row for row in kept}
