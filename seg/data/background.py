@@ -26,8 +26,8 @@ ENOUGH_FRAMES = 8
 """Every k-th frame is taken; k is lowered until so many are used."""
 FEWEST_FRAMES = 4
 """With fewer, none is subtracted."""
-KEPT = 4
-"""Backgrounds held in memory, the ones used last: 38 MB each at 3072 x 3072."""
+KEPT, KEPT_BYTES = 4, 2**29
+"""Backgrounds held in memory, the ones used last: 38 MB each at 3072 x 3072; of larger ones fewer."""
 
 Frame = tuple[str, Any]
 """An image's name and its file, as `read_image` of `Backgrounds` takes it: a path, or a name in its place."""
@@ -90,14 +90,29 @@ class Backgrounds:
             return self._measured_shift
         if not self.settings.background_every:
             return None
-        key = f"{sequence_key(sequence)}-{_kind(image)}-every-{self.settings.background_every}"
+        key = self._key(sequence, _kind(image))
         with self._lock:  # one thread measures, the others wait for what it found
             if key not in self._kept:
                 self._kept[key] = self._load(key, sequence, image)
             self._kept.move_to_end(key)
-            while len(self._kept) > KEPT:
+            while len(self._kept) > KEPT or (len(self._kept) > 1 and self._kept_bytes() > KEPT_BYTES):
                 self._kept.popitem(last=False)
             return self._kept[key]
+
+    def _kept_bytes(self) -> int:
+        return sum(kept.shift.nbytes for kept in self._kept.values() if kept is not None)
+
+    def is_at_hand(self, sequence: str, kind: tuple[int, int, int, int]) -> bool:
+        """Whether `find` would neither measure nor read anything for an image of this kind.
+
+        kind: height, width, channels, bits of a channel.
+        """
+        if self.measured is not None or not self.settings.background_every:
+            return True
+        return self._key(sequence, _kind_of(*kind)) in self._kept
+
+    def _key(self, sequence: str, kind: str) -> str:
+        return f"{sequence_key(sequence)}-{kind}-every-{self.settings.background_every}"
 
     def _load(self, key: str, sequence: str, image: Pixels) -> Background | None:
         name = f"{key}.npz"
@@ -113,15 +128,18 @@ class Backgrounds:
                     stacklevel=2,
                 )
             saved = _encode_background(mean, sequence, used)
+            del mean  # 8 bytes a sample, and the same again below
             self.folder.write(name, saved)
         with np.load(io.BytesIO(saved), allow_pickle=False) as arrays:
             mean, used = arrays["mean"], json.loads(str(arrays["about"]))["frames"]
+        del saved
         return None if len(used) < FEWEST_FRAMES else self._shift(mean, len(used))
 
     def _shift(self, mean: NDArray[np.generic], num_frames: int) -> Background:
-        mean = mean.astype(np.float64, copy=False)
-        level = mean.mean(axis=(0, 1), keepdims=True)
-        return Background((self.settings.background_factor * (mean - level)).astype(np.float32), num_frames)
+        shift = mean.astype(np.float64)
+        shift -= shift.mean(axis=(0, 1), keepdims=True)
+        shift *= self.settings.background_factor  # in place: at the pixel limit it is 2 GB a channel
+        return Background(shift.astype(np.float32), num_frames)
 
 
 def choose_frames(count: int, every: int) -> range:
@@ -175,7 +193,11 @@ def _read_frame(name: str, read: Callable[[], Pixels], like: Pixels, unfit: dict
 
 def _kind(image: Pixels) -> str:
     channels = 1 if image.ndim == 2 else image.shape[2]
-    return f"{image.shape[0]}x{image.shape[1]}x{channels}-{image.dtype.itemsize * 8}bit"
+    return _kind_of(image.shape[0], image.shape[1], channels, image.dtype.itemsize * 8)
+
+
+def _kind_of(height: int, width: int, channels: int, bits: int) -> str:
+    return f"{height}x{width}x{channels}-{bits}bit"
 
 
 def _encode_background(mean: NDArray[np.float64], sequence: str, used: tuple[str, ...]) -> bytes:

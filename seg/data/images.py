@@ -15,6 +15,7 @@ import cv2
 from seg.data.formats import bmp, jpeg, npy, png
 from seg.data.formats.header import Header, Pixels, as_pixels
 from seg.data.formats.tiff import FORMS, Tiff
+from seg.data.orientation import orientation_of
 from seg.errors import EmptyImage, ImageError, TooLargeImage, UnreadableImage
 from seg.storage import Place
 
@@ -25,6 +26,11 @@ READ_BYTES = 1 << 16
 """Read at once of a file on an object store: the directories of a TIFF are many small reads."""
 MAGIC_BYTES = 8
 """So many tell the format."""
+READER = 2
+"""Goes up where files give other pixels than before: packs and scores never mix what two readers read.
+
+1, which stands in no file, read TIFF by OpenCV.
+"""
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we report damage ourselves, with the file
 
@@ -45,6 +51,20 @@ class FileBytes:
     def sha256(self) -> str:
         """Hash of the content, in hexadecimal."""
         return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def held_bytes(self) -> int:
+        """What of the file is in memory."""
+        return len(self.data)
+
+    @property
+    def orientation(self) -> int:
+        """How its camera was held, as of `orientation_of`."""
+        return orientation_of(self.data)
+
+    def header(self, page: int | None = None) -> Header:
+        """What decoding will give, as of `read_header`."""
+        return read_header(io.BytesIO(self.data), page)
 
     def decode(self, page: int | None = None) -> Pixels:
         """Its pixels, as of `decode_image`."""

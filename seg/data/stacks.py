@@ -9,10 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
+from weakref import finalize
 
 from seg.data.formats.header import Header, Pixels
 from seg.data.formats.tiff import Tiff
 from seg.data.images import FileBytes, open_buffered, open_file, read_file, read_from, read_header
+from seg.data.orientation import read_orientation
 from seg.storage import FileStat, Place
 
 HASH_BYTES = 1 << 20
@@ -21,7 +23,10 @@ KEPT = 4
 
 
 class Stack:
-    """A TIFF of several pages, open; any thread may use it. Nothing of it is kept in memory."""
+    """A TIFF of several pages, open; any thread may use it."""
+
+    held_bytes = 0
+    """What of the file is in memory."""
 
     def __init__(self, file: BinaryIO, found: FileStat, reopen: Callable[[], BinaryIO]) -> None:
         """found: size and time of the file. reopen: opens it once more, to be hashed beside its pages.
@@ -29,12 +34,11 @@ class Stack:
         ImageError: it has no directory that can be read.
         """
         self.num_bytes, self.mtime_ns = found
-        self._file, self._reopen = file, reopen
+        self._reopen = reopen
+        finalize(self, file.close)  # with the last thread that reads it
         self._hashing, self._sha256 = threading.Lock(), ""
+        self.orientation = read_orientation(file)
         self._tiff = Tiff(file)
-
-    def __del__(self) -> None:
-        self._file.close()  # with the last thread that reads it
 
     @property
     def sha256(self) -> str:
@@ -48,7 +52,7 @@ class Stack:
                 self._sha256 = total.hexdigest()
             return self._sha256
 
-    def header(self, page: int) -> Header:
+    def header(self, page: int | None) -> Header:
         """What a page holds. ImageError: there is none, or it is no image of ours."""
         return self._tiff.header(page)
 
@@ -79,12 +83,16 @@ class ImageFiles:
         """An image's pixels. OSError, ImageError: as of `open` and `decode_image`."""
         return self.open(file, page).decode(page)
 
-    def header(self, file: str | Path, page: int | None = None) -> Header:
-        """What decoding will give, as of `read_header`, at the cost of little of the file."""
+    def look(self, file: str | Path, page: int | None = None) -> tuple[Header, int]:
+        """What decoding will give, and the orientation that it will not apply, by little of the file.
+
+        OSError, ImageError: as of `open` and `read_header`.
+        """
         if page is not None:
-            return self._stack(str(file)).header(page)
+            stack = self._stack(str(file))
+            return stack.header(page), stack.orientation
         with _open(self.place, str(file)) as opened:
-            return read_header(opened)
+            return read_header(opened), read_orientation(opened)
 
     def forget(self, file: str | Path) -> None:
         """Open a stack anew when it is asked for next: its storage failed."""
