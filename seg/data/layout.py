@@ -19,6 +19,8 @@ MAX_CLASSES = 255
 """A mask has 8 bits, and its 255 is no class."""
 LOOK_UPS = 1 << 16
 """Images whose labels are looked for at once."""
+MASK_FORMS = 2
+"""Of the names that an image's label may have, the first so many are masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,10 @@ class LabelNames(Mapping[str, str]):
 
     def __len__(self) -> int:
         return len(self._forms)
+
+    def masks(self) -> list[str]:
+        """Images whose label is a mask."""
+        return [image for image, form in self._forms.items() if form < MASK_FORMS]
 
 
 @dataclass(frozen=True, slots=True)
