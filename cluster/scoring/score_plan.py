@@ -20,7 +20,15 @@ from seg.data.fingerprint import file_sha256
 from seg.data.images import split_page
 from seg.data.label_sample import refuse_all_ignored
 from seg.data.labels import IGNORE, LabelMap
-from seg.data.layout import Labels, find_labels, is_plain_layout, label_folder, parse_classes
+from seg.data.layout import (
+    Labels,
+    find_labels,
+    is_plain_layout,
+    label_folder,
+    nearest_labels,
+    parse_classes,
+    warn_of_unmatched,
+)
 from seg.data.listing import Listing, list_images, refuse_unlisted
 from seg.data.sequences import Sequences
 from seg.errors import RequestError
@@ -124,7 +132,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         card=card,
         listing=listing,
         asked=len(listing.images[: request.limit]),
-        labels=_find_labels(listing.images, labels, card),
+        labels=_find_labels(listing.images, labels, card, given=request.labels is not None),
         sequences=_find_sequences(listing.images, card, request.background),
         identity=make_identity(settings, card),
         deadline=deadline,
@@ -251,11 +259,21 @@ def _check_label_map(label_map: LabelMap, num_classes: int) -> None:
             )
 
 
-def _find_labels(images: list[str], labels: Place | None, card: ModelCard) -> Labels:
-    """The labels of the whole listing, whatever --limit says. RequestError: their masks mark nothing."""
+def _find_labels(images: list[str], labels: Place | None, card: ModelCard, *, given: bool) -> Labels:
+    """The labels of the whole listing, whatever --limit says.
+
+    given: by --labels. RequestError: none of these is an image's; masks mark nothing. DataWarning: few are.
+    """
     if labels is None:
         return Labels.none(len(images))
     found = find_labels(images, labels)
+    if given and not found.names:
+        raise RequestError(
+            f"--labels {labels}: no file in it is the label of an image of the archive: "
+            f"{nearest_labels(images, found, labels) or 'it is empty'}; rename the files after their images, "
+            "or give the folder that holds the labels"
+        )
+    warn_of_unmatched(images, found, labels)
 
     def read(image: str) -> bytes:
         return labels.read(found.names[image]) or b""

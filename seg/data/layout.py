@@ -1,5 +1,6 @@
 """Images with their labels: pairing by name, and the plain layout (docs/formats.md)."""
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from seg.data.images import split_page
 from seg.data.labels import LabelDecoder, LabelMap
 from seg.data.listing import ending_of, list_files, list_images, natural_key, refuse_unlisted, sequence_of
-from seg.errors import RequestError
+from seg.data.unmatched_labels import count_label_files, describe_unmatched
+from seg.errors import DataWarning, RequestError
 from seg.storage import Place, as_place
 
 MAX_CLASSES = 255
@@ -92,7 +94,7 @@ class Labels:
     mtime_ns: NDArray[np.int64]
     """When each image's label was changed last [N]; -1 where it has none."""
     unused: int
-    """Files of the label folder that are no image's label."""
+    """Files of the label folder that end as labels do and are no image's."""
 
     @classmethod
     def none(cls, images: int) -> "Labels":
@@ -127,7 +129,22 @@ def find_labels(images: list[str], folder: Place | Path) -> Labels:
     pa.default_memory_pool().release_unused()
     _refuse_shared(place, images, at)
     sizes, times = np.append(sizes, -1), np.append(times, -1)  # the last is that of no label
-    return Labels(LabelNames(forms), sizes[at], times[at], len(files) - len(forms))
+    return Labels(LabelNames(forms), sizes[at], times[at], count_label_files(files) - len(forms))
+
+
+def nearest_labels(images: list[str], labels: Labels, folder: Place | Path) -> str:
+    """What the first image without a label would want, and the unused names nearest to it; empty: none is."""
+    return describe_unmatched(as_place(folder), images, labels.names, _label_names)
+
+
+def warn_of_unmatched(images: list[str], labels: Labels, folder: Place | Path) -> None:
+    """Say where fewer than half of the label files are an image's label: their names may not be as meant."""
+    matched, there = len(labels.names), len(labels.names) + labels.unused
+    if matched and 2 * matched >= there:
+        return
+    if near := nearest_labels(images, labels, folder):
+        text = f"labels {folder}: ONLY {matched} of its {there} label files fit an image: {near}"
+        warnings.warn(text, DataWarning, stacklevel=2)
 
 
 def _look_up(images: list[str], files: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -219,9 +236,12 @@ def open_plain(root: Path, sequence: str = "") -> DataSet:
         )
     images, folder = root / "images", root / labels_in
     listed = list_images(images).images
-    labels = pair_labels(listed, folder)
-    if not labels:
-        raise RequestError(f"data {root}: none of its {len(listed)} images has a label in {folder.name}/")
+    found = find_labels(listed, folder)
+    if not found.names:
+        near = ": ".join(filter(None, (f"{folder.name}/", nearest_labels(listed, found, folder))))
+        raise RequestError(f"data {root}: none of its {len(listed)} images has a label in {near}")
+    warn_of_unmatched(listed, found, folder)
+    labels = dict(found.names)
     frames = [
         Sample(
             name,

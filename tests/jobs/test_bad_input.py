@@ -143,6 +143,27 @@ def test_labels_with_other_classes_than_the_model(capfd: Screen, archive: Path, 
     assert line.startswith(f"labels {archive}/classes.txt names the classes background, cell but")
 
 
+def test_labels_whose_names_fit_no_image(capfd: Screen, archive: Path, model: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    for mask in (archive / "masks").rglob("*.png"):
+        file = labels / mask.parent.name / f"{mask.stem}_mask.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(mask, file)
+    words = ("--labels", labels)
+    line = refused_score(capfd, archive / "images", model, *words)
+    assert line == (
+        f"--labels {labels}: no file in it is the label of an image of the archive: s0/0.png would want "
+        "s0/0.png.png, s0/0.png, s0/0.txt or s0/0.json; unused: s0/0_mask.png, s0/1_mask.png, "
+        "s1/0_mask.png, ... (4 .png); rename the files after their images, or give the folder that holds the "
+        "labels"
+    )
+    assert refused_score(capfd, archive / "images", model, *words, "--dry-run") == line
+    shutil.rmtree(labels)
+    labels.mkdir()
+    line = refused_score(capfd, archive / "images", model, *words)
+    assert f"--labels {labels}: no file in it is the label of an image of the archive: it is empty" in line
+
+
 @pytest.mark.parametrize("place", ["out", "images/out", "masks/out", "."])
 def test_out_inside_the_archive(capfd: Screen, archive: Path, model: Path, place: str) -> None:
     out = archive / place
