@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from seg.data.listing import ending_of, list_files
+from seg.data.listing import ending_of, list_files, refuse_unlisted
 from seg.storage import Place
 
 NAMED = 3
@@ -33,7 +33,8 @@ def describe_unmatched(
     labels: each labelled image's, relative to `place`; wanted: the names that an image's label may have.
     Empty: no file of the folder is without an image.
     """
-    files = list_files(place)[0]
+    with refuse_unlisted(place):
+        files = list_files(place)[0]
     used = pc.SetLookupOptions(pa.array(labels.values(), pa.string()))
     unused = files.filter(pc.call_function("invert", [pc.call_function("is_in", [files], used)]))
     for others in (HIDDEN, CLASSES):
