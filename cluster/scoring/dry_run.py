@@ -174,7 +174,7 @@ def _count_label(archive: Place, truth: Truth, image: str) -> NDArray[np.int64] 
     except OSError as error:
         return LabelMismatch(f"label {where} cannot be read: {error.strerror or error}")
     strips = np.array_split(mask, range(ROWS_AT_ONCE, size[0], ROWS_AT_ONCE))
-    counts = sum(np.bincount(strip.ravel(), minlength=IGNORE + 1) for strip in strips)
+    counts = np.sum([np.bincount(strip.ravel(), minlength=IGNORE + 1) for strip in strips], 0)
     return np.append(counts[:num_classes], counts[IGNORE])
 
 

@@ -54,7 +54,10 @@ def find_truth(plan: ScorePlan) -> Truth | None:
     """Where a plan's labels are; None: it has none."""
     if plan.settings.labels is None:
         return None
-    card = plan.card
     return Truth(
-        place=plan.settings.labels, names=plan.labels.names, classes=card.classes, label_map=card.label_map
+        place=plan.settings.labels,
+        names=plan.labels.names,
+        classes=plan.card.classes,
+        label_map=plan.card.label_map,
+        trained=plan.card.class_shares,
     )
