@@ -1,6 +1,6 @@
 """The figures of a summary as a table on the screen, plain where it is no terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ ENDINGS = {
 
 
 def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None:
-    """Print IoU and Dice by class, then the totals, then how the job ended and where its results are."""
+    """Print IoU and Dice by class, alarms, the totals, then how the job ended and where its results are."""
     console = Console(width=None, highlight=False, soft_wrap=True)
     if summary.get("labelled", 1) and "confusion" in summary:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -28,12 +28,20 @@ def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None
             table.add_row(name, _ratio(summary["iou"][name]), _ratio(summary["dice"][name]), f"{pixels:,}")
         console.print(table)
         console.print(f"mIoU {_ratio(summary['miou'])}  pixel accuracy {_ratio(summary['pixel_accuracy'])}")
+    print_alarms(job, summary.get("alarms", ()))
     if "images_found" in summary:
         console.print(
             f"{summary['images_found']} images: {summary['images_scored']} scored now, "
             f"{summary['images_skipped']} were in the ledger, {summary['images_quarantined']} in quarantine"
         )
     console.print(f"{job}: {ENDINGS[summary['stopped_by']]}; {folder}")
+
+
+def print_alarms(job: str, alarms: Iterable[str]) -> None:
+    """Print each sign that a model learned nothing, as a warning's line."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for alarm in alarms:
+        console.print(f"{job}: warning: {alarm}", style="bold red")
 
 
 def print_leaderboard(rows: list[dict[str, Any]], searched: Sequence[str], shown: int = 10) -> None:

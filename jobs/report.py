@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(args: Args) -> int:
     from cluster.report.comparison import compare  # here, so that --help loads no torch and no ray
     from cluster.report.comparison_page import write_comparison
-    from cluster.report.report import write_report
+    from cluster.report.report import gather, write_report
     from cluster.report.review import write_review
     from jobs.differences import print_differences
+    from jobs.figures import print_alarms
     from seg.storage import as_place
 
     places = [as_place(folder) for folder in args.folders]
@@ -42,7 +43,9 @@ def _report(args: Args) -> int:
         print_differences(comparison)
         print(f"report: {write_comparison(comparison, *places, out=args.out)}")
     elif len(places) == 1 and args.out is None:
-        print(f"report: {write_report(places[0])}")
+        report = gather(places[0])
+        print_alarms("report", report.alarms)
+        print(f"report: {write_report(places[0], report)}")
         print(f"what to label next: {write_review(places[0])}")
     else:
         raise RequestError("give one scores folder, or two to compare and, if you like, --out for the page")

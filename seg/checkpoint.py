@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class ModelCard:
     """The recipe's regular expression for an image's sequence."""
     intensities: tuple[IntensityRange, ...] = ()
     """What the training images span as stored, a range for each bit depth; empty: an older file."""
+    class_shares: tuple[float, ...] = ()
+    """Share of each class in the pixels of the training labels that are not ignored; empty: an older file."""
     validation: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     """Recipe, data fingerprint, code version, package versions, seed, parent, weights_sha256."""
@@ -137,6 +140,7 @@ def _parse_card(path: Path, text: str) -> ModelCard:
                 "preprocessing": _build(Preprocessing, values["preprocessing"]),
                 "statistics": statistics and _build(Statistics, statistics),
                 "tiling": _build(Tiling, values["tiling"]),
+                "class_shares": _check_shares(values.get("class_shares", []), len(values["classes"])),
                 "intensities": tuple(_build(IntensityRange, part) for part in values.get("intensities", ())),
             }
         )
@@ -144,6 +148,14 @@ def _parse_card(path: Path, text: str) -> ModelCard:
         raise RequestError(
             f"model {path}: its metadata does not fit format {FORMAT_VERSION}: {error}"
         ) from None
+
+
+def _check_shares(shares: Any, num_classes: int) -> tuple[float, ...]:
+    """The same as a tuple. ValueError: they are no shares of these classes."""
+    numbers = isinstance(shares, list) and all(type(share) in (int, float) and share >= 0 for share in shares)
+    if not numbers or (shares and (len(shares) != num_classes or not isclose(sum(shares), 1, rel_tol=1e-6))):
+        raise ValueError(f"class_shares are no {num_classes} shares from 0 to 1 that add up to 1")
+    return tuple(shares)
 
 
 def _build(kind: Callable[..., Any], values: dict[str, Any]) -> Any:

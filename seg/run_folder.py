@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from seg import metrics
+from seg.alarms import find_alarms
 from seg.data.images import READER, split_page
 from seg.data.training_data import TrainingData
 from seg.errors import RequestError
@@ -110,9 +112,16 @@ def write_history(folder: Path, journal: Journal) -> None:
 
 
 def training_summary(
-    folder: Path, recipe: Recipe, classes: tuple[str, ...], journal: Journal
+    folder: Path,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    journal: Journal,
+    trained: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """The figures of summary.json that the journal gives: those of the best epoch, on validation."""
+    """The figures of summary.json that the journal gives: those of the best epoch, on validation.
+
+    trained: share of each class in the training's labels, for the alarms; empty: not known.
+    """
     confusion = np.array(journal.best_confusion, np.int64).reshape(-1, len(classes))
     if not len(confusion):
         confusion = np.zeros((len(classes), len(classes)), np.int64)
@@ -124,6 +133,7 @@ def training_summary(
         "best_epoch": journal.best_epoch,
         "classes": classes,
         **score_figures(confusion, classes),
+        "alarms": find_alarms(classes, confusion, trained=trained),
         "images_per_second": sum(rates) / max(1, len(rates)),
         "seconds": seconds,
         "model_file": str(folder / "best.safetensors"),

@@ -20,6 +20,7 @@ from cluster.report.ledger_survey import (
 )
 from cluster.report.report_page import ImageFigures, Report, render
 from cluster.report.report_pictures import Picture, PictureSources, draw_panels, picture_sources
+from seg.alarms import find_alarms
 from seg.errors import RequestError
 from seg.metrics import iou, mean_present, pixel_accuracy
 from seg.palette import class_colours, error_legend
@@ -38,13 +39,15 @@ STOPPED = {
 }
 
 
-def write_report(place: Place) -> str:
+def write_report(place: Place, report: Report | None = None) -> str:
     """Write report.html of a scores folder, from its run.json, summary.json, parts and masks; where it is.
+
+    report: what `gather` found, where that is at hand.
 
     The same folder gives the same bytes. Memory is that of a part of the ledger, a name and three numbers an
     image and the images shown. RequestError: it is no scores folder, or its first scoring has not ended.
     """
-    place.write("report.html", render(gather(place)).encode())
+    place.write("report.html", render(report or gather(place)).encode())
     return f"{place.uri}/report.html"
 
 
@@ -77,6 +80,7 @@ def gather(place: Place) -> Report:
         run=run,
         summary=summary,
         stopped=STOPPED[summary["stopped_by"]],
+        alarms=find_alarms(classes, survey.confusion, survey.class_pixels, _trained(summary)),
         started=survey.started,
         finished=survey.finished,
         images=len(images),
@@ -99,6 +103,12 @@ def gather(place: Place) -> Report:
         quarantine=survey_quarantine(ledger.quarantine_rows()),
         error_legend=error_legend(classes),
     )
+
+
+def _trained(summary: dict[str, Any]) -> list[float]:
+    """Share of each class in the training's labels, in id order; empty: not known."""
+    shares = summary.get("class_shares_trained") or {}
+    return [shares[name] for name in summary["classes"]] if shares else []
 
 
 def _listed(survey: Survey) -> list[dict[str, Any]]:

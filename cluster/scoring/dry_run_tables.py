@@ -19,7 +19,14 @@ def print_dry_run(values: dict[str, Any]) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
-    for title, table in (_totals(values), _kinds(values), _bad(values), _estimate(values)):
+    for title, table in (
+        _totals(values),
+        _kinds(values),
+        _bad(values),
+        _label_classes(values),
+        _bad_labels(values),
+        _estimate(values),
+    ):
         if table.row_count:
             table.box = box.ROUNDED if console.is_terminal else None
             table.pad_edge = console.is_terminal
@@ -65,6 +72,30 @@ def _kinds(values: dict[str, Any]) -> tuple[str, Table]:
         count = sum(kind["images"] for kind in rest)
         table.add_row(f"{len(rest)} more", "", "", f"{count:,}", f"{count / read:.1%}")
     return title, table
+
+
+def _label_classes(values: dict[str, Any]) -> tuple[str, Table]:
+    """Pixels by class of a sample of labels, beside the shares that the model was trained on."""
+    read, classes = values["labels_read"], values["label_classes"]
+    known = any(row["trained"] is not None for row in classes)
+    table = _table("class", "pixels>", "share>", *(["in training>"] if known else []))
+    for row in classes if read else []:
+        trained = [f"{row['trained']:.2%}"] if known else []
+        table.add_row(row["class"], f"{row['pixels']:,}", f"{row['share']:.2%}", *trained)
+    if read and values["label_ignored"]:
+        table.add_row("ignored", f"{values['label_ignored']:,}", "", *([""] if known else []))
+    labelled = values["labelled"] or 0
+    looked_at = f"all {read:,}" if read == labelled else f"{read:,} of {labelled:,}"
+    return f"labels, {looked_at}", table
+
+
+def _bad_labels(values: dict[str, Any]) -> tuple[str, Table]:
+    table, found = _table("", ""), values["bad_labels"]
+    for bad in found[:BAD_SHOWN]:
+        table.add_row(bad["image"], bad["detail"])
+    if len(found) > BAD_SHOWN:
+        table.add_row(f"and {len(found) - BAD_SHOWN:,} more", "")
+    return "bad labels among these: their images go to quarantine", table
 
 
 def _bad(values: dict[str, Any]) -> tuple[str, Table]:

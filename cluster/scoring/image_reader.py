@@ -19,7 +19,7 @@ from cluster.scoring.inflight import DECODE, READ, InFlight
 from seg.checkpoint import ModelCard
 from seg.data.background import Background, Backgrounds
 from seg.data.images import FileBytes, Pixels, read_from, split_page
-from seg.data.labels import Label, read_label
+from seg.data.labels import Label, LabelMap, read_label
 from seg.data.orientation import UPRIGHT
 from seg.data.preprocess import bit_depth, choose_statistics, preprocess
 from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, announced_bytes
@@ -66,6 +66,8 @@ class ScorerSettings:
     threads: int
     background: Path | None = None
     """A measured background for all images, in place of their sequences' means."""
+    label_map: LabelMap | None = None
+    """In place of the model file's."""
     require_labels: bool = False
     """Whether an image without a label is set aside."""
     min_object_px: int = 64
@@ -136,6 +138,7 @@ class ImageReader:
         """`inflight`: where images are noted before they are touched; None: nowhere."""
         cv2.setNumThreads(1)  # images are the parallelism
         self.settings, self.card = settings, card
+        self.label_map = card.label_map if settings.label_map is None else settings.label_map
         self.inflight = inflight or InFlight(None, "")
         self.files = ImageFiles(settings.archive)
         self.backgrounds = Backgrounds(
@@ -295,7 +298,7 @@ class ImageReader:
             "label_mtime_ns": file.mtime_ns,
             "label_sha256": file.sha256,
         }
-        return read_label(file.data, Path(where), size, self.card.classes, self.card.label_map)
+        return read_label(file.data, Path(where), size, self.card.classes, self.label_map)
 
 
 class Recent(Generic[Value]):

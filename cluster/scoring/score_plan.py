@@ -18,7 +18,18 @@ from seg.checkpoint import ModelCard, load_model, read_model
 from seg.data.background import Backgrounds
 from seg.data.fingerprint import file_sha256
 from seg.data.images import READER, split_page
-from seg.data.layout import Labels, find_labels, is_plain_layout, label_folder, parse_classes, refuse_link
+from seg.data.label_sample import refuse_all_ignored
+from seg.data.labels import IGNORE, LabelMap
+from seg.data.layout import (
+    Labels,
+    find_labels,
+    is_plain_layout,
+    label_folder,
+    nearest_labels,
+    parse_classes,
+    refuse_link,
+    warn_of_unmatched,
+)
 from seg.data.listing import Listing, list_images, refuse_unlisted
 from seg.data.sequences import Sequences
 from seg.errors import RequestError
@@ -113,6 +124,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         precision=request.precision,
         threads=request.threads,
         background=request.background and request.background.resolve(),
+        label_map=request.label_map,
         require_labels=request.require_labels,
         min_object_px=request.min_object_px,
     )
@@ -121,7 +133,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         card=card,
         listing=listing,
         asked=len(listing.images[: request.limit]),
-        labels=Labels.none(len(listing.images)) if labels is None else find_labels(listing.images, labels),
+        labels=_find_labels(listing.images, labels, card, given=request.labels is not None),
         sequences=_find_sequences(listing.images, card, request.background),
         identity=make_identity(settings, card),
         deadline=deadline,
@@ -129,13 +141,19 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
 
 
 def _read_card(request: ScoreRequest) -> ModelCard:
-    """What the model file says of itself. RequestError: it is damaged, or none of ours.
+    """What the model file says of itself, with the request's label_map where one is given.
+
+    RequestError: the file is damaged, or none of ours; the label_map does not fit its classes.
 
     Tensors that fit no network of ours are refused where the network is built: here, or by the first worker,
     so that with workers this process needs no network.
     """
     read = load_model if request.workers == 0 else read_model
-    return read(request.model)[1]
+    card = read(request.model)[1]
+    if request.label_map is None:
+        return card
+    _check_label_map(request.label_map, len(card.classes))
+    return replace(card, label_map=request.label_map)
 
 
 def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
@@ -234,6 +252,38 @@ def _check_names(images: Iterable[str]) -> None:
             f"archive: {long[0]}{more}: the name is longer than {room} bytes and leaves no room for its "
             "mask's .png; rename the file, leave it out with --exclude, or give --masks none"
         )
+
+
+def _check_label_map(label_map: LabelMap, num_classes: int) -> None:
+    for stored, meant in label_map:
+        if not 0 <= stored <= IGNORE or meant not in (*range(num_classes), IGNORE):
+            raise RequestError(
+                f"--label-map {stored} {meant}: the first is the id in a mask, 0 to 255, the second one of "
+                f"the model's classes, 0 to {num_classes - 1}, or 255 to ignore it; try --label-map 255 1"
+            )
+
+
+def _find_labels(images: list[str], labels: Place | None, card: ModelCard, *, given: bool) -> Labels:
+    """The labels of the whole listing, whatever --limit says.
+
+    given: by --labels. RequestError: none of these is an image's; masks mark nothing. DataWarning: few are.
+    """
+    if labels is None:
+        return Labels.none(len(images))
+    found = find_labels(images, labels)
+    if given and not found.names:
+        raise RequestError(
+            f"--labels {labels}: no file in it is the label of an image of the archive: "
+            f"{nearest_labels(images, found, labels) or 'it is empty'}; rename the files after their images, "
+            "or give the folder that holds the labels"
+        )
+    warn_of_unmatched(images, found, labels)
+
+    def read(image: str) -> bytes:
+        return labels.read(found.names[image]) or b""
+
+    refuse_all_ignored(f"labels {labels}", found.names.masks(), read, card.label_map)
+    return found
 
 
 def _check_classes(labels: Place, card: ModelCard) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cluster.folder_lock import FolderLock
@@ -42,6 +43,7 @@ from cluster.search.trials import (
 from cluster.session import Session
 from cluster.training.training import check_packs, check_recipe
 from cluster.watching import watch_thread
+from seg.alarms import find_alarms
 from seg.checkpoint import load_model, save_model
 from seg.data.default import default_data
 from seg.data.training_data import TrainingData, open_packs, open_training_data
@@ -265,15 +267,24 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
     rows = [trial.row() for trial in trials]
     write_leaderboard(plan.folder / "leaderboard.csv", rows)
     summary = _count_endings(plan, trials) | {"seconds": seconds, "stopped_by": stopped_by}
+    if summary["best"] is not None:
+        summary["alarms"] = _find_alarms(plan, trials[0].journal.best_confusion)
     if stopped_by is StoppedBy.FINISHED:
         if summary["best"] is None:
             raise RuntimeError(f"no trial finished an epoch; the first: {rows[0]['error']}")
         winner = plan.folder / "best.safetensors"
         figures = _evaluate_winner(plan, trials[0], winner)
         summary |= {"model_file": str(winner), "classes": plan.job.data.classes, **figures}
+        summary["alarms"] = _find_alarms(plan, figures["confusion"])
     write_page(plan.folder, plan.space, trials, summary)
     write_json(plan.folder / "summary.json", summary)
     return SearchSummary(plan.folder, summary, rows, tuple(plan.space))
+
+
+def _find_alarms(plan: SearchPlan, confusion: list[list[int]]) -> list[str]:
+    """What the best trial's predictions on validation alarm of."""
+    trained = open_packs(plan.job.data, plan.job.recipe)[0].class_shares()
+    return find_alarms(plan.job.data.classes, np.array(confusion, np.int64), trained=trained)
 
 
 def _count_endings(plan: SearchPlan, trials: list[TrialRecord]) -> dict[str, Any]:

@@ -185,7 +185,8 @@ def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> d
         _settle_checkpoints(plan, journal)
     _draw(plan, journal)
     write_history(plan.folder, journal)  # killed after its last epoch was saved, a run may lack its line
-    summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal) | ending
+    trained = open_packs(plan.data, plan.recipe)[0].class_shares()
+    summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal, trained) | ending
     write_json(plan.folder / "summary.json", summary)
     return summary
 

@@ -24,6 +24,7 @@ CARD = ModelCard(
     label_map=((11, 255), (1, 2)),
     preprocessing=Preprocessing(channels=3, shrink=2.5, normalisation="fitted"),
     intensities=(IntensityRange(8, 1.5, 9.25, 0.0, 255.0), IntensityRange(16, 900.0, 1e4, 3.0, 65535.0)),
+    class_shares=(0.9, 0.1 - 1 / 300, 1 / 300),
     statistics=Statistics((1.5, 2.25, 1 / 3), (0.1, 0.2, 0.3), 16),
     tiling=Tiling(crop_px=(96, 64), halo_px=16),
     validation={"miou": 0.5, "confusion": [[1, 2, 3]] * 3, "lr": 1e-3},
@@ -116,7 +117,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
         r"score.weight is \(3, 32, 3, 3\), wanted \(3, 32, 1, 1\)",
     ),
     "classes are missing": (
-        lambda _, card: card.update(classes=["a", "b"]),
+        lambda _, card: card.update(classes=["a", "b"], class_shares=[0.5, 0.5]),
         r"tensor score.weight is \(3, 32, 1, 1\), wanted \(2, 32, 1, 1\)",
     ),
 }
@@ -135,9 +136,20 @@ def test_a_rewritten_file_with_nothing_changed_loads(model_file: Path) -> None:
     load_model(model_file)
 
 
-def test_a_file_written_before_intensities_were_kept_knows_none(model_file: Path) -> None:
-    rewrite(model_file, lambda tensors, card: card.pop("intensities"))
-    assert load_model(model_file)[1].intensities == ()
+@pytest.mark.parametrize("field", ["intensities", "class_shares"])
+def test_a_file_written_before_a_field_was_kept_knows_nothing_of_it(model_file: Path, field: str) -> None:
+    rewrite(model_file, lambda tensors, card: card.pop(field))
+    assert getattr(load_model(model_file)[1], field) == ()
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [[0.5, 0.5], [0.9, 0.1, 0.1], [1.5, -0.5, 0], ["1", 0, 0], [True, 0, 0], [float("nan")] * 3, 1, None],
+)
+def test_class_shares_that_are_none_are_refused(model_file: Path, shares: Any) -> None:
+    rewrite(model_file, lambda tensors, card: card.update(class_shares=shares))
+    with pytest.raises(RequestError, match="does not fit format 1: class_shares are no 3 shares from 0 to 1"):
+        load_model(model_file)
 
 
 @pytest.mark.parametrize(
