@@ -8,6 +8,7 @@ import tyro
 
 from jobs.outcome import run_job
 from seg.labelling.request import LabelRequest
+from seg.screen import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def _label(request: LabelRequest) -> int:
 
 def _leave() -> None:
     """End at once, as Ctrl-C does: nothing is unsaved."""
-    print("label: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+    say("label: stopped; the same command goes on from here")
     os._exit(4)
 
 

@@ -11,6 +11,7 @@ from cluster.requests import DataRequest
 from jobs.outcome import run_job
 from seg.recipe import Recipe
 from seg.recipes import RECIPES, find_recipe
+from seg.screen import open_console
 
 if TYPE_CHECKING:
     from cluster.session import Session
@@ -74,16 +75,15 @@ def print_recipes() -> None:
     """A table on a terminal; elsewhere a line a recipe, name first, tab-separated (docs/formats.md)."""
     if not sys.stdout.isatty():
         for recipe in RECIPES.values():
-            print(*_describe(recipe), sep="\t")
+            print(*_describe(recipe), sep="\t")  # a table for scripts, without a name of the user's
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("recipe", "model", "data", "loss", box=None)
     table.add_column("parameters", justify="right")
     for recipe in RECIPES.values():
         table.add_row(*_describe(recipe))
-    Console().print(table)
+    open_console().print(table)
 
 
 def _describe(recipe: Recipe) -> tuple[str, ...]:

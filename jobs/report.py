@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from jobs.outcome import run_job
 from seg.errors import RequestError
+from seg.screen import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +41,10 @@ def _report(args: Args) -> int:
     if len(places) == 2:
         comparison = compare(*places)
         print_differences(comparison)
-        print(f"report: {write_comparison(comparison, *places, out=args.out)}")
+        say(f"report: {write_comparison(comparison, *places, out=args.out)}", out=True)
     elif len(places) == 1 and args.out is None:
-        print(f"report: {write_report(places[0])}")
-        print(f"what to label next: {write_review(places[0])}")
+        say(f"report: {write_report(places[0])}", out=True)
+        say(f"what to label next: {write_review(places[0])}", out=True)
     else:
         raise RequestError("give one scores folder, or two to compare and, if you like, --out for the page")
     return 0

@@ -20,6 +20,7 @@ def _score(request: ScoreRequest) -> int:
     from cluster.scoring.scoring import score
     from cluster.session import compute_session
     from jobs.figures import print_figures
+    from seg.screen import say
 
     with compute_session(use_ray=request.workers != 0) as session:
         if request.dry_run:
@@ -30,7 +31,8 @@ def _score(request: ScoreRequest) -> int:
             ended(summary)
             lines = write_results(summary.place, request.export)
             print_figures("score", summary.values, str(summary.place))
-            print("\n".join(lines))
+            for line in lines:
+                say(line, out=True)
     return summary.exit_code
 
 

@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from jobs.outcome import run_job
+from seg.screen import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def _simulate(args: Args) -> int:
     plan = Simulation(num_sequences=args.sequences, num_frames=args.frames, size_px=args.size, **same)
     with progress("simulating", args.sequences * args.frames) as advance:
         num_made = simulate_archive(args.out, plan, workers=args.workers, advance=advance)
-    print(f"{args.out}: {args.sequences} x {args.frames} frames, {num_made} of them new")
+    say(f"{args.out}: {args.sequences} x {args.frames} frames, {num_made} of them new", out=True)
     return 0
 
 

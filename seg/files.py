@@ -5,12 +5,13 @@ import json
 import math
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+from seg.screen import say
 
 TEMPORARY = ".part"
 """Ending of a file that is still being written; whatever finds one later may remove it."""
@@ -114,7 +115,7 @@ def persistently(write: Callable[[], Result], what: str, *, patience_s: float = 
             now = time.monotonic()
             if refused_at is None:
                 refused_at = now
-                print(f"{what}: {error}; trying for {patience_s:g} s", file=sys.stderr, flush=True)
+                say(f"{what}: {error}; trying for {patience_s:g} s")
             left_s = refused_at + patience_s - now
             if left_s <= 0:
                 raise _given_up(error, what, patience_s) from error
@@ -123,7 +124,7 @@ def persistently(write: Callable[[], Result], what: str, *, patience_s: float = 
         else:
             if refused_at is not None:
                 waited_s = time.monotonic() - refused_at
-                print(f"{what}: goes on after {waited_s:.0f} s", file=sys.stderr, flush=True)
+                say(f"{what}: goes on after {waited_s:.0f} s")
             return result
 
 

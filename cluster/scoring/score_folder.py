@@ -14,8 +14,8 @@ from cluster.requests import ScoreRequest
 from cluster.scoring.inflight import Note, take_over, write_suspects
 from cluster.scoring.score_plan import ScorePlan
 from cluster.scoring.score_queue import given_up
-from cluster.session import say
 from seg.data.images import split_page
+from seg.screen import say
 from seg.storage import Place
 
 

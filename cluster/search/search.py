@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +50,7 @@ from seg.models import MODELS
 from seg.predict import Predictor
 from seg.recipe import Recipe
 from seg.run_folder import claim_folder, run_identity, run_name, score_figures
+from seg.screen import say
 from seg.training import count_confusion
 
 LOSSES = ("cross_entropy", "cross_entropy+dice", "focal")
@@ -113,7 +113,7 @@ def _search(plan: SearchPlan, session: Session) -> SearchSummary:
         session.start()
         stopped_by = _run_trials(plan)
     elif summary := _read_finished(plan):
-        print(f"nothing left to search in {plan.folder}", file=sys.stderr)
+        say(f"nothing left to search in {plan.folder}")
         rows = [trial.row() for trial in read_trials(plan.job.trials)]
         return SearchSummary(plan.folder, summary, rows, tuple(plan.space))
     return _conclude(plan, stopped_by, time.perf_counter() - started)
