@@ -4,11 +4,10 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import tyro
 from tyro.conf import subcommand
 
 from jobs.convert_options import DatasetArgs, LabelsArgs
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 from seg.screen import say
 
 Args = Annotated[DatasetArgs, subcommand("dataset")] | Annotated[LabelsArgs, subcommand("labels")]
@@ -16,7 +15,7 @@ Args = Annotated[DatasetArgs, subcommand("dataset")] | Annotated[LabelsArgs, sub
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("convert", lambda: _convert(tyro.cli(Args, args=argv)))
+    return run_job("convert", lambda: _convert(parse_words(Args, argv)))
 
 
 def _convert(args: DatasetArgs | LabelsArgs) -> int:

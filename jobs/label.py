@@ -4,16 +4,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-import tyro
-
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 from seg.labelling.request import LabelRequest
 from seg.screen import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("label", lambda: _label(tyro.cli(LabelRequest, args=argv)))
+    return run_job("label", lambda: _label(parse_words(LabelRequest, argv)))
 
 
 def _label(request: LabelRequest) -> int:

@@ -6,10 +6,13 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from seg.errors import DataWarning, RequestError
 from seg.screen import say, visible
@@ -41,6 +44,24 @@ def run_job(name: str, job: Callable[[], int]) -> int:
         cause = (str(error).strip().splitlines() or [""])[-1]
         say(f"{name}: failed: {type(error).__name__}: {cause} (traceback: {log})")
         return 1
+
+
+def parse_words(kind: Any, argv: Sequence[str] | None, **options: Any) -> Any:
+    """The options of a command line, as a `kind`; options: of `tyro.cli`. SystemExit: they are wrong.
+
+    What tyro then says repeats words, which a shell may have made of the names in a folder.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if all(visible(word) == word for word in words):
+        return tyro.cli(kind, args=words, **options)
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(kind, args=words, **options)
+    except SystemExit:
+        for line in said.getvalue().splitlines():
+            say(line)
+        raise
 
 
 def _show_warning(

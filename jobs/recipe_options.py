@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import tyro
 
 from cluster.requests import DataRequest
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 from seg.recipe import Recipe
 from seg.recipes import RECIPES, find_recipe
 from seg.screen import open_console
@@ -68,7 +68,7 @@ def parse(kind: type[Args], argv: Sequence[str] | None, default_recipe: str = CP
 
 def _parse(kind: type[Args], argv: list[str], recipe: str) -> Args:
     options = tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff
-    return tyro.cli(kind, args=argv, default=kind(recipe=find_recipe(recipe)), config=options)
+    return parse_words(kind, argv, default=kind(recipe=find_recipe(recipe)), config=options)
 
 
 def print_recipes() -> None:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import Positional, arg
 
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 from seg.errors import RequestError
 from seg.screen import say
 
@@ -26,7 +25,7 @@ class Args:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("report", lambda: _report(tyro.cli(Args, args=argv)))
+    return run_job("report", lambda: _report(parse_words(Args, argv)))
 
 
 def _report(args: Args) -> int:

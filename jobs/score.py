@@ -3,15 +3,13 @@
 import sys
 from collections.abc import Sequence
 
-import tyro
-
 from cluster.requests import ScoreRequest
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("score", lambda: _score(tyro.cli(ScoreRequest, args=argv)))
+    return run_job("score", lambda: _score(parse_words(ScoreRequest, argv)))
 
 
 def _score(request: ScoreRequest) -> int:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import Positional, arg
 
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 from seg.screen import say
 
 
@@ -40,7 +39,7 @@ class Args:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("simulate", lambda: _simulate(tyro.cli(Args, args=argv)))
+    return run_job("simulate", lambda: _simulate(parse_words(Args, argv)))
 
 
 def _simulate(args: Args) -> int:
