@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from seg.plain_data import FROM_A_COPY, parse_json
 from seg.screen import say
 
 TEMPORARY = ".part"
@@ -143,9 +144,9 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def read_json(path: Path) -> Any:
-    """Plain data of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, mend: str = FROM_A_COPY) -> Any:
+    """Plain data of a JSON file. RequestError, naming it: it is damaged; mend: what to do about that."""
+    return parse_json(path.read_bytes(), str(path), mend)
 
 
 def without_nan(value: Any) -> Any:

@@ -14,6 +14,7 @@ from seg import metrics
 from seg.data.training_data import TrainingData
 from seg.errors import RequestError
 from seg.files import first_difference, is_leftover, replacing, write_bytes
+from seg.plain_data import FROM_A_COPY
 from seg.recipe import Recipe, recipe_to_dict
 from seg.state_files import newest_journal
 from seg.storage import Place, as_place, refusing
@@ -50,6 +51,8 @@ def claim_folder(folder: Place | Path, identity: dict[str, Any]) -> None:
         if found is None:
             _refuse_foreign(place)
             place.write_json("run.json", wanted)
+        elif not isinstance(found, dict):
+            raise RequestError(f"{place}/run.json is damaged: it is no object; {FROM_A_COPY}")
         elif found != wanted:
             raise RequestError(
                 f"--out {place} holds another run, with {first_difference(found, wanted)}; give another --out"

@@ -1,7 +1,6 @@
 """Folders that a URI names, on any filesystem that pyarrow knows: local, S3, Google Cloud, Azure, HDFS."""
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 
 from seg.errors import RequestError
 from seg.files import json_bytes, replacing, write_bytes
+from seg.plain_data import parse_json
 
 COPY_BYTES, HASH_BYTES = 1 << 24, 1 << 20
 FORMS = "give s3://BUCKET/PATH, gs://BUCKET/PATH, another URI that pyarrow knows, or an absolute path"
@@ -134,9 +134,9 @@ class Place:
         return total.hexdigest()
 
     def read_json(self, name: str) -> Any:
-        """Plain data of a JSON file; None where there is no such file. ValueError: it is no JSON."""
+        """Plain data of a JSON file; None where there is no such file. RequestError, naming it: damaged."""
         content = self.read(name)
-        return None if content is None else json.loads(content)
+        return None if content is None else parse_json(content, f"{self}/{name}")
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""

@@ -23,6 +23,7 @@ from cluster.report.report_pictures import Picture, PictureSources, draw_panels,
 from seg.errors import RequestError
 from seg.metrics import iou, mean_present, pixel_accuracy
 from seg.palette import class_colours, error_legend
+from seg.plain_data import require_fields
 from seg.storage import Place
 
 PICTURED = 8
@@ -38,6 +39,25 @@ STOPPED = {
 }
 
 
+RUN_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("archive", "masks", "sequence"), str),
+    "labels": str | None,
+    "classes": list[str],
+    "label_map": list[tuple[int, int]],
+}
+"""Fields of a scoring's run.json that pages and exports read."""
+SUMMARY_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("images_found", "images_scored", "images_skipped", "images_quarantined", "pixels"), int),
+    **dict.fromkeys(("megapixels_per_second", "images_per_second"), float | None),
+    "images_ignored": dict[str, int],
+    "classes": list[str],
+    "stage_seconds": dict[str, float],
+    "bound_by": str | None,
+    "stopped_by": str,
+}
+"""The same of its summary.json."""
+
+
 def write_report(place: Place) -> str:
     """Write report.html of a scores folder, from its run.json, summary.json, parts and masks; where it is.
 
@@ -49,14 +69,19 @@ def write_report(place: Place) -> str:
 
 
 def read_scores(place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
-    """run.json and summary.json. RequestError: one is missing, or it is of something else than a scoring."""
+    """run.json and summary.json. RequestError: one is missing or damaged, or not of a scoring."""
     run, summary = place.read_json("run.json"), place.read_json("summary.json")
-    if run is None or "archive" not in run:
+    if run is None or (isinstance(run, dict) and "archive" not in run):
         raise RequestError(f"{place.uri} is no scores folder; give the --out of a scoring")
+    require_fields(RUN_FIELDS, run, f"{place.uri}/run.json")
     if summary is None:
         raise RequestError(
             f"{place.uri} has no summary.json yet; end its scoring with the command it began with"
         )
+    made_again = "remove it, and the scoring's command writes it again"
+    require_fields(SUMMARY_FIELDS, summary, f"{place.uri}/summary.json", made_again)
+    if not summary["classes"] or summary["stopped_by"] not in STOPPED or summary["classes"] != run["classes"]:
+        raise RequestError(f"{place.uri}/summary.json is damaged: it does not fit run.json; {made_again}")
     return run, summary
 
 

@@ -18,6 +18,7 @@ from cluster.scoring.out_paths import yolo_name
 from seg.ahead import map_ahead
 from seg.errors import RequestError
 from seg.files import replacing
+from seg.plain_data import require_fields
 from seg.storage import Place
 
 ExportKind = Literal["coco", "yolo"]
@@ -57,7 +58,8 @@ def export_objects(place: Place, kind: ExportKind) -> Exported:
         raise RequestError(
             f"{place} holds no run.json, so it is no scores folder; give the --out of a scoring"
         )
-    return {"coco": _export_coco, "yolo": _export_yolo}[kind](place, identity["classes"])
+    classes = require_fields({"classes": list[str]}, identity, f"{place}/run.json")["classes"]
+    return {"coco": _export_coco, "yolo": _export_yolo}[kind](place, classes)
 
 
 def _export_coco(place: Place, classes: list[str]) -> Exported:

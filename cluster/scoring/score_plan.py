@@ -222,8 +222,8 @@ def _list(archive: Place, request: ScoreRequest) -> Listing:
 
 def _check_classes(labels: Place, card: ModelCard) -> None:
     for place in (labels, labels.above):
-        text, file = place.read("classes.txt"), f"{place}/classes.txt"
-        found = card.classes if text is None else parse_classes(text.decode(), file)
+        content, file = place.read("classes.txt"), f"{place}/classes.txt"
+        found = card.classes if content is None else parse_classes(content, file)
         if found != card.classes:
             raise RequestError(
                 f"labels {file} names the classes {', '.join(found)} but the model knows "

@@ -70,7 +70,7 @@ class StatusReader:
             raise RequestError(f"{where} is not there; give the folder that was --out of a scoring")
         try:
             return ScoringStatus.from_json(content)
-        except (TypeError, ValueError) as error:
+        except (ValueError, RequestError) as error:
             raise RequestError(
                 f"{where} is no status of a scoring ({error}); was another version at work?"
             ) from None

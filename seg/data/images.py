@@ -92,7 +92,7 @@ def read_from(place: Place, name: str) -> FileBytes:
 def split_page(image: str) -> tuple[str, int | None]:
     """The file of an image's name, and its page: 'a.tif#2' is page 2 of a.tif, 'a.tif' a file of one page."""
     name, mark, page = image.rpartition("#")
-    if mark and page.isdigit() and Path(name).suffix.lower() in {".tif", ".tiff"}:
+    if mark and page.isascii() and page.isdigit() and Path(name).suffix.lower() in {".tif", ".tiff"}:
         return name, int(page)
     return image, None
 
