@@ -20,7 +20,8 @@ class Args:
     folders: Positional[Annotated[tuple[str, ...], arg(metavar="DIR [DIR]")]]
     """The --out of a scoring, or of two: A, and B that is compared with it."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Page of a comparison; default: comparison-B.html in the first folder."""
+    """The page; default: report.html in the folder, or comparison-B.html in the first. With FILE.html of a
+    report comes FILE-review.csv."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,9 +42,10 @@ def _report(args: Args) -> int:
         comparison = compare(*places)
         print_differences(comparison)
         say(f"report: {write_comparison(comparison, *places, out=args.out)}", out=True)
-    elif len(places) == 1 and args.out is None:
-        say(f"report: {write_report(places[0])}", out=True)
-        say(f"what to label next: {write_review(places[0])}", out=True)
+    elif len(places) == 1:
+        say(f"report: {write_report(places[0], args.out)}", out=True)
+        review = args.out and args.out.with_name(f"{args.out.stem}-review.csv")
+        say(f"what to label next: {write_review(places[0], review)}", out=True)
     else:
         raise RequestError("give one scores folder, or two to compare and, if you like, --out for the page")
     return 0

@@ -166,6 +166,8 @@ def first_difference(found: Any, wanted: Any, where: str = "") -> str:
         for key in sorted(set(found) | set(wanted)):
             if found.get(key) != wanted.get(key):
                 return first_difference(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+        if odd := sorted(set(found) ^ set(wanted)):  # of which the other has none, and this one null
+            return f"{'no' if odd[0] in wanted else 'the unknown'} {f'{where}.' if where else ''}{odd[0]}"
     if isinstance(found, list):
         return f"other values of {where}"
     return f"{where} {found} instead of {wanted}"

@@ -17,7 +17,7 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 
 from seg.errors import RequestError
 from seg.files import json_bytes, replacing, write_bytes
-from seg.plain_data import parse_json
+from seg.plain_data import FROM_A_COPY, parse_json
 
 COPY_BYTES, HASH_BYTES = 1 << 24, 1 << 20
 FORMS = "give s3://BUCKET/PATH, gs://BUCKET/PATH, another URI that pyarrow knows, or an absolute path"
@@ -136,7 +136,12 @@ class Place:
     def read_json(self, name: str) -> Any:
         """Plain data of a JSON file; None where there is no such file. RequestError, naming it: damaged."""
         content = self.read(name)
-        return None if content is None else parse_json(content, f"{self}/{name}")
+        if content is None:
+            return None
+        value = parse_json(content, f"{self}/{name}")
+        if value is None:  # which would say that there is no file
+            raise RequestError(f"{self}/{name} is damaged: it holds null; {FROM_A_COPY}")
+        return value
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
