@@ -14,6 +14,7 @@ from cluster.outcome import StoppedBy
 from cluster.training.sinks import Epoch
 from seg.errors import RequestError
 from seg.files import read_json, write_json
+from seg.plain_data import require
 from seg.provenance import code_version
 from seg.recipe import recipe_to_dict
 from seg.storage import shown_uri, without_secrets
@@ -144,7 +145,8 @@ class MlflowRun:
 
     def _open(self, server: MlflowServer, plan: TrainingPlan) -> str:
         file = plan.folder / "mlflow.json"
-        runs = read_json(file) if file.is_file() else {}
+        mend = "remove it, and the server gets another run of this training"
+        runs = require(dict[str, str], read_json(file, mend), str(file), mend) if file.is_file() else {}
         run = self._find(runs.get(server.uri))
         if run is None:
             run = self.client.create_run(server.experiment, run_name=plan.folder.name, tags=_tags(plan))
