@@ -5,8 +5,9 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from seg.screen import open_console, say
 
 ENDINGS = {
     "finished": "finished",
@@ -17,7 +18,7 @@ ENDINGS = {
 
 def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None:
     """Print IoU and Dice by class, alarms, the totals, then how the job ended and where its results are."""
-    console = Console(width=None, highlight=False, soft_wrap=True)
+    console = open_console(soft_wrap=True)
     if summary.get("labelled", 1) and "confusion" in summary:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("class")
@@ -34,12 +35,12 @@ def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None
             f"{summary['images_found']} images: {summary['images_scored']} scored now, "
             f"{summary['images_skipped']} were in the ledger, {summary['images_quarantined']} in quarantine"
         )
-    console.print(f"{job}: {ENDINGS[summary['stopped_by']]}; {folder}")
+    say(f"{job}: {ENDINGS[summary['stopped_by']]}; {folder}", out=True)
 
 
 def print_alarms(job: str, alarms: Iterable[str]) -> None:
     """Print each sign that a model learned nothing, as a warning's line."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = open_console(soft_wrap=True)
     for alarm in alarms:
         console.print(f"{job}: warning: {alarm}", style="bold red")
 
@@ -55,11 +56,11 @@ def print_leaderboard(rows: list[dict[str, Any]], searched: Sequence[str], shown
     for row in rows[:shown]:
         numbers = _ratio(row["miou"]), str(row["epochs"])
         table.add_row(row["trial"], *numbers, row["status"], *(_setting(row[name]) for name in searched))
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = open_console(soft_wrap=True)
     console.print(table)
     for row in rows:
         if row["error"]:
-            console.print(f"trial {row['trial']}: {row['error']}")
+            say(f"trial {row['trial']}: {row['error']}", out=True)
 
 
 def _setting(value: Any) -> str:

@@ -17,6 +17,7 @@ from seg.data.images import READER, split_page
 from seg.data.training_data import TrainingData
 from seg.errors import RequestError
 from seg.files import first_difference, is_leftover, replacing, write_bytes
+from seg.plain_data import FROM_A_COPY
 from seg.recipe import Recipe, recipe_to_dict
 from seg.state_files import newest_journal
 from seg.storage import Place, as_place, refusing
@@ -72,7 +73,9 @@ def claim_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader
             _refuse_foreign(place)
             place.write_json("run.json", wanted)
             return
-        if isinstance(found, dict) and "reader" in wanted:
+        if not isinstance(found, dict):
+            raise RequestError(f"{place}/run.json is damaged: it is no object; {FROM_A_COPY}")
+        if "reader" in wanted:
             found = _with_reader(found, wanted["reader"] if older_reader else 1)
         if found != wanted:
             raise RequestError(

@@ -3,10 +3,10 @@
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from cluster.live_view import time_span
+from seg.screen import open_console, visible
 
 PLAIN_WIDTH = 1000
 """Off a terminal nothing is wrapped."""
@@ -16,7 +16,7 @@ KINDS_SHOWN, BAD_SHOWN = 12, 3
 
 def print_dry_run(values: dict[str, Any]) -> None:
     """Print what a dry run found, on standard output."""
-    console = Console(highlight=False, markup=False)
+    console = open_console()
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
     for title, table in (
@@ -101,7 +101,7 @@ def _bad_labels(values: dict[str, Any]) -> tuple[str, Table]:
 def _bad(values: dict[str, Any]) -> tuple[str, Table]:
     table = _table("reason", "images>", "which")
     for reason, found in values["bad_headers"].items():
-        lines = [f"{bad['image']}: {bad['detail']}" for bad in found[:BAD_SHOWN]]
+        lines = [f"{visible(bad['image'])}: {visible(bad['detail'])}" for bad in found[:BAD_SHOWN]]
         if len(found) > BAD_SHOWN:
             lines.append(f"and {len(found) - BAD_SHOWN:,} more")
         table.add_row(reason, f"{len(found):,}", "\n".join(lines))

@@ -27,6 +27,7 @@ from seg.data.sequences import fill_window, sequence_key
 from seg.data.stacks import ImageFiles, Stack
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
 from seg.files import persistently
+from seg.plain_data import require_fields
 from seg.predict import Frame
 from seg.recipe import Tiling
 from seg.storage import Place
@@ -221,8 +222,9 @@ class ImageReader:
         return self.files.decode(file, page)
 
     def _frames_of(self, sequence: str) -> list[tuple[str, str]]:
-        names = self.settings.backgrounds.read_json(sequence_file(sequence))["frames"]
-        return [(name, split_page(name)[0]) for name in names]
+        place, file = self.settings.backgrounds, sequence_file(sequence)
+        found = require_fields({"frames": list[str]}, place.read_json(file), f"{place}/{file}")
+        return [(name, split_page(name)[0]) for name in found["frames"]]
 
     def _fill_window(self, window: list[str] | tuple[()], sequence: str, frame: Frame) -> list[Frame]:
         earlier = [self._neighbour(name, sequence) for name in window]

@@ -1,6 +1,5 @@
 """A scoring as asked for, checked against what is on disk; nothing is written."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -11,6 +10,7 @@ from cluster.requests import ScoreRequest
 from cluster.scoring.exports import refuse_shared_files
 from cluster.scoring.image_reader import ScoreRow, ScorerSettings, sequence_file
 from cluster.scoring.notify import parse_notify
+from cluster.scoring.out_paths import check_masks, check_yolo, refuse_links
 from cluster.scoring.score_queue import Task
 from cluster.scoring.stopping import parse_deadline
 from seg.blending import check_blend
@@ -34,9 +34,6 @@ from seg.data.listing import Listing, list_images, refuse_unlisted
 from seg.data.sequences import Sequences
 from seg.errors import RequestError
 from seg.storage import Place, as_place
-
-NAME_BYTES = 255
-"""Of a file's name at most, in all file systems in use (NAME_MAX)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,9 +105,11 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     elif request.require_labels:
         raise RequestError(f"--require-labels: archive {archive} comes without labels; give --labels DIR")
     listing = _list(archive, request)
+    refuse_links(out)
     if request.masks == "png":
-        _check_names(listing.images[: request.limit])
+        check_masks(out, listing.images[: request.limit])
     if request.export == "yolo":
+        check_yolo(out, listing.images[: request.limit])
         refuse_shared_files(lambda: listing.images[: request.limit])
     settings = ScorerSettings(
         archive=archive,
@@ -242,18 +241,6 @@ def _list(archive: Place, request: ScoreRequest) -> Listing:
     return listing
 
 
-def _check_names(images: Iterable[str]) -> None:
-    """A mask's name is its image's with an ending, which may be too much for it."""
-    room = NAME_BYTES - len(".png")
-    long = [image for image in images if len(os.fsencode(image.rpartition("/")[2])) > room]
-    if long:
-        more = f" and {len(long) - 1} more" if len(long) > 1 else ""
-        raise RequestError(
-            f"archive: {long[0]}{more}: the name is longer than {room} bytes and leaves no room for its "
-            "mask's .png; rename the file, leave it out with --exclude, or give --masks none"
-        )
-
-
 def _check_label_map(label_map: LabelMap, num_classes: int) -> None:
     for stored, meant in label_map:
         if not 0 <= stored <= IGNORE or meant not in (*range(num_classes), IGNORE):
@@ -290,8 +277,8 @@ def _check_classes(labels: Place, card: ModelCard) -> None:
     for place in (labels, labels.above):
         if place.is_local:
             refuse_link(place.local("classes.txt"))
-        text, file = place.read("classes.txt"), f"{place}/classes.txt"
-        found = card.classes if text is None else parse_classes(text.decode(), file)
+        content, file = place.read("classes.txt"), f"{place}/classes.txt"
+        found = card.classes if content is None else parse_classes(content, file)
         if found != card.classes:
             raise RequestError(
                 f"labels {file} names the classes {', '.join(found)} but the model knows "

@@ -24,6 +24,8 @@ class ScoreSummary:
 
     place: Place
     values: dict[str, Any]
+    is_kept: bool = False
+    """The folder was only looked at, since nobody here may write to it: no results are to be made in it."""
 
     @property
     def exit_code(self) -> int:

@@ -1,5 +1,6 @@
 """Images with their labels: pairing by name, and the plain layout (docs/formats.md)."""
 
+import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -210,27 +211,35 @@ def _label_names(image: str) -> list[str]:
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names of a classes.txt. RequestError: as of `parse_classes` and `refuse_link`."""
+    """Class names of a classes.txt. RequestError: it cannot be read; as of `parse_classes`, `refuse_link`."""
     refuse_link(file)
-    return parse_classes(file.read_text(encoding="utf-8"), str(file))
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read ({error.strerror}); mend its permissions") from None
+    return parse_classes(content, str(file))
 
 
-def parse_classes(text: str, file: str) -> tuple[str, ...]:
-    """Class names of a classes.txt, one a line in id order; `file` is for people.
+def parse_classes(content: bytes, file: str) -> tuple[str, ...]:
+    """Class names of a classes.txt, UTF-8, one a line in id order; `file` is for people.
 
-    RequestError: an empty or repeated name, or more than ids below 255.
+    RequestError: another encoding, an empty or repeated name, or more than ids below 255.
     """
-    names = tuple(text.split("\n"))
-    names = names[:-1] if names and not names[-1] else names
-    names = tuple(name.strip() for name in names)
-    if not names or "" in names or len(set(names)) < len(names):
-        wrong = next((k for k, name in enumerate(names) if not name or name in names[:k]), 0)
+    try:
+        lines = re.split("\r\n|\r|\n", content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
         raise RequestError(
-            f"{file}, line {wrong + 1}: class names must be there, one a line, and differ; mend this line"
-        )
+            f"{file} is no UTF-8 (its byte {error.start}); save it as UTF-8, one class name a line"
+        ) from None
+    names = tuple(name.strip() for name in (lines if lines[-1] else lines[:-1]))
     if len(names) > MAX_CLASSES:
         raise RequestError(
             f"{file}: {len(names)} classes, but ids end at {MAX_CLASSES - 1} and 255 is ignored"
+        )
+    wrong = next((k for k, name in enumerate(names) if not name or name in names[:k]), None if names else 0)
+    if wrong is not None:
+        raise RequestError(
+            f"{file}: class names must be there, one a line, and differ; look at line {wrong + 1}"
         )
     return names
 

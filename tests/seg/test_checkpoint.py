@@ -1,16 +1,19 @@
+import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seg.checkpoint import ModelCard, load_model, read_model, save_model
+from seg.checkpoint import ModelCard, load_model, read_model, save_model, weights_sha256
 from seg.data.intensities import IntensityRange
 from seg.data.preprocess import Statistics
 from seg.errors import RequestError
@@ -79,8 +82,7 @@ def rewrite(path: Path, edit: Edit, **metadata: str) -> None:
         values = json.loads(file.metadata()["fringe"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     edit(tensors, values)
-    from seg.checkpoint import weights_sha256
-
+    values.pop("metadata_sha256", None)
     if "provenance" in values:
         values["provenance"]["weights_sha256"] = weights_sha256(tensors)
     save_file(tensors, path, metadata or {"fringe": json.dumps(values)})
@@ -100,8 +102,14 @@ EDITS: dict[str, tuple[Edit, str]] = {
         "format_version is 2, this fringe reads 1",
     ),
     "no version": (lambda _, card: card.pop("format_version"), "format_version is None"),
-    "a field is missing": (lambda _, card: card.pop("tiling"), "does not fit format 1: 'tiling'"),
-    "a field is new": (lambda _, card: card.update(new=1), "does not fit format 1: .*'new'"),
+    "a field is missing": (
+        lambda _, card: card.pop("tiling"),
+        "does not fit format 1: it has no field tiling",
+    ),
+    "a field is new": (
+        lambda _, card: card.update(new=1),
+        "does not fit format 1: it has the unknown field new",
+    ),
     "a field is wrong": (lambda _, card: card["tiling"].update(halo_px=7), "format 1: .*halo_px is 7"),
     "an architecture is unknown": (
         lambda _, card: card.update(architecture="unett"),
@@ -156,8 +164,9 @@ def test_class_shares_that_are_none_are_refused(model_file: Path, shares: Any) -
     ("metadata", "text"),
     [
         ({"other": "1"}, "has no metadata 'fringe'"),
-        ({"fringe": "{"}, "its metadata 'fringe' is no JSON object"),
-        ({"fringe": "3"}, "its metadata 'fringe' is no JSON object"),
+        ({"fringe": "{"}, "its metadata 'fringe' is damaged: it is no JSON"),
+        ({"fringe": "[" * 99_999}, "its metadata 'fringe' is damaged: it is no JSON"),
+        ({"fringe": "3"}, "its metadata 'fringe' is damaged: it holds 3, wanted an object"),
     ],
 )
 def test_metadata_that_is_not_ours_is_refused(model_file: Path, metadata: dict[str, str], text: str) -> None:
@@ -196,3 +205,51 @@ def test_one_flipped_bit_of_a_weight_is_refused(model_file: Path, place: int) ->
     model_file.write_bytes(content)
     with pytest.raises(RequestError, match=f"model {model_file}: provenance.weights_sha256 .*is damaged"):
         load_model(model_file)
+
+
+WRONG = (None, 7, -1, 1.5, "x", True, [], ["x"], [[1]], {}, {"x": 1}, [None], 10**30)
+
+
+def write_small(path: Path, card: dict[str, Any]) -> None:
+    save_file({"w": torch.zeros(2)}, path, {"fringe": json.dumps(card)})
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["fringe"])
+
+
+def test_a_card_with_any_field_of_another_type_is_refused_or_read(model_file: Path, tmp_path: Path) -> None:
+    card, path = read_card(model_file), tmp_path / "small.safetensors"
+    card["provenance"]["weights_sha256"] = weights_sha256({"w": torch.zeros(2)})
+    del card["metadata_sha256"]
+    parts = [card, *(part for part in card.values() if isinstance(part, dict))]
+    for fields in parts:
+        for name, before in list(fields.items()):
+            for wrong in WRONG:
+                fields[name] = wrong
+                write_small(path, card)
+                with suppress(RequestError):  # nothing else is raised
+                    found = read_model(path)[1]
+                    assert isinstance(found.classes, tuple)
+                    assert isinstance(found.tiling.halo_px, int)
+            fields[name] = before
+
+
+def test_every_byte_of_a_card_that_changed_is_noticed(model_file: Path, tmp_path: Path) -> None:
+    rewrite(model_file, lambda tensors, card: None)
+    card, path = read_card(model_file), tmp_path / "small.safetensors"
+    card["provenance"]["weights_sha256"] = weights_sha256({"w": torch.zeros(2)})
+    card["metadata_sha256"] = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
+    write_small(path, card)
+    wanted = read_model(path)[1]
+    whole, header = path.read_bytes(), path.stat().st_size - 8
+    random, equal = np.random.default_rng(0), 0
+    for place, bit in zip(random.integers(0, header, 400), random.integers(0, 8, 400), strict=True):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        with suppress(RequestError):  # nothing else is raised
+            assert read_model(path)[1] == wanted  # of 1e-05 the E may be large
+            equal += 1
+    assert equal < 10

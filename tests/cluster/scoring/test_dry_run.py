@@ -185,7 +185,7 @@ def test_a_dry_run_counts_the_pixels_of_labels_by_class_as_the_night_will(
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_gets_tables_that_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=width, force_terminal=True, color_system=None)
-    monkeypatch.setattr(dry_run_tables, "Console", lambda **_: console)
+    monkeypatch.setattr(dry_run_tables, "open_console", lambda **_: console)
     with console.capture() as captured:
         dry_run_tables.print_dry_run(VALUES)
     lines = captured.get().splitlines()

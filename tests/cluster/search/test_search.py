@@ -488,3 +488,20 @@ def test_trials_of_two_workers_report_their_epochs_are_pruned_and_leave_no_proce
     own = trials_of(out)[0]
     assert (own.status, own.journal.epochs_done) == ("finished", 9)
     assert all(trial.journal.epochs_done < 9 for trial in trials_of(out) if trial.status == "pruned")
+
+
+@pytest.mark.parametrize("file", ["trial.json", "failures.json", "ended.json"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "7", "null", "[[]]", '{"status": 3}', '{"status": "finished", "x": 1}']
+)
+def test_a_damaged_file_of_a_trial_is_refused_by_name(tmp_path: Path, file: str, content: str) -> None:
+    folder = trial_folder(tmp_path, 7)
+    begin_trial(folder, OWN)
+    (folder / file).write_text(content)
+    if file == "trial.json" and content.startswith('{"'):
+        assert read_trials(tmp_path)[0].params  # of any names: those that its search varies
+        return
+    with pytest.raises(RequestError) as refused:
+        read_trials(tmp_path)
+    assert str(refused.value).startswith(f"{folder}/{file} is damaged: ")
+    assert str(refused.value).endswith("remove its folder: another trial is begun in its place")
