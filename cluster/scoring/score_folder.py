@@ -94,7 +94,6 @@ def open_folder(
     if lost := given_up(folder.suspects):
         ledger.add([folder.complete(row) for row in lost])
         ledger.commit()
-        write_suspects(folder.inflight, {})
         folder = look_into(plan, ledger, folder.suspects)
         write_suspects(folder.inflight, folder.suspects)
     return replace(folder, check_owner=check_owner)

@@ -17,7 +17,7 @@ from cluster.scoring.inflight import InFlight
 from cluster.scoring.score_summary import ScoreSummary
 from cluster.scoring.scoring import score
 from cluster.session import Session
-from seg.errors import RequestError
+from seg.errors import DataWarning, RequestError
 from seg.files import persistently
 from seg.storage import as_place
 from tests.conftest import WriteArchive
@@ -365,24 +365,40 @@ def test_images_in_flight_when_a_job_died_are_tried_last_and_alone(
 ) -> None:
     archive = write_archive(sequences=1, frames=8)
     score_in_process(archive, limit=1)
-    InFlight(as_place(tmp_path / "out/inflight"), "dead").begin("s0/2.png", 1)
+    dead = InFlight(as_place(tmp_path / "out/inflight"), "dead")
+    dead.begin("s0/2.png", 1, alone=True)
+    dead.begin("s0/3.png", 1)
     score_in_process(archive)
     rows = sorted(ledger_rows(tmp_path / "out"), key=lambda row: row["finished_at"])
-    assert [row["image"] for row in rows][-1] == "s0/2.png"
+    assert [row["image"] for row in rows][-2:] == ["s0/3.png", "s0/2.png"]  # the fewest attempts first
     assert {row["image"]: row["attempt"] for row in rows if row["attempt"] > 1} == {"s0/2.png": 2}
     assert list((tmp_path / "out/inflight").iterdir()) == []
 
 
-def test_what_killed_three_jobs_is_set_aside(
+def test_a_torn_note_costs_a_warning_and_not_the_night(
     write_archive: WriteArchive, score_in_process: Score, tmp_path: Path
 ) -> None:
     archive = write_archive(sequences=1, frames=3)
     score_in_process(archive, limit=1)
-    InFlight(as_place(tmp_path / "out/inflight"), "dead").begin("s0/2.png", 3)
+    for name in ("worker-1.json", "suspects.json"):
+        (tmp_path / "out/inflight" / name).write_bytes(b'{"host": "node-3", "images": {"s0/2.png": {"sta')
+    with pytest.warns(DataWarning, match="is damaged") as warned:
+        assert score_in_process(archive).exit_code == 0
+    assert len(warned) == 2
+    assert list((tmp_path / "out/inflight").iterdir()) == []
+    check_whole(tmp_path / "out", archive_labels(archive))
+
+
+def test_what_killed_five_jobs_is_set_aside(
+    write_archive: WriteArchive, score_in_process: Score, tmp_path: Path
+) -> None:
+    archive = write_archive(sequences=1, frames=3)
+    score_in_process(archive, limit=1)
+    InFlight(as_place(tmp_path / "out/inflight"), "dead").begin("s0/2.png", 5, alone=True)
     summary = score_in_process(archive)
     assert summary.values["quarantine_reasons"] == {"killed_worker": 1}
     (rows,) = (table.to_pylist() for table in Ledger(tmp_path / "out").quarantine_rows())
-    assert (rows[0]["image"], rows[0]["attempts"]) == ("s0/2.png", 3)
+    assert (rows[0]["image"], rows[0]["attempts"]) == ("s0/2.png", 5)
     assert rows[0]["bytes"] == (archive / "images/s0/2.png").stat().st_size
     assert summary.values["images_left"] == 0
 
