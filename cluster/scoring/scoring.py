@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.folder_lock import FolderLock, LostLock
+from cluster.folder_lock import LostLock, holding
 from cluster.outcome import StoppedBy
 from cluster.requests import ScoreRequest
 from cluster.scoring.rehearsal import intensity_warning
@@ -21,7 +21,7 @@ from cluster.scoring.stopping import Pace, Stopping, heeding_ctrl_c
 from cluster.scoring.workplace import Workplace, choose_workplace
 from cluster.session import Session
 from seg.errors import DataWarning
-from seg.run_folder import claim_folder
+from seg.run_folder import check_folder
 
 Rows = list[dict[str, Any]]
 
@@ -33,9 +33,9 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     """
     workplace = choose_workplace(request, session)
     plan = plan_scoring(request)
-    claim_folder(plan.out, plan.identity)  # writes in a new folder alone, and there nothing has changed
+    check_folder(plan.out, plan.identity)
     again = refuse_changed(plan, request)
-    with FolderLock(plan.out, what="scoring") as lock:
+    with holding(plan.out, plan.identity, what="scoring") as lock:
         folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)
         command = Command(folder.skipped, Screen(folder, workplace), changed=len(again))
         with _summarised(folder, command):

@@ -41,7 +41,7 @@ class Night:
     """How often a job died with an image alone in work, counted by us."""
 
     def command(self, chance: random.Random, steps: float = float("inf")) -> bool:
-        """One command, killed after so many steps, each begins or ends an image; whether it ended by itself."""
+        """One command, killed after so many beginnings and ends of images; whether it came to its end."""
         queue, suspects = self._begin(), {}
         noted: dict[str, InFlight] = {f"w{k}": InFlight(self.place, f"w{k}") for k in range(self.workers)}
         begun: dict[str, list[str]] = {worker: [] for worker in noted}
