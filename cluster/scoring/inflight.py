@@ -8,7 +8,6 @@ import warnings
 import zlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from platform import node
 from typing import Any, NamedTuple
 
@@ -69,7 +68,7 @@ class InFlight:
         self._notes: dict[str, _Clock] = {}
         self._file, self._longest = -1, 0
         if place is not None and place.is_local:
-            self._file = persistently(partial(_create, place.local(_file(process))), str(place))
+            self._file = persistently(partial(_create, place, _file(process)), str(place))
 
     def begin(self, image: str, attempt: int, *, alone: bool = False) -> None:
         """An image's file will be read now. OSError: this cannot be noted, so nobody may touch the image.
@@ -214,8 +213,10 @@ def _to_json(notes: dict[str, Note]) -> dict[str, Any]:
     return {"images": images, CHECKSUM: zlib.crc32(json.dumps(images).encode())}
 
 
-def _create(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _create(place: Place, name: str) -> int:
+    path = place.local(name)
+    if place.makes_folders:
+        path.parent.mkdir(parents=True, exist_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
 
 

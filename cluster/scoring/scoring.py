@@ -11,7 +11,7 @@ from cluster.folder_lock import LostLock, holding
 from cluster.outcome import StoppedBy
 from cluster.requests import ScoreRequest
 from cluster.scoring.rehearsal import intensity_warning
-from cluster.scoring.score_folder import ScoreFolder, open_folder, refuse_changed
+from cluster.scoring.score_folder import ScoreFolder, open_folder, refuse_changed, settle_folder
 from cluster.scoring.score_plan import plan_scoring
 from cluster.scoring.score_queue import ScoreQueue, Task, find_runs
 from cluster.scoring.score_screen import Rehearsal, Screen
@@ -36,6 +36,7 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     check_folder(plan.out, plan.identity)
     again = refuse_changed(plan, request)
     with holding(plan.out, plan.identity, what="scoring") as lock:
+        plan = settle_folder(plan, exports=request.export is not None)
         folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)
         command = Command(folder.skipped, Screen(folder, workplace), changed=len(again))
         with _summarised(folder, command):
