@@ -79,10 +79,11 @@ class Place:
 
         FileNotFoundError: this one is not there, and is not made.
         """
-        folder = self.local() if self.is_local else None
-        for level in name.split("/") if folder is not None else ():
-            folder = folder / level
-            folder.mkdir(exist_ok=True)
+        if self.is_local:
+            folder = self.local()
+            for level in name.split("/"):
+                folder /= level
+                folder.mkdir(exist_ok=True)
 
     @property
     def above(self) -> "Place":
