@@ -102,12 +102,11 @@ def test_a_job_killed_at_random_moments_counts_each_image_once_and_reads_no_fini
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", [1, 2])
 def test_a_job_killed_20_times_soon_after_its_start_sets_none_of_35_healthy_images_aside(
-    write_archive: WriteArchive, model: Path, tmp_path: Path, seed: int
+    write_archive: WriteArchive, model: Path, tmp_path: Path
 ) -> None:
     """With the first images in work, each time."""
-    archive, chance = write_archive(sequences=1, frames=35, size=(32, 32)), random.Random(seed)
+    archive, chance = write_archive(sequences=1, frames=35, size=(32, 32)), random.Random(1)
     command = Command(archive, model, tmp_path / "out", tmp_path / "log")
     kills = 0
     while kills < 20:
