@@ -55,12 +55,14 @@ def is_leftover(path: Path) -> bool:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, make_folder: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; without an error it then becomes `path`, durably.
 
-    After a crash at any moment `path` holds the old content or the new, never a mixture.
+    After a crash at any moment `path` holds the old content or the new, never a mixture. make_folder: whether
+    its folder is made where it is not there; else writing raises FileNotFoundError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     # not the process id: two containers that share the storage can have the same
     temporary = path.with_name(f".{_shorten(path.name)}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
@@ -82,9 +84,9 @@ def _shorten(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:200])
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None:
     """Write a file whole (see `replacing`)."""
-    with replacing(path) as temporary:
+    with replacing(path, make_folder=make_folder) as temporary:
         temporary.write_bytes(content)
 
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,6 +24,8 @@ from seg.state_files import newest_journal
 from seg.storage import Place, as_place, refusing
 from seg.training_state import Journal
 
+LOCK_NAME = re.compile(r"(?:lock|ask)-\d+(?:-[0-9a-f]+)?\.json")
+"""Files by which jobs keep apart, on disks and on object stores (cluster/folder_lock.py)."""
 READ_ANEW = frozenset({".tif", ".tiff"})
 """Endings of the files that READER reads otherwise than the reader before it."""
 
@@ -58,10 +61,21 @@ def run_name(identity: dict[str, Any]) -> str:
 
 
 def claim_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader: bool = False) -> None:
-    """Write run.json, or find that it says the same. RequestError: the folder is another's, or not ours.
+    """Write run.json, or find that it says the same; errors as of `check_folder`.
+
+    To be called by who holds the folder's lock: of two that find no run.json, both would write theirs.
+    """
+    if not check_folder(folder, identity, older_reader=older_reader):
+        place = as_place(folder)
+        with nullcontext() if place.is_local else refusing(place.uri):
+            place.write_json("run.json", identity)
+
+
+def check_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader: bool = False) -> bool:
+    """Whether a folder has a run.json, which says the same; nothing is written.
 
     A run.json without a `reader` is of reader 1, which wrote none. older_reader: whether the folder of an
-    earlier reader will do, if only that differs.
+    earlier reader will do, if only that differs. RequestError: the folder is another's, or not ours.
     """
     place = as_place(folder)
     if place.is_local and place.local().is_file():
@@ -69,18 +83,19 @@ def claim_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader
     wanted = json.loads(json.dumps(identity))  # as it comes back: lists for tuples
     with nullcontext() if place.is_local else refusing(place.uri):
         found = place.read_json("run.json")
-        if found is None:
-            _refuse_foreign(place)
-            place.write_json("run.json", wanted)
-            return
-        if not isinstance(found, dict):
-            raise RequestError(f"{place}/run.json is damaged: it is no object; {FROM_A_COPY}")
-        if "reader" in wanted:
-            found = _with_reader(found, wanted["reader"] if older_reader else 1)
-        if found != wanted:
+        if found is None and not all(map(_may_be_there, place.entries())):
             raise RequestError(
-                f"--out {place} holds another run, with {first_difference(found, wanted)}; give another --out"
+                f"--out {place} holds other files and no run.json; give an empty or a new folder"
             )
+    if found is not None and not isinstance(found, dict):
+        raise RequestError(f"{place}/run.json is damaged: it is no object; {FROM_A_COPY}")
+    if found is not None and "reader" in wanted:
+        found = _with_reader(found, wanted["reader"] if older_reader else 1)
+    if found is not None and found != wanted:
+        raise RequestError(
+            f"--out {place} holds another run, with {first_difference(found, wanted)}; give another --out"
+        )
+    return found is not None
 
 
 def _with_reader(found: dict[str, Any], newest: int) -> dict[str, Any]:
@@ -89,9 +104,9 @@ def _with_reader(found: dict[str, Any], newest: int) -> dict[str, Any]:
     return found | {"reader": newest if reader in range(1, newest) else reader}
 
 
-def _refuse_foreign(place: Place) -> None:
-    if not all(is_leftover(Path(name)) for name in place.entries()):
-        raise RequestError(f"--out {place} holds other files and no run.json; give an empty or a new folder")
+def _may_be_there(name: str) -> bool:
+    """Whether a job may have left a file in a folder that it has not claimed yet: a lock comes first."""
+    return is_leftover(Path(name)) or LOCK_NAME.fullmatch(name) is not None
 
 
 def read_run(folder: Path) -> Journal | None:

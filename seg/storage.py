@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, NamedTuple
@@ -52,6 +52,8 @@ class Place:
     """For people: an absolute path, or a URI without what follows a question mark."""
     filesystem: FileSystem
     path: str
+    makes_folders: bool = field(default=True, compare=False)
+    """Whether writing makes the folders that are not there, on a disk; see `settled`."""
 
     def __str__(self) -> str:
         return self.uri
@@ -68,7 +70,25 @@ class Place:
 
     def below(self, name: str) -> "Place":
         """A folder in this one."""
-        return Place(f"{self.uri.rstrip('/')}/{name}", self.filesystem, f"{self.path.rstrip('/')}/{name}")
+        return replace(self, uri=f"{self.uri.rstrip('/')}/{name}", path=f"{self.path.rstrip('/')}/{name}")
+
+    def settled(self) -> "Place":
+        """The same folder, which is there and is not made again: not when its mount is gone, say.
+
+        Of it, and of those that `below` gives, writing needs a folder that is there, else FileNotFoundError.
+        """
+        return replace(self, makes_folders=False)
+
+    def make_folders(self, name: str) -> None:
+        """Make folders below this one, level by level; none on object stores.
+
+        FileNotFoundError: this one is not there, and is not made.
+        """
+        if self.is_local:
+            folder = self.local()
+            for level in name.split("/"):
+                folder /= level
+                folder.mkdir(exist_ok=True)
 
     @property
     def above(self) -> "Place":
@@ -76,7 +96,7 @@ class Place:
         if "/" not in self.path.strip("/"):
             return self
         uri, path = (where.rstrip("/").rpartition("/")[0] for where in (self.uri, self.path))
-        return Place(uri, self.filesystem, path)
+        return replace(self, uri=uri, path=path)
 
     def names(self, folder: str = "") -> list[str]:
         """Names of the files in a folder, sorted; none where there is no such folder."""
@@ -146,9 +166,19 @@ class Place:
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
         if self.is_local:
-            write_bytes(self.local(name), content)
+            write_bytes(self.local(name), content, make_folder=self.makes_folders)
         else:
             self._put(name, pa.py_buffer(content))
+
+    def write_below(self, name: str, content: bytes) -> None:
+        """Write a file, and make the folders that its name goes through, but not this one."""
+        try:
+            self.write(name, content)
+        except FileNotFoundError:
+            if "/" not in name:
+                raise
+            self.make_folders(name.rpartition("/")[0])
+            self.write(name, content)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write plain data as JSON, as `seg.files.write_json` does."""
@@ -157,7 +187,7 @@ class Place:
     def upload(self, name: str, source: Path) -> None:
         """Write a file from one on this machine."""
         if self.is_local:
-            with replacing(Path(self._path(name))) as temporary:
+            with replacing(Path(self._path(name)), make_folder=self.makes_folders) as temporary:
                 shutil.copyfile(source, temporary)
         else:
             with pa.memory_map(str(source)) as file:

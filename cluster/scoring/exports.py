@@ -113,12 +113,13 @@ def _export_yolo(place: Place, classes: list[str]) -> Exported:
     """exports/yolo/: a text file an image, an object a line; classes.txt without background."""
     refuse_shared_files(lambda: (row["image"] for row, _ in _read_images(place, [])))
     folder = place.below("exports/yolo")
-    folder.write("classes.txt", "".join(f"{name}\n" for name in classes[1:]).encode())
+    listed = "".join(f"{name}\n" for name in classes[1:])
+    place.below("exports").write_below("yolo/classes.txt", listed.encode())
 
     def write(one: tuple[Image, Found]) -> int:
         image, rows = one
         text = "".join(_yolo_line(row, image) for row in rows)
-        folder.write(yolo_name(image["image"]), text.encode())
+        folder.write_below(yolo_name(image["image"]), text.encode())
         return len(rows)
 
     images = objects = 0
@@ -178,7 +179,8 @@ def _read_images(place: Place, columns: list[str]) -> Iterator[tuple[Image, Foun
 def _writing(place: Place, name: str) -> Iterator[TextIO]:
     """A text file of a place, written bit by bit, that appears whole once the block ends without an error."""
     if place.is_local:
-        with replacing(place.local(name)) as path, path.open("w", encoding="utf-8") as file:
+        kept = replacing(place.local(name), make_folder=place.makes_folders)
+        with kept as path, path.open("w", encoding="utf-8") as file:
             yield file
         return
     with tempfile.TemporaryDirectory() as folder:

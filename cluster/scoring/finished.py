@@ -9,7 +9,7 @@ from cluster.scoring.score_folder import look_into, refuse_changed
 from cluster.scoring.score_plan import ScorePlan
 from cluster.scoring.score_summary import ScoreSummary
 from seg.errors import RequestError
-from seg.run_folder import claim_folder, score_figures
+from seg.run_folder import check_folder, score_figures
 from seg.screen import say
 from seg.storage import Place
 
@@ -25,7 +25,7 @@ def look_back(plan: ScorePlan, request: ScoreRequest) -> ScoreSummary:
 
     RequestError: images are left to score, or something else would have to be written; as of `score`.
     """
-    claim_folder(plan.out, plan.identity)  # which writes nothing where there is a run.json
+    check_folder(plan.out, plan.identity, older_reader=True)
     ledger = Ledger(plan.out)
     again = refuse_changed(plan, request)
     folder = look_into(plan, ledger, {}, again=again, retry_quarantined=request.retry_quarantined)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 import cv2
 import numpy as np
@@ -90,7 +90,9 @@ class ScoreRow(TypedDict):
     window: list[str] | None
     """Earlier frames that a sequence model sees, oldest first."""
     attempt: int
-    """1, and one more for each time that a process died with it."""
+    """1, and one more for each time that a process died with it (docs/architecture.md)."""
+    alone: NotRequired[bool]
+    """Whether nothing else is in work meanwhile, in any process; absent: something is, or nobody knows."""
 
 
 @dataclass(slots=True)
@@ -165,7 +167,7 @@ class ImageReader:
             with self.memory.queue() as own:
                 return self.prepare(request, own)
         image, sequence = request["image"], request["sequence"] or ""
-        self.inflight.begin(image, request["attempt"])
+        self.inflight.begin(image, request["attempt"], alone=request.get("alone", False))
         work = Work({"image": image, "reason": None, "attempt": request["attempt"], "confusion": None})
         try:
             self._await_large_file(turn, image)

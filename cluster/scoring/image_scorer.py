@@ -1,7 +1,5 @@
 """One image a row, read, predicted and counted where its logits are; only small rows leave."""
 
-import errno
-import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -193,7 +191,7 @@ def finish(
     with work.timed("write"):
         work.row |= count_objects(work, ids, probability, settings.min_object_px, num_classes)
         if settings.masks:
-            write_mask(settings.out, f"masks/{work.row['image']}.png", ids)
+            write_mask(settings.out.below("masks"), f"{work.row['image']}.png", ids)
     work.row |= {f"seconds_{stage}": seconds for stage, seconds in work.seconds.items()}
     work.row["finished_at"] = datetime.now(UTC)
     return work.row
@@ -220,11 +218,8 @@ def count_objects(
 
 
 def write_mask(place: Place, name: str, ids: NDArray[np.uint8]) -> None:
-    """Write class ids as an 8-bit PNG of one channel, whole or not at all."""
-    persistently(partial(_write_below, place, name, encode_mask(ids)), f"{place}/{name}")
+    """Write class ids as an 8-bit PNG of one channel, whole or not at all.
 
-
-def _write_below(place: Place, name: str, content: bytes) -> None:
-    if place.is_local and not place.exists():  # its mount is gone: what we made below would be hidden later
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
-    place.write(name, content)
+    The folders of sequences are made below place.
+    """
+    persistently(partial(place.write_below, name, encode_mask(ids)), f"{place}/{name}")

@@ -4,13 +4,15 @@ import json
 import os
 import threading
 import time
+import warnings
+import zlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from platform import node
 from typing import Any, NamedTuple
 
-from seg.files import persistently
+from seg.errors import DataWarning
+from seg.files import json_bytes, persistently
 from seg.storage import Place
 
 READ, DECODE, MODEL, WRITE = "read", "decode", "model", "write"
@@ -18,6 +20,9 @@ READ, DECODE, MODEL, WRITE = "read", "decode", "model", "write"
 
 SUSPECTS = "suspects.json"
 """Written by the job's process: images that were in flight when a process died, and their next attempt."""
+CHECKSUM = "crc32"
+MOST = 99
+"""Attempts that a note may tell of: an image is set aside long before."""
 
 
 class Note(NamedTuple):
@@ -28,6 +33,8 @@ class Note(NamedTuple):
     """1 for the first."""
     seconds: float = 0.0
     """How long it was worked at, without the waiting for others; 0 in files."""
+    alone: bool = False
+    """Whether nothing else was in work, in any process of its job: then a death is this image's."""
 
 
 class _Clock(NamedTuple):
@@ -35,6 +42,7 @@ class _Clock(NamedTuple):
 
     stage: str
     attempt: int
+    alone: bool
     before_s: float
     """Worked at before `since_s`."""
     since_s: float | None
@@ -60,17 +68,20 @@ class InFlight:
         self._notes: dict[str, _Clock] = {}
         self._file, self._longest = -1, 0
         if place is not None and place.is_local:
-            self._file = persistently(partial(_create, place.local(_file(process))), str(place))
+            self._file = persistently(partial(_create, place, _file(process)), str(place))
 
-    def begin(self, image: str, attempt: int) -> None:
-        """An image's file will be read now. OSError: this cannot be noted, so nobody may touch the image."""
-        self._change(lambda: self._notes.update({image: _Clock(READ, attempt, 0.0, time.monotonic())}))
+    def begin(self, image: str, attempt: int, *, alone: bool = False) -> None:
+        """An image's file will be read now. OSError: this cannot be noted, so nobody may touch the image.
+
+        alone: whether nothing else is in work meanwhile, in any process of the job.
+        """
+        self._change(lambda: self._notes.update({image: _Clock(READ, attempt, alone, 0.0, time.monotonic())}))
 
     def enter(self, image: str, stage: str) -> None:
         """An image is in another stage; nothing where it has not begun."""
         if image in self._notes:
             clock = self._notes[image]
-            changed = _Clock(stage, clock.attempt, clock.seconds(), time.monotonic())
+            changed = clock._replace(stage=stage, before_s=clock.seconds(), since_s=time.monotonic())
             self._change(lambda: self._notes.update({image: changed}), only_local=True)
 
     def wait(self, image: str) -> None:
@@ -96,7 +107,7 @@ class InFlight:
         """Every image that this process works on."""
         with self._lock:
             return {
-                image: Note(clock.stage, clock.attempt, clock.seconds())
+                image: Note(clock.stage, clock.attempt, clock.seconds(), clock.alone)
                 for image, clock in self._notes.items()
             }
 
@@ -120,13 +131,15 @@ class InFlight:
             place.remove(_file(self.process))
 
     def _content(self) -> bytes:
-        images = {image: _to_json(clock.stage, clock.attempt) for image, clock in self._notes.items()}
-        return json.dumps({"host": node(), "pid": os.getpid(), "images": images}).encode()
+        notes = {
+            image: Note(clock.stage, clock.attempt, 0.0, clock.alone) for image, clock in self._notes.items()
+        }
+        return json.dumps({"host": node(), "pid": os.getpid()} | _to_json(notes)).encode()
 
 
 def read_notes(place: Place, process: str) -> dict[str, Note]:
-    """What a process noted last; nothing where it had no image in work."""
-    return _read(place, _file(process))
+    """What a process noted last; nothing where it had no image in work. ValueError: its note is damaged."""
+    return _parse(place.read(_file(process)))
 
 
 def forget_process(place: Place, process: str) -> None:
@@ -137,15 +150,18 @@ def forget_process(place: Place, process: str) -> None:
 def take_over(place: Place) -> dict[str, Note]:
     """The images that earlier commands left in flight, each with its next attempt.
 
-    What was in flight when a process died that nobody saw dying has had one attempt more. All stay noted as
-    suspects until `write_suspects` says otherwise.
+    Where nobody saw a process die, its whole job died, maybe of nothing to do with its images, as a machine
+    that is switched off: that was an attempt of an image only if it was alone in work. All stay noted as
+    suspects until `write_suspects` says otherwise. DataWarning: a note is damaged, so it names nobody.
     """
-    suspects = _read(place, SUSPECTS)
-    processes = [name for name in place.names() if name.endswith(".json") and name != SUSPECTS]
+    names = [name for name in place.names() if name.endswith(".json")]
+    processes = [name for name in names if name != SUSPECTS]
+    suspects = _read_or_warn(place, SUSPECTS)
     for name in processes:
-        for image, note in _read(place, name).items():
-            suspects[image] = note._replace(attempt=note.attempt + 1)
-    if processes:
+        for image, note in _read_or_warn(place, name).items():
+            known = suspects[image].attempt if image in suspects else 1
+            suspects[image] = Note(note.stage, max(known, note.attempt + note.alone))
+    if processes or (SUSPECTS in names and not suspects):
         write_suspects(place, suspects)
         for name in processes:
             place.remove(name)
@@ -154,28 +170,62 @@ def take_over(place: Place) -> dict[str, Note]:
 
 def write_suspects(place: Place, suspects: dict[str, Note]) -> None:
     """Note the images that are to be tried last and alone, each with its next attempt."""
-    if not suspects:
+    if suspects:
+        place.write(SUSPECTS, json_bytes(_to_json(suspects)))
+    else:
         place.remove(SUSPECTS)
-        return
-    images = {image: _to_json(note.stage, note.attempt) for image, note in suspects.items()}
-    place.write_json(SUSPECTS, {"images": images})
 
 
-def _read(place: Place, name: str) -> dict[str, Note]:
-    content = place.read(name)
-    if not content:  # a machine's crash may empty a file that was not flushed
+def _read_or_warn(place: Place, name: str) -> dict[str, Note]:
+    try:
+        return _parse(place.read(name))
+    except ValueError as error:
+        text = f"{place}/{name} is damaged ({error}) and left out: what it named is tried like other images"
+        warnings.warn(DataWarning(text), stacklevel=3)
         return {}
-    images = json.loads(content)["images"]
-    return {image: Note(note["stage"], note["attempt"]) for image, note in images.items()}
 
 
-def _create(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _parse(content: bytes | None) -> dict[str, Note]:
+    """The images of a note; none where there is no file, or a machine's crash has emptied it.
+
+    ValueError: it is not what was written. Its checksum notices a note of which a crash kept one half of the
+    old content and one of the new; notes from before there was one are told by their shape alone.
+    """
+    if not content:
+        return {}
+    try:
+        found = json.loads(content)
+        notes = {image: _to_note(values) for image, values in found["images"].items()}
+        checksum = found.get(CHECKSUM)
+        "".join(notes).encode()  # half a surrogate pair is no name, and cannot be written
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"not a note: {type(error).__name__}") from None
+    if checksum is not None and checksum != _to_json(notes)[CHECKSUM]:
+        raise ValueError("its content does not fit its checksum")
+    return notes
+
+
+def _to_note(values: Any) -> Note:
+    stage, attempt, alone = values["stage"], values["attempt"], values.get("alone", False)
+    if not (type(stage) is str and type(attempt) is int and 0 < attempt <= MOST and type(alone) is bool):
+        raise ValueError(f"stage {stage!r:.40}, attempt {attempt!r:.40}, alone {alone!r:.40}")
+    return Note(stage, attempt, alone=alone)
+
+
+def _to_json(notes: dict[str, Note]) -> dict[str, Any]:
+    """What a file says of images, with a checksum of that."""
+    images = {
+        image: {"stage": note.stage, "attempt": note.attempt, "alone": note.alone}
+        for image, note in notes.items()
+    }
+    return {"images": images, CHECKSUM: zlib.crc32(json.dumps(images).encode())}
+
+
+def _create(place: Place, name: str) -> int:
+    path = place.local(name)
+    if place.makes_folders:
+        path.parent.mkdir(parents=True, exist_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-
-
-def _to_json(stage: str, attempt: int) -> dict[str, Any]:
-    return {"stage": stage, "attempt": attempt}
 
 
 def _file(process: str) -> str:

@@ -16,15 +16,14 @@ from cluster.scoring.score_queue import Task
 from cluster.scoring.workplace import choose_workplace
 from cluster.session import Session
 from seg.data.listing import sequence_of
-from seg.run_folder import claim_folder
+from seg.run_folder import check_folder
 from seg.storage import Place
 
 
 def look_only(request: ScoreRequest, session: Session) -> dict[str, Any]:
     """Print what a scoring would meet and cost; the same as plain values. RequestError: as of `score`."""
     workplace, plan = choose_workplace(request, session), plan_scoring(request)
-    if plan.out.read_json("run.json") is not None:
-        claim_folder(plan.out, plan.identity, older_reader=True)  # which then writes nothing
+    check_folder(plan.out, plan.identity, older_reader=True)
     again = refuse_changed(plan, request)
     folder = look_into(plan, Ledger(plan.out), {}, again=again, retry_quarantined=request.retry_quarantined)
     pattern = plan.card.sequence if plan.sequences else ""

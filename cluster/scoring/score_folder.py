@@ -79,6 +79,19 @@ def refuse_changed(plan: ScorePlan, request: ScoreRequest) -> list[str]:
     return list(dict.fromkeys([*old.rows, *(image for one in found for image in one.changed)]))
 
 
+def settle_folder(plan: ScorePlan, *, exports: bool) -> ScorePlan:
+    """The plan, once all folders of its own are there, after which nobody makes them.
+
+    A folder that is gone later is one whose storage is: what is written meanwhile waits for it, and nothing
+    comes below the name that it had. Only masks/ and exports/ get folders of sequences, below them.
+    To be called by who holds the folder's lock.
+    """
+    wanted = {"masks": plan.settings.masks, "backgrounds": plan.sequences is not None, "exports": exports}
+    for name in ("ledger", "objects", "quarantine", "inflight", *(name for name in wanted if wanted[name])):
+        plan.out.make_folders(name)
+    return replace(plan, settings=replace(plan.settings, out=plan.out.settled()))
+
+
 def open_folder(
     plan: ScorePlan,
     check_owner: Callable[[], object],
@@ -103,7 +116,6 @@ def open_folder(
     if lost := given_up(folder.suspects):
         ledger.add([folder.complete(row) for row in lost])
         ledger.commit()
-        write_suspects(folder.inflight, {})
         folder = look_into(plan, ledger, folder.suspects)
         write_suspects(folder.inflight, folder.suspects)
     return replace(folder, check_owner=check_owner)

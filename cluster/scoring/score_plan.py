@@ -68,6 +68,7 @@ class ScorePlan:
             "sequence": found and found.sequence(image),
             "window": found and found.window(image, self.card.frames)[:-1],
             "attempt": task.attempt,
+            "alone": task.alone,
         }
 
     def belong(self, one: str, other: str) -> bool:

@@ -9,8 +9,8 @@ from cluster.scoring.inflight import Note
 
 LONGEST_RUN = 16
 """Images that belong together and go to one worker, at most."""
-UNSEEN_DEATHS = 3
-"""So many commands in a row that died with an image in flight, the later ones with it alone, set it aside."""
+UNSEEN_DEATHS = 5
+"""So many jobs that died with an image alone in work, and nobody saw of what, set it aside."""
 HOPELESS = 10
 """Deaths with several images in flight, and no image finished: then it is not the images' fault."""
 HOPELESS_STARTS = 2
@@ -34,8 +34,9 @@ class Task:
 class ScoreQueue:
     """Hands out images: first a rehearsal, one by one; then all; last the suspects, one by one.
 
-    A suspect was in flight when a process died. Workers are names here. Nothing grows with the archive but
-    the list of names that was given.
+    A suspect was in flight when a process died; that with the fewest attempts is next, so that one that ends
+    whatever it is in costs no other its turn. Workers are names here. Nothing grows with the archive but the
+    list of names that was given.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class ScoreQueue:
             return Task(self._rehearsal.popleft(), alone=True) if worker == self._rehearser else None
         if not self.suspects:
             return None
-        image = next(iter(self.suspects))
+        image = min(self.suspects, key=lambda name: self.suspects[name].attempt)  # the first of equals
         return Task(image, self.suspects.pop(image).attempt, alone=True)
 
     def _put_back_alone(self, tasks: list[Task]) -> None:
@@ -210,7 +211,7 @@ def set_aside(image: str, reason: str, stage: str, attempts: int, cause: str) ->
 
 
 def given_up(suspects: Mapping[str, Note]) -> list[dict[str, Any]]:
-    """Rows of images that were in flight when UNSEEN_DEATHS commands died."""
+    """Rows of images that were alone in work when UNSEEN_DEATHS jobs died."""
     return [
         set_aside(image, "killed_worker", note.stage, note.attempt - 1, "the job's process died each time")
         for image, note in suspects.items()

@@ -7,12 +7,12 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.folder_lock import FolderLock, LostLock
+from cluster.folder_lock import LostLock, holding
 from cluster.outcome import StoppedBy
 from cluster.requests import ScoreRequest
 from cluster.scoring.finished import is_read_only, look_back
 from cluster.scoring.rehearsal import intensity_warning
-from cluster.scoring.score_folder import ScoreFolder, open_folder, refuse_changed
+from cluster.scoring.score_folder import ScoreFolder, open_folder, refuse_changed, settle_folder
 from cluster.scoring.score_plan import plan_scoring
 from cluster.scoring.score_queue import ScoreQueue, Task, find_runs
 from cluster.scoring.score_screen import Rehearsal, Screen
@@ -22,7 +22,7 @@ from cluster.scoring.stopping import Pace, Stopping, heeding_ctrl_c
 from cluster.scoring.workplace import Workplace, choose_workplace
 from cluster.session import Session
 from seg.errors import DataWarning
-from seg.run_folder import claim_folder
+from seg.run_folder import check_folder
 
 Rows = list[dict[str, Any]]
 
@@ -36,9 +36,10 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     plan = plan_scoring(request)
     if is_read_only(plan.out):
         return look_back(plan, request)
-    claim_folder(plan.out, plan.identity, older_reader=True)  # a new folder alone is written
+    check_folder(plan.out, plan.identity, older_reader=True)
     again = refuse_changed(plan, request)
-    with FolderLock(plan.out, what="scoring") as lock:
+    with holding(plan.out, plan.identity, what="scoring", older_reader=True) as lock:
+        plan = settle_folder(plan, exports=request.export is not None)
         folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)
         command = Command(folder.skipped, Screen(folder, workplace), changed=len(again))
         with _summarised(folder, command):

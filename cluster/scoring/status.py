@@ -3,6 +3,7 @@
 import json
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -33,8 +34,9 @@ class StatusWriter:
     rows can be committed.
     """
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, place: Place, may_write: Callable[[], object] = lambda: None) -> None:
+        """may_write: called before each write; it raises where the folder is not there, or another job's."""
+        self.place, self._may_write = place, may_write
         self._written, self._refused = -EVERY_S, False
 
     def write(self, progress: "ScoringProgress", *, at_once: bool = False) -> None:
@@ -43,6 +45,7 @@ class StatusWriter:
             return
         self._written = time.monotonic()
         try:
+            self._may_write()
             self.place.write_json(FILE, asdict(progress.status()))
         except OSError as error:
             if not self._refused:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cluster.folder_lock import FolderLock
+from cluster.folder_lock import holding
 from cluster.outcome import EXIT_CODES, StoppedBy
 from cluster.quiet import quiet_loggers
 from cluster.requests import SearchRequest
@@ -53,7 +53,7 @@ from seg.models import MODELS
 from seg.plain_data import require_fields
 from seg.predict import Predictor
 from seg.recipe import Recipe
-from seg.run_folder import claim_folder, run_identity, run_name, score_figures
+from seg.run_folder import check_folder, run_identity, run_name, score_figures
 from seg.screen import say
 from seg.training import count_confusion
 
@@ -78,6 +78,8 @@ TUNE_ENVIRONMENT = {
 class SearchPlan:
     """A search that was checked."""
 
+    identity: dict[str, Any]
+    """What its run.json says."""
     job: TrialJob
     space: Space
     own: Params
@@ -114,7 +116,7 @@ def search(request: SearchRequest, session: Session) -> SearchSummary:
     RequestError: data, recipe, space, resources or folder do not fit each other.
     """
     plan = plan_search(request, session)
-    with FolderLock(plan.folder, what="search") as lock:
+    with holding(plan.folder, plan.identity, what="search") as lock:
         return _search(replace(plan, job=replace(plan.job, lock=lock.token)), session)
 
 
@@ -132,7 +134,10 @@ def _search(plan: SearchPlan, session: Session) -> SearchSummary:
 
 
 def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
-    """Open the data and claim the search's folder. RequestError: they, recipe or space do not fit."""
+    """Open the data and look at the search's folder, which is left as it is.
+
+    RequestError: they, recipe or space do not fit.
+    """
     if request.trials < 1:
         raise RequestError(f"--trials is {request.trials}, below 1; try --trials 16")
     recipe, resources = request.recipe, choose_resources(request, session)
@@ -153,8 +158,9 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
         "workers_per_trial": resources.workers,
     }
     folder = (request.out or Path("search") / run_name(identity)).resolve()
-    claim_folder(folder, identity)
+    check_folder(folder, identity)
     return SearchPlan(
+        identity=identity,
         job=TrialJob(recipe=recipe, data=data, seed=request.seed, folder=folder, resources=resources),
         space=space,
         own=own,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cluster.folder_lock import FolderLock
+from cluster.folder_lock import holding
 from cluster.outcome import EXIT_CODES, StoppedBy
 from cluster.placement import place_workers
 from cluster.requests import TrainRequest, Workers
@@ -33,7 +33,7 @@ from seg.files import read_json, write_json
 from seg.losses import build_loss
 from seg.models.build import build, takes_frames
 from seg.recipe import Recipe
-from seg.run_folder import claim_folder, read_run, run_identity, run_name, training_summary, write_history
+from seg.run_folder import check_folder, read_run, run_identity, run_name, training_summary, write_history
 from seg.run_pictures import draw_confusion, draw_examples
 from seg.screen import say
 from seg.state_files import settle_best
@@ -63,7 +63,11 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     server = connect_mlflow(request.mlflow) if request.mlflow else None
     plan = plan_training(request, session)
     workers = settings.workers if settings else 0
-    with FolderLock(plan.folder, what="training") as lock, Tracking(plan, server) as tracking:
+    identity = run_identity(plan.recipe, plan.data, plan.seed)
+    with (
+        holding(plan.folder, identity, what="training") as lock,
+        Tracking(plan, server) as tracking,
+    ):
         plan = replace(plan, lock=(plan.folder, lock.token))
         _fetch_checkpoints(plan)
         stopped_by = StoppedBy.FINISHED
@@ -77,7 +81,10 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
 
 
 def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
-    """Open the data and claim the run's folder. RequestError: they or the recipe do not fit."""
+    """Open the data and look at the run's folder, which is left as it is.
+
+    RequestError: they or the recipe do not fit.
+    """
     if request.keep_best < 1:
         raise RequestError(f"--keep-best is {request.keep_best}, below 1; try --keep-best 1")
     data = open_training_data(
@@ -88,10 +95,10 @@ def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
     say(f"data {data.root}: {counts}; {data.split.how}")
     identity = run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_name(identity)).resolve()
-    check_packs(data, request.recipe, session)  # before the claim: bad data is refused with nothing written
+    check_packs(data, request.recipe, session)
     if request.checkpoints:
         CheckpointStore.open(request.checkpoints, folder.name)  # a wrong URI is refused with nothing written
-    claim_folder(folder, identity)
+    check_folder(folder, identity)
     return TrainingPlan(
         recipe=request.recipe,
         data=data,

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.folder_lock import FolderLock, LostLock, check_owner
+from cluster.folder_lock import FolderLock, LostLock, check_owner, holding
 from seg.errors import RequestError
-from tests.small import ROOT, wait_until
+from seg.files import read_json
+from tests.small import ROOT, read_tree, wait_until
 
 HOLD = """
 import sys
@@ -185,6 +186,79 @@ def test_of_threads_that_ask_in_the_same_moment_exactly_one_gets_the_folder(
     for each in jobs:
         each.join()
     assert [sum(winners) for winners in won] == [1] * rounds
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_of_different_jobs_that_ask_for_a_new_folder_at_once_one_gets_it_with_its_own_identity(
+    whole: bool, tmp_path: Path
+) -> None:
+    """whole: the first holds the folder until all have answered; else it is done in no time."""
+    threads, rounds = 4, 100
+    together = threading.Barrier(threads, timeout=60)
+    answers = [["" for _ in range(threads)] for _ in range(rounds)]
+
+    def ask(number: int) -> None:
+        for turn in range(rounds):
+            folder = tmp_path / str(turn)
+            together.wait()
+            try:
+                with holding(folder, {"batch": number}, what="scoring"):
+                    answers[turn][number] = (folder / "run.json").read_text()
+                    if whole:
+                        together.wait()
+            except RequestError as error:
+                answers[turn][number] = str(error)
+                if whole:
+                    together.wait()
+            together.wait()
+
+    jobs = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
+    for each in jobs:
+        each.start()
+    for each in jobs:
+        each.join()
+    for turn, answered in enumerate(answers):
+        (winner,) = [number for number, answer in enumerate(answered) if answer.startswith("{")]
+        assert json.loads(answered[winner]) == {"batch": winner}
+        assert [path.name for path in (tmp_path / str(turn)).iterdir()] == ["run.json"]
+        assert read_json(tmp_path / str(turn) / "run.json") == {"batch": winner}
+        lost = [answer for number, answer in enumerate(answered) if number != winner]
+        why = rf"is in use by scoring on|holds another run, with batch {winner} instead of \d; give another"
+        assert all(re.search(why, answer) for answer in lost), answered
+
+
+def test_another_jobs_folder_is_refused_by_its_difference_also_while_it_works_there(tmp_path: Path) -> None:
+    with holding(tmp_path / "x", {"batch": 1}, what="scoring"):
+        before = read_tree(tmp_path)
+        with (
+            pytest.raises(RequestError, match="holds another run, with batch 1 instead of 2"),
+            holding(tmp_path / "x", {"batch": 2}, what="scoring"),
+        ):
+            pass
+        with (
+            pytest.raises(RequestError, match="is in use by scoring on"),
+            holding(tmp_path / "x", {"batch": 1}, what="scoring"),
+        ):
+            pass
+        assert read_tree(tmp_path) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
+    with (
+        pytest.raises(RequestError, match="holds other files and no run"),
+        holding(tmp_path / "mine", {"batch": 1}, what="scoring"),
+    ):
+        pass
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_job_killed_between_its_lock_and_its_claim_leaves_a_folder_that_any_other_gets(
+    tmp_path: Path,
+) -> None:
+    with job(tmp_path) as (first, _):
+        first.kill()
+        first.wait()
+    with holding(tmp_path, {"batch": 2}, what="scoring"):
+        assert read_json(tmp_path / "run.json") == {"batch": 2}
 
 
 def test_a_job_elsewhere_holds_its_folder_while_it_gives_signs_of_life(tmp_path: Path) -> None:

@@ -144,15 +144,20 @@ def test_a_memory_limit_sets_aside_the_image_that_hits_it_alone(
 
 
 @pytest.mark.long
-def test_an_image_that_ends_the_job_s_own_process_is_set_aside_by_the_fourth_command(
-    write_archive: WriteArchive, model: Path, tmp_path: Path
+@pytest.mark.parametrize(("frames", "deaths"), [(10, 5), (14, 6)])
+def test_an_image_that_ends_the_job_s_own_process_is_set_aside_after_five_deaths_alone(
+    write_archive: WriteArchive, model: Path, tmp_path: Path, frames: int, deaths: int
 ) -> None:
-    archive = write_archive(sequences=2, frames=10, size=(32, 32))
+    """With 10 frames it is rehearsed, alone; else it first dies in company, which is nobody's attempt."""
+    archive = write_archive(sequences=2, frames=frames, size=(32, 32))
+    if frames == 14:
+        (archive / "images" / "s0" / "5.png").unlink()
+        (archive / "masks" / "s0" / "5.png").unlink()
     poisoned = poison(archive, "exit")
     command = Command(archive, model, tmp_path / "out", tmp_path / "log")
-    codes = [command.finish(disturb=poison_this_process).process.exitcode for _ in range(4)]
-    assert codes == [1, 1, 1, 3]
-    check_poisoned(tmp_path / "out", archive, poisoned, reason="killed_worker", attempts=3)
+    codes = [command.finish(disturb=poison_this_process).process.exitcode for _ in range(deaths + 1)]
+    assert codes == [1] * deaths + [3]
+    check_poisoned(tmp_path / "out", archive, poisoned, reason="killed_worker", attempts=5)
 
 
 @pytest.mark.ray

@@ -100,6 +100,30 @@ def test_a_job_killed_at_random_moments_counts_each_image_once_and_reads_no_fini
     Killer(Command(archive, model, "", tmp_path / "log"), archive, seed=1).kill(kills)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_job_killed_20_times_soon_after_its_start_sets_none_of_35_healthy_images_aside(
+    write_archive: WriteArchive, model: Path, tmp_path: Path
+) -> None:
+    """With the first images in work, each time."""
+    archive, chance = write_archive(sequences=1, frames=35, size=(32, 32)), random.Random(1)
+    command = Command(archive, model, tmp_path / "out", tmp_path / "log")
+    kills = 0
+    while kills < 20:
+        opened, moment = 0, chance.randrange(1, 9)
+        with watching(archive / "images") as kernel:
+            job = command.start(disturb=commit_often)
+            while job.is_alive and opened < moment:
+                opened += sum(event.kind == OPENED for event in kernel.take(0.05))
+            if not job.is_alive:
+                break
+            job.kill()
+            kills += 1
+    assert kills >= 12  # or the folder was finished too soon to tell
+    assert command.finish().process.exitcode == 0
+    assert check_whole(tmp_path / "out", archive_labels(archive))
+
+
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.timeout(3600)

@@ -8,7 +8,7 @@ from seg.errors import RequestError
 from seg.files import read_json
 from seg.recipe import Optimizer, recipe_to_dict
 from seg.recipes import RECIPES
-from seg.run_folder import claim_folder, read_run, run_name
+from seg.run_folder import check_folder, claim_folder, read_run, run_name
 
 RECIPE = RECIPES["interferogram-small"]
 
@@ -69,6 +69,23 @@ def test_a_folder_of_other_files_and_a_file_are_refused(tmp_path: Path) -> None:
         claim_folder(tmp_path, make_identity())
     with pytest.raises(RequestError, match=r"notes.txt is a file"):
         claim_folder(tmp_path / "notes.txt", make_identity())
+
+
+def test_to_look_at_a_folder_writes_nothing_and_says_whether_it_is_claimed(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    assert not check_folder(folder, make_identity())
+    assert not folder.exists()
+    claim_folder(folder, make_identity())
+    assert check_folder(folder, make_identity())
+    with pytest.raises(RequestError, match="holds another run"):
+        check_folder(folder, make_identity(batch=4))
+
+
+@pytest.mark.parametrize("name", ["lock-1.json", "lock-3-00ff.json", "ask-3-00ff.json", ".run.json.ab.part"])
+def test_what_a_job_leaves_before_it_claims_a_folder_is_no_other_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    claim_folder(tmp_path, make_identity())
+    assert check_folder(tmp_path, make_identity())
 
 
 def test_a_name_is_the_recipes_and_changes_with_the_identity() -> None:

@@ -113,6 +113,33 @@ def test_what_is_not_there_cannot_be_downloaded(place: Place, tmp_path: Path) ->
         place.download("none.bin", tmp_path / "target.bin")
 
 
+def test_a_settled_place_is_written_to_and_never_made(tmp_path: Path) -> None:
+    place = as_place(tmp_path / "out").settled()
+    assert place == as_place(tmp_path / "out")  # the same folder
+    below = place.below("masks")
+    for write in (
+        lambda: place.write("a.txt", b"a"),
+        lambda: below.write("a.txt", b"a"),
+        lambda: below.write_below("s0/deep/a.txt", b"a"),
+        lambda: place.make_folders("masks"),
+        lambda: place.upload("a.txt", Path(__file__)),
+    ):
+        with pytest.raises(FileNotFoundError):
+            write()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileNotFoundError):
+        below.write_below("s0/deep/a.txt", b"a")
+    assert not list((tmp_path / "out").iterdir())
+    place.make_folders("masks")
+    place.make_folders("masks")
+    below.write_below("s0/deep/a.txt", b"a")
+    below.write_below("b.txt", b"b")
+    assert place.read("masks/s0/deep/a.txt") == b"a"
+    assert not pickle.loads(pickle.dumps(place)).makes_folders  # noqa: S301  # in workers, too
+    as_place(tmp_path / "new").write("s/a.txt", b"a")  # any other place makes what it needs
+
+
 def test_a_local_place_is_an_ordinary_folder(tmp_path: Path) -> None:
     open_place(str(tmp_path / "store")).below("run").write("last/a.bin", b"content")
     assert read_tree(tmp_path) == {"store/run/last/a.bin": b"content"}

@@ -81,6 +81,14 @@ def test_a_suspect_that_was_not_touched_is_not_to_blame() -> None:
     assert queue.take("w2", 5) == Task("a", 2, alone=True)
 
 
+def test_suspects_are_tried_in_the_order_of_fewest_attempts() -> None:
+    suspects = noted("often", attempt=4) | noted("a", "b", attempt=2) | noted("once", attempt=1)
+    queue = ScoreQueue([], suspects=suspects)
+    for image, attempt in (("once", 1), ("a", 2), ("b", 2), ("often", 4)):
+        assert queue.take("w1", 5) == Task(image, attempt, alone=True)
+        queue.finish("w1", image)
+
+
 def test_a_timeout_blames_its_image_alone_and_gives_its_own_reason() -> None:
     queue = ScoreQueue(alone(["slow", "innocent"]))
     take_all(queue, "w1")

@@ -45,7 +45,14 @@ NO_SETTINGS: Any = SimpleNamespace(threads=1)
 
 
 def to_row(task: Task) -> ScoreRow:
-    return {"image": task.image, "label": None, "sequence": None, "window": None, "attempt": task.attempt}
+    return {
+        "image": task.image,
+        "label": None,
+        "sequence": None,
+        "window": None,
+        "attempt": task.attempt,
+        "alone": task.alone,
+    }
 
 
 class PretendedCrew:
@@ -68,7 +75,7 @@ class PretendedCrew:
     def hand(self, worker: str, row: ScoreRow) -> None:
         image = row["image"]
         self.handed[image] += 1
-        self.notes[worker].begin(image, row["attempt"])
+        self.notes[worker].begin(image, row["attempt"], alone=row.get("alone", False))
         event = self.behave(worker, image, row["attempt"])
         if isinstance(event, Scored | Raised):
             self.notes[worker].end(image)

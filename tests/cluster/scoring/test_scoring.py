@@ -370,24 +370,94 @@ def test_images_in_flight_when_a_job_died_are_tried_last_and_alone(
 ) -> None:
     archive = write_archive(sequences=1, frames=8)
     score_in_process(archive, limit=1)
-    InFlight(as_place(tmp_path / "out/inflight"), "dead").begin("s0/2.png", 1)
+    dead = InFlight(as_place(tmp_path / "out/inflight"), "dead")
+    dead.begin("s0/2.png", 1, alone=True)
+    dead.begin("s0/3.png", 1)
     score_in_process(archive)
     rows = sorted(ledger_rows(tmp_path / "out"), key=lambda row: row["finished_at"])
-    assert [row["image"] for row in rows][-1] == "s0/2.png"
+    assert [row["image"] for row in rows][-2:] == ["s0/3.png", "s0/2.png"]  # the fewest attempts first
     assert {row["image"]: row["attempt"] for row in rows if row["attempt"] > 1} == {"s0/2.png": 2}
     assert list((tmp_path / "out/inflight").iterdir()) == []
 
 
-def test_what_killed_three_jobs_is_set_aside(
+@pytest.mark.filterwarnings("ignore:.*status.json cannot be written")
+def test_output_that_vanishes_is_made_anew_by_nobody_and_once_it_is_back_the_scoring_goes_on(
+    write_archive: WriteArchive,
+    score_in_process: Score,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    archive, out, away = write_archive(sequences=3, frames=20), tmp_path / "out", tmp_path / "away"
+    monkeypatch.setattr("cluster.scoring.status.EVERY_S", 0.0)  # not a minute: it is what made the folder
+    looks: list[int] = []  # in place of commits that are due, which would wait and so keep it from that
+    monkeypatch.setattr(Ledger, "commit_due", lambda ledger: looks.append(1))
+    job = threading.Thread(target=score_in_process, args=(archive,))
+    job.start()
+    wait_until(lambda: len(list(out.rglob("masks/*/*.png"))) >= 5, "masks")
+    out.rename(away)  # as a mount that is gone
+    before, said = len(looks), capfd.readouterr().err
+    wait_until(lambda: len(looks) >= before + 4 or out.exists() or not job.is_alive(), "statuses refused")
+    assert not out.exists()
+    assert job.is_alive()
+    away.rename(out)
+    job.join()
+    said += capfd.readouterr().err
+    assert "trying for 120 s" in said
+    assert "goes on after" in said
+    check_whole(out, archive_labels(archive))
+    assert json.loads((out / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.filterwarnings("ignore:.*status.json cannot be written")
+def test_a_mount_point_without_its_mount_gets_nothing(
+    write_archive: WriteArchive, score_in_process: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, out, away = write_archive(sequences=2, frames=20), tmp_path / "out", tmp_path / "away"
+    monkeypatch.setattr("cluster.scoring.status.EVERY_S", 0.0)
+    monkeypatch.setattr(persistently, "__kwdefaults__", {"patience_s": 1.0})
+
+    def unmount() -> None:
+        out.rename(away)
+        out.mkdir()
+
+    with (
+        when(lambda: len(list(out.rglob("masks/*/*.png"))) >= 5, unmount),
+        pytest.raises(OSError, match="refused for 1 s: No such file"),
+    ):
+        score_in_process(archive)
+    assert not list(out.iterdir())
+    out.rmdir()
+    away.rename(out)
+    (out / "lock-1.json").unlink()  # the end of a process of its own would free it
+    assert score_in_process(archive).exit_code == 0
+    check_whole(out, archive_labels(archive))
+
+
+def test_a_torn_note_costs_a_warning_and_not_the_night(
     write_archive: WriteArchive, score_in_process: Score, tmp_path: Path
 ) -> None:
     archive = write_archive(sequences=1, frames=3)
     score_in_process(archive, limit=1)
-    InFlight(as_place(tmp_path / "out/inflight"), "dead").begin("s0/2.png", 3)
+    for name in ("worker-1.json", "suspects.json"):
+        (tmp_path / "out/inflight" / name).write_bytes(b'{"host": "node-3", "images": {"s0/2.png": {"sta')
+    with pytest.warns(DataWarning, match="is damaged") as warned:
+        assert score_in_process(archive).exit_code == 0
+    assert len(warned) == 2
+    assert list((tmp_path / "out/inflight").iterdir()) == []
+    check_whole(tmp_path / "out", archive_labels(archive))
+
+
+def test_what_killed_five_jobs_is_set_aside(
+    write_archive: WriteArchive, score_in_process: Score, tmp_path: Path
+) -> None:
+    archive = write_archive(sequences=1, frames=3)
+    score_in_process(archive, limit=1)
+    InFlight(as_place(tmp_path / "out/inflight"), "dead").begin("s0/2.png", 5, alone=True)
     summary = score_in_process(archive)
     assert summary.values["quarantine_reasons"] == {"killed_worker": 1}
     (rows,) = (table.to_pylist() for table in Ledger(tmp_path / "out").quarantine_rows())
-    assert (rows[0]["image"], rows[0]["attempts"]) == ("s0/2.png", 3)
+    assert (rows[0]["image"], rows[0]["attempts"]) == ("s0/2.png", 5)
     assert rows[0]["bytes"] == (archive / "images/s0/2.png").stat().st_size
     assert summary.values["images_left"] == 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.folder_lock import FolderLock
 from cluster.live_view import live_view
 from cluster.outcome import StoppedBy
 from cluster.scoring.scoring_progress import ScoringProgress
@@ -43,6 +44,24 @@ def test_a_status_is_plain_values_and_comes_back_the_same(tmp_path: Path, progre
     assert (values["host"], values["pid"]) == (socket.gethostname(), os.getpid())
     assert abs(datetime.fromisoformat(values["updated"]) - datetime.now(UTC)) < timedelta(minutes=1)
     assert StatusReader(as_place(tmp_path)).status == ScoringStatus(**values)
+
+
+def test_a_status_is_written_only_where_the_scoring_holds_the_folder(
+    tmp_path: Path, progress: ScoringProgress
+) -> None:
+    with FolderLock(tmp_path / "out", what="scoring") as lock:
+        writer = StatusWriter(as_place(tmp_path / "out"), lock.check)
+        writer.write(progress, at_once=True)
+        (tmp_path / "out").rename(tmp_path / "away")
+        (tmp_path / "out").mkdir()  # a mount point without its mount
+        with pytest.warns(DataWarning, match=r"status\.json cannot be written .*lock-1\.json"):
+            writer.write(progress, at_once=True)
+        assert not list((tmp_path / "out").iterdir())
+        (tmp_path / "out").rmdir()
+        (tmp_path / "away").rename(tmp_path / "out")
+        (tmp_path / "out" / FILE).unlink()
+        writer.write(progress, at_once=True)
+        assert (tmp_path / "out" / FILE).is_file()
 
 
 def test_a_status_is_written_once_a_minute_and_when_it_matters(
