@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seg.errors import DataWarning, RequestError
+from seg.errors import DamagedFile, DataWarning, RequestError
 
 
 def run_job(name: str, job: Callable[[], int]) -> int:
@@ -27,6 +27,9 @@ def run_job(name: str, job: Callable[[], int]) -> int:
     except RequestError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except DamagedFile as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{name}: stopped; the same command goes on from here", file=sys.stderr)
         return 4

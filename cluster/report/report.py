@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.ledger.ledger import Ledger
+from cluster.ledger.ledger import read_ledger
 from cluster.outcome import StoppedBy
 from cluster.report import report_figures as figures
 from cluster.report.ledger_survey import (
@@ -43,6 +43,7 @@ def write_report(place: Place) -> str:
 
     The same folder gives the same bytes. Memory is that of a part of the ledger, a name and three numbers an
     image and the images shown. RequestError: it is no scores folder, or its first scoring has not ended.
+    DamagedFile: one of its parts.
     """
     place.write("report.html", render(gather(place)).encode())
     return f"{place.uri}/report.html"
@@ -61,10 +62,10 @@ def read_scores(place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def gather(place: Place) -> Report:
-    """Read a scores folder, each part of it once."""
+    """Read a scores folder. RequestError: as of `read_scores`. DamagedFile: one of its parts."""
     run, summary = read_scores(place)
     classes = tuple(summary["classes"])
-    ledger, survey = Ledger(place), Survey(len(classes), listed=LISTED)
+    ledger, survey = read_ledger(place), Survey(len(classes), listed=LISTED)
     for rows in ledger.rows(SURVEY_COLUMNS):
         survey.add(rows)
     objects = ObjectSurvey(len(classes))

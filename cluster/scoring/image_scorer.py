@@ -1,6 +1,7 @@
 """One image a row, read, predicted and counted where its logits are; only small rows leave."""
 
 import errno
+import hashlib
 import os
 import threading
 from collections import deque
@@ -182,7 +183,7 @@ def finish(
     with work.timed("write"):
         work.row |= count_objects(work, ids, probability, settings.min_object_px, num_classes)
         if settings.masks:
-            write_mask(settings.out, f"masks/{work.row['image']}.png", ids)
+            work.row |= write_mask(settings.out, f"masks/{work.row['image']}.png", ids)
     work.row |= {f"seconds_{stage}": seconds for stage, seconds in work.seconds.items()}
     work.row["finished_at"] = datetime.now(UTC)
     return work.row
@@ -208,9 +209,14 @@ def count_objects(
     }
 
 
-def write_mask(place: Place, name: str, ids: NDArray[np.uint8]) -> None:
-    """Write class ids as an 8-bit PNG of one channel, whole or not at all."""
-    persistently(partial(_write_below, place, name, encode_mask(ids)), f"{place}/{name}")
+def write_mask(place: Place, name: str, ids: NDArray[np.uint8]) -> dict[str, Any]:
+    """Write class ids as an 8-bit PNG of one channel, whole or not at all; what the ledger says of that file.
+
+    A dictionary of `mask_bytes` and `mask_sha256`. OSError: storage refused, also after a while.
+    """
+    content = encode_mask(ids)
+    persistently(partial(_write_below, place, name, content), f"{place}/{name}")
+    return {"mask_bytes": len(content), "mask_sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _write_below(place: Place, name: str, content: bytes) -> None:

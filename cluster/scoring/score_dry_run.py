@@ -25,8 +25,10 @@ def look_only(request: ScoreRequest, session: Session) -> dict[str, Any]:
     workplace, plan = choose_workplace(request, session), plan_scoring(request)
     if plan.out.read_json("run.json") is not None:
         claim_folder(plan.out, plan.identity)  # which then writes nothing
-    again = refuse_changed(plan, request)
-    folder = look_into(plan, Ledger(plan.out), {}, again=again, retry_quarantined=request.retry_quarantined)
+    ledger = Ledger(plan.out, leave_out_damaged=True)
+    ledger.check()
+    again = refuse_changed(plan, request, ledger)
+    folder = look_into(plan, ledger, {}, again=again, retry_quarantined=request.retry_quarantined)
     pattern = plan.card.sequence if plan.sequences else ""
 
     def score_sample(images: list[str], scratch: Place) -> Iterable[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.ledger.changes import find_changes, find_other_content
+from cluster.ledger.changes import find_changed_masks, find_changes, find_other_content, merge_changes
 from cluster.ledger.ledger import Ledger
 from cluster.requests import ScoreRequest
 from cluster.scoring.inflight import Note, take_over, write_suspects
@@ -56,19 +56,24 @@ class ScoreFolder:
         return row
 
 
-def refuse_changed(plan: ScorePlan, request: ScoreRequest) -> list[str]:
-    """Images to score again since they changed. RequestError: there are some, and nobody asked for that."""
-    ledger = Ledger(plan.out)
-    changes = find_changes(plan.listing, plan.labels, ledger)
-    found = [changes]
+def refuse_changed(plan: ScorePlan, request: ScoreRequest, ledger: Ledger) -> list[str]:
+    """Images to score again, since they changed or their mask is missing.
+
+    RequestError: an image, its label or its mask has changed, and nobody asked for scoring it again.
+    """
+    settings = plan.settings
+    masks = plan.out.below("masks") if settings.masks else None
+    found = [find_changes(plan.listing, plan.labels, ledger)]
+    if masks is not None:
+        found.append(find_changed_masks(masks, ledger))
     if request.verify:
-        found.append(find_other_content(plan.settings.archive, plan.settings.labels, ledger))
-    if line := changes.gone_line():
-        say(line)
+        found.append(find_other_content(settings.archive, settings.labels, ledger, masks))
+    changes = merge_changes(found, plan.listing, plan.asked)
     if not request.rescore_changed:
-        for one in found:
-            one.refuse()
-    return list(dict.fromkeys(image for one in found for image in one.changed))
+        changes.refuse()
+    for line in changes.lines():
+        say(line)
+    return list(dict.fromkeys(changes.changed + changes.unmasked))
 
 
 def open_folder(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.folder_lock import FolderLock, LostLock
+from cluster.ledger.ledger import Ledger
 from cluster.outcome import StoppedBy
 from cluster.requests import ScoreRequest
 from cluster.scoring.rehearsal import intensity_warning
@@ -20,7 +21,7 @@ from cluster.scoring.scorer_pool import ScorerPool
 from cluster.scoring.stopping import Pace, Stopping, heeding_ctrl_c
 from cluster.scoring.workplace import Workplace, choose_workplace
 from cluster.session import Session
-from seg.errors import DataWarning
+from seg.errors import DamagedFile, DataWarning
 from seg.run_folder import claim_folder
 
 Rows = list[dict[str, Any]]
@@ -34,7 +35,7 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     workplace = choose_workplace(request, session)
     plan = plan_scoring(request)
     claim_folder(plan.out, plan.identity)  # writes in a new folder alone, and there nothing has changed
-    again = refuse_changed(plan, request)
+    again = refuse_changed(plan, request, Ledger(plan.out, leave_out_damaged=True))
     with FolderLock(plan.out, what="scoring") as lock:
         folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)
         command = Command(folder.skipped, Screen(folder, workplace), changed=len(again))
@@ -53,7 +54,7 @@ def _summarised(folder: ScoreFolder, command: Command) -> Iterator[None]:
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         command.stopped_by = StoppedBy.INTERRUPT if interrupted else StoppedBy.ERROR
-        with suppress(OSError, LostLock):  # maybe the error itself, which is what is told
+        with suppress(OSError, LostLock, DamagedFile):  # maybe the error itself, which is what is told
             _write_summary(folder, command, cause=f"{type(error).__name__}: {error}")
         raise
     outside = count_strangers(folder.plan, folder.ledger)
