@@ -19,15 +19,16 @@ def find_fault(content: bytes, schema: pa.Schema) -> str:
     """
     try:
         with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as parquet:
-            rows = parquet.read(
-                use_threads=False
-            )  # nothing else of `parquet`: its metadata can end the process
+            # not the metadata of columns: where that is damaged, asking for it ends the process (pyarrow 26)
+            rows, num_rows = parquet.read(use_threads=False), parquet.metadata.num_rows
         rows.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:  # the last: a column's name that is no UTF-8
         return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     fields = [(field.name, field.type) for field in schema if field.name not in NEW_COLUMNS]
     if [(field.name, field.type) for field in rows.schema] != fields:
         return "its columns are others"
+    if rows.num_rows != num_rows:
+        return f"it has {rows.num_rows} rows and its footer says {num_rows}"
     if rows["image"].null_count:
         return "a row names no image"
     return _find_miscount(rows) if "confusion" in rows.column_names else ""
