@@ -150,12 +150,17 @@ class Ledger:
         self._closed_at = time.monotonic()
 
     def check(self) -> None:
-        """Read every part whole, before anything of them is believed. DamagedFile: also an image in two."""
+        """Read every part whole, before anything of them is believed. DamagedFile: also an image in two.
+
+        DataWarning, each time: a damaged part is left out, where that was asked for.
+        """
         ledger = {part.stem: part for part in self._ledger.names()}
         for part, reason in self._objects.find_damaged(stems=ledger).items():
             self._objects.give_up(part, reason)
-            self._ledger.leave_out(ledger[part.stem])
+            self._ledger.give_up(ledger[part.stem], f"its objects: {reason}")
         self._refuse_twice()
+        for parts in (self._ledger, self._quarantine):
+            parts.warn_of_left_out()
 
     def finished_images(self) -> set[str]:
         """Every image in the ledger, by its path relative to the archive."""

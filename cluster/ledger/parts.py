@@ -88,12 +88,12 @@ class Parts:
     ) -> None:
         """The folder is made when the first part is written.
 
-        schema: of a part; a column that an older part lacks reads as null. leave_out_damaged: warn of damaged
-        parts and go on without them, where they will be set aside and their images scored again.
+        schema: of a part; a column that an older part lacks reads as null. leave_out_damaged: go on without
+        damaged parts, where they will be set aside and their images scored again.
         """
         self.place, self.folder, self.schema = place, folder, schema
         self._leave_out_damaged = leave_out_damaged
-        self._left_out: set[PartName] = set()
+        self._left_out: dict[PartName, str] = {}
         self._counted: dict[str, str] = {}
         """sha256 of parts that were found to be sound, so that one without a hash is counted once."""
 
@@ -124,8 +124,7 @@ class Parts:
     ) -> Iterator[tuple[PartName, pa.Table]]:
         """Name and rows of each part in turn, so that a million rows hold the memory of a few parts.
 
-        columns: None reads all. stems: the parts that have these; None: `names`. DataWarning, once each: a
-        damaged part is left out, where that was asked for.
+        columns: None reads all. stems: the parts that have these; None: `names`.
         """
         for part, rows in self._read_all(self._choose(stems), columns):
             if isinstance(rows, str):
@@ -156,18 +155,18 @@ class Parts:
         return {part: rows for part, rows in found if isinstance(rows, str)}
 
     def give_up(self, part: PartName, reason: str) -> None:
-        """Raise DamagedFile, which names a damaged part; where that was asked for, warn and leave it out."""
-        damage = f"{self.where(part)} is damaged ({reason})"
+        """Raise DamagedFile, which names a damaged part; where that was asked for, read it no more."""
         if not self._leave_out_damaged:
             raise DamagedFile(
-                f"{damage}; the command that scored this folder sets it aside and scores its images again"
+                f"{self.where(part)} is damaged ({reason}); the command that scored this folder sets it "
+                "aside and scores its images again"
             )
-        self.leave_out(part)
-        _warn(f"{damage}: left out; its images count as not scored")
+        self._left_out[part] = reason
 
-    def leave_out(self, part: PartName) -> None:
-        """Read a part no more."""
-        self._left_out.add(part)
+    def warn_of_left_out(self) -> None:
+        """DataWarning for each damaged part that was left out."""
+        for part, reason in self._left_out.items():
+            _warn(f"{self.where(part)} is damaged ({reason}): left out; its images count as not scored")
 
     def set_aside(self, part: PartName, reason: str) -> None:
         """Give a damaged part a hidden name, under which nothing reads it. DataWarning: says so."""

@@ -302,7 +302,7 @@ def test_images_whose_objects_are_damaged_are_scored_again(tmp_path: Path) -> No
     with pytest.raises(DamagedFile, match=f"{torn} is damaged"):
         Ledger(tmp_path).check()
     looker = Ledger(tmp_path, leave_out_damaged=True)
-    with pytest.warns(DataWarning, match=f"{torn} is damaged .*: left out"):
+    with pytest.warns(DataWarning, match=rf"{named} is damaged \(its objects: .*\): left out"):
         looker.check()
     assert looker.finished_images() == {"b"}
     with pytest.warns(DataWarning, match=rf"{named} is damaged \(its objects: .*scored again"):
