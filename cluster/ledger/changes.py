@@ -81,10 +81,9 @@ class Changes:
                 "cannot be made again"
             )
         if self.unmasked:
-            yield (
-                f"{len(self.unmasked)} masks are missing ({_first(self.unmasked)}); their images are scored "
-                "again"
-            )
+            count, names = len(self.unmasked), _first(self.unmasked)
+            masks, images = ("masks are", "their images are") if count > 1 else ("mask is", "its image is")
+            yield f"{count} {masks} missing ({names}); {images} scored again"
 
 
 def find_changes(listing: Listing, labels: Labels, ledger: Ledger) -> Changes:
@@ -149,15 +148,13 @@ def merge_changes(found: Sequence[Changes], listing: Listing, asked: int) -> Cha
         for kind in ("images", "labels", "gone", "masks", "unmasked")
     )
     merged = Changes(*lists)
-    if not merged.masks and not merged.unmasked:
-        return merged
-    places = {name: k for k, name in enumerate(listing.images)}
-    odd = sorted({*merged.masks, *merged.unmasked}, key=natural_key)
+    odd = {*merged.masks, *merged.unmasked}
+    places = {name: k for k, name in enumerate(listing.images) if name in odd} if odd else {}
     return replace(
         merged,
         masks=[name for name in merged.masks if name in places],
         unmasked=[name for name in merged.unmasked if places.get(name, asked) < asked],
-        lost=[name for name in odd if name not in places and listing.covers(name)],
+        lost=sorted((name for name in odd - places.keys() if listing.covers(name)), key=natural_key),
     )
 
 

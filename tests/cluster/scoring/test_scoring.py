@@ -347,7 +347,7 @@ def test_missing_masks_are_made_again_and_changed_ones_are_refused_by_name(
     whole = read_tree(masks)
     (masks / "2.png.png").unlink()
     again = score_in_process(archive)
-    assert "1 masks are missing (s0/2.png); their images are scored again" in capsys.readouterr().err
+    assert "1 mask is missing (s0/2.png); its image is scored again" in capsys.readouterr().err
     assert [again.values[f"images_{kind}"] for kind in ("scored", "skipped", "changed")] == [1, 3, 1]
     (masks / "1.png.png").write_bytes(whole["1.png.png"][:-1])
     (masks / "3.png.png").write_bytes(whole["3.png.png"].replace(b"IEND", b"iEND"))
