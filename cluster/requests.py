@@ -139,9 +139,11 @@ class ScoreRequest:
     limit: Annotated[int | None, COUNT] = None
     """Score only the first N images."""
     rescore_changed: bool = False
-    """Score images again that changed, or whose label did, since they were scored; else they are refused."""
+    """Score images again that changed, or whose label or mask did, since they were scored; else they are
+    refused."""
     verify: bool = False
-    """Look for changes in the content of what was scored, not in sizes and times alone: reads it again."""
+    """Look for changes in the content of what was scored and of its masks, not in sizes and times alone:
+    reads it all again."""
     retry_quarantined: bool = False
     """Try what is in the quarantine once more."""
     dry_run: bool = False

@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 
-from seg.errors import DataWarning, RequestError
+from seg.errors import DamagedFile, DataWarning, RequestError
 from seg.screen import say, visible
 
 
@@ -34,6 +34,9 @@ def run_job(name: str, job: Callable[[], int]) -> int:
     except RequestError as error:
         say(f"{name}: {error}")
         return 2
+    except DamagedFile as error:
+        say(f"{name}: {error}")
+        return 1
     except KeyboardInterrupt:
         say(f"{name}: stopped; the same command goes on from here")
         return 4

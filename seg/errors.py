@@ -11,6 +11,13 @@ class RequestError(Exception):
     """
 
 
+class DamagedFile(Exception):
+    """A file that we wrote is not as we wrote it: one sentence of which, how that shows, and what to do.
+
+    Nothing is told of the folder it is in. Jobs print it without a traceback and exit with 1.
+    """
+
+
 class TrainingDiverged(Exception):
     """The loss was not finite in so many steps in a row that a training cannot go on.
 

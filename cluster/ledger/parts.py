@@ -1,17 +1,23 @@
 """Parquet files of one kind in a folder, each whole or absent; a later revision replaces an earlier."""
 
+import errno
+import hashlib
+import os
 import re
 import secrets
 import time
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.ledger.old_parts import find_fault
 from seg.ahead import map_ahead
-from seg.errors import DataWarning
+from seg.errors import DamagedFile, DataWarning
 from seg.files import TEMPORARY
 from seg.storage import Place
 
@@ -21,128 +27,216 @@ READERS = 8
 DAMAGED = ".damaged"
 """Ending of a hidden file that was a part."""
 
-_NAME = re.compile(r"([^.].*?)(?:-r(\d+))?\.parquet")
+_NAME = re.compile(r"([^.].*?)(?:-r(\d+))?(?:-([0-9a-f]{64}))?\.parquet")
 
 
-def new_part_name() -> str:
-    """TIME-RANDOM.parquet: later parts sort after earlier ones, and no two machines take the same name."""
-    return f"{time.time_ns()}-{secrets.token_hex(4)}.parquet"
+class PartName(NamedTuple):
+    """What a part's file name says: TIME-RANDOM-SHA256.parquet, or TIME-RANDOM-r2-SHA256.parquet.
+
+    The whole hash stands there, though half of it would tell damage as surely: `sha256sum` then checks a part
+    on any machine, without us.
+    """
+
+    first: str
+    """TIME-RANDOM: what all revisions of a part share."""
+    revision: int
+    """From 1."""
+    sha256: str
+    """Of the file's bytes; empty: it was written before names carried one (issue S)."""
+    file: str
+
+    @property
+    def stem(self) -> str:
+        """What a part's files in ledger, objects and quarantine share: the name without hash and ending."""
+        return self.first if self.revision == 1 else f"{self.first}-r{self.revision}"
 
 
-def next_revision(name: str) -> str:
-    """The name that a part has once it is written anew: NAME-r2.parquet after NAME.parquet."""
-    stem, revision = _split(name)
-    return f"{stem}-r{revision + 1}.parquet"
+def parse_name(file: str) -> PartName:
+    """A part's file name, read. AssertionError: it is none."""
+    match = _NAME.fullmatch(file)
+    assert match is not None, f"{file} is no part"
+    return PartName(match[1], int(match[2] or 1), match[3] or "", file)
+
+
+def new_stem() -> str:
+    """TIME-RANDOM: later parts sort after earlier ones, and no two machines take the same name."""
+    return f"{time.time_ns()}-{secrets.token_hex(4)}"
+
+
+def next_revision(stem: str) -> str:
+    """The stem that a part has once it is written anew: STEM-r2 after STEM."""
+    part = parse_name(f"{stem}.parquet")
+    return part._replace(revision=part.revision + 1).stem
+
+
+def encode_part(rows: pa.Table) -> bytes:
+    """The file of a part; the same rows give the same bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, write_page_checksum=True)
+    return sink.getvalue().to_pybytes()
 
 
 class Parts:
-    """The parts in one folder of a place. Hidden files are those never finished, and are not read."""
+    """The parts in one folder of a place. Hidden files are those never finished, and are not read.
 
-    def __init__(self, place: Place, folder: str) -> None:
-        """The folder is made when the first part is written."""
-        self.place, self.folder = place, folder
-        self._damaged: set[str] = set()
+    Whatever is read of a part is checked first: its bytes against the hash in its name; one from before names
+    had a hash is read whole and counted. DamagedFile: a part is not as it was written.
+    """
 
-    def names(self) -> list[str]:
-        """The newest revision of each part, sorted."""
-        newest: dict[str, str] = {}
-        for name in sorted(self._names(), key=_split):
-            newest[_split(name)[0]] = name
+    def __init__(
+        self, place: Place, folder: str, schema: pa.Schema, *, leave_out_damaged: bool = False
+    ) -> None:
+        """The folder is made when the first part is written.
+
+        schema: of a part; a column that an older part lacks reads as null. leave_out_damaged: go on without
+        damaged parts, where they will be set aside and their images scored again.
+        """
+        self.place, self.folder, self.schema = place, folder, schema
+        self._leave_out_damaged = leave_out_damaged
+        self._left_out: dict[PartName, str] = {}
+        self._counted: dict[str, str] = {}
+        """sha256 of parts that were found to be sound, so that one without a hash is counted once."""
+
+    def names(self) -> list[PartName]:
+        """The newest revision of each part, in order of time. DamagedFile: two files are the same one."""
+        newest: dict[str, PartName] = {}
+        for part in sorted(self._names()):
+            other = newest.get(part.first)
+            if other is not None and other.revision == part.revision:
+                raise self._same_part(other, part)
+            newest[part.first] = part
         return sorted(newest.values())
 
+    def stems(self) -> set[str]:
+        """Stems of `names`."""
+        return {part.stem for part in self.names()}
+
+    def of(self, stems: Collection[str]) -> list[PartName]:
+        """The parts of these stems, as far as they are there, in order of time; errors as of `names`."""
+        found = sorted(part for part in self._names() if part.stem in stems)
+        for one, other in pairwise(found):
+            if one.stem == other.stem:
+                raise self._same_part(one, other)
+        return found
+
     def tables(
-        self, columns: list[str] | None = None, *, named: Collection[str] | None = None
-    ) -> Iterator[tuple[str, pa.Table]]:
+        self, columns: list[str] | None = None, *, stems: Collection[str] | None = None
+    ) -> Iterator[tuple[PartName, pa.Table]]:
         """Name and rows of each part in turn, so that a million rows hold the memory of a few parts.
 
-        columns: None reads all. named: files of these names, as far as they are there; None: `names`.
-        DataWarning, once each: a damaged part is left out.
+        columns: None reads all. stems: the parts that have these; None: `names`.
         """
-        for name, rows in self._read_all(self._choose(named), columns):
-            if not isinstance(rows, str):
-                yield name, rows
-            elif name not in self._damaged:
-                self._damaged.add(name)
-                mend = "remove it, and the same command scores its images again"
-                _warn(f"{self.place}/{self.folder}/{name} is damaged and left out ({rows}); {mend}")
+        for part, rows in self._read_all(self._choose(stems), columns):
+            if isinstance(rows, str):
+                self.give_up(part, rows)
+            else:
+                yield part, rows
 
-    def read(self, name: str, columns: list[str] | None = None) -> pa.Table | str:
+    def read(self, part: PartName, columns: list[str] | None = None) -> pa.Table | str:
         """Rows of a part, or what is wrong with its content. FileNotFoundError: it is not there."""
-        path = f"{self.folder}/{name}"
+        content = self.place.read(f"{self.folder}/{part.file}")
+        if content is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.where(part))
+        sha256 = hashlib.sha256(content).hexdigest()
+        known = part.sha256 or self._counted.get(part.file, "")
+        if known and known != sha256:
+            return "its sha256 is another than " + ("its name says" if part.sha256 else "a moment ago")
+        if not known and (fault := find_fault(content, self.schema)):
+            return fault
+        self._counted[part.file] = sha256
         try:
-            with self.place.open(path) as file:
-                return _parse(file, columns)
-        except FileNotFoundError:
-            raise
-        except (pa.ArrowException, OSError):
-            content = self.place.read(path)  # storage that is away, and not the part, raises here
-        try:
-            return _parse(pa.BufferReader(content or b""), columns)
-        except (pa.ArrowException, OSError) as error:
+            return _parse(content, self.schema, columns)
+        except (pa.ArrowException, OSError) as error:  # bytes that were never a part, with a hash that fits
             return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
-    def find_damaged(self, columns: list[str], *, named: Collection[str] | None = None) -> dict[str, str]:
-        """Parts that end too early, or are damaged in these columns, and how; named: as of `tables`."""
-        found = self._read_all(self._choose(named), columns)
-        return {name: rows for name, rows in found if isinstance(rows, str)}
+    def find_damaged(self, *, stems: Collection[str] | None = None) -> dict[PartName, str]:
+        """Parts that are not as they were written, and how; stems: as of `tables`."""
+        found = self._read_all(self._choose(stems), [])
+        return {part: rows for part, rows in found if isinstance(rows, str)}
 
-    def set_aside(self, name: str, reason: str) -> None:
+    def give_up(self, part: PartName, reason: str) -> None:
+        """Raise DamagedFile, which names a damaged part; where that was asked for, read it no more."""
+        if not self._leave_out_damaged:
+            raise DamagedFile(
+                f"{self.where(part)} is damaged ({reason}); the command that scored this folder sets it "
+                "aside and scores its images again"
+            )
+        self._left_out[part] = reason
+
+    def warn_of_left_out(self) -> None:
+        """DataWarning for each damaged part that was left out."""
+        for part, reason in self._left_out.items():
+            _warn(f"{self.where(part)} is damaged ({reason}): left out; its images count as not scored")
+
+    def set_aside(self, part: PartName, reason: str) -> None:
         """Give a damaged part a hidden name, under which nothing reads it. DataWarning: says so."""
-        path, hidden = f"{self.folder}/{name}", f"{self.folder}/.{name}{DAMAGED}"
+        path, hidden = f"{self.folder}/{part.file}", f"{self.folder}/.{part.file}{DAMAGED}"
         self.place.write(hidden, self.place.read(path) or b"")
         self.place.remove(path)
-        _warn(f"{self.place}/{path} is damaged ({reason}): kept as {hidden}; its images are scored again")
+        _warn(f"{self.where(part)} is damaged ({reason}): kept as {hidden}; its images are scored again")
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of all parts together."""
         arrays = [table[name] for _, table in self.tables([name])]
         return pa.chunked_array([chunk for array in arrays for chunk in array.chunks], pa.string())
 
-    def write(self, name: str, rows: pa.Table) -> None:
+    def write(self, stem: str, content: bytes) -> None:
         """Write a part, flushed before it has its name; on object stores in one request that makes it."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(rows, sink, write_page_checksum=True)
-        self.place.write(f"{self.folder}/{name}", sink.getvalue().to_pybytes())
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.place.write(f"{self.folder}/{stem}-{sha256}.parquet", content)
 
-    def remove(self, name: str) -> None:
+    def remove(self, part: PartName) -> None:
         """Remove a part, if it is there."""
-        self.place.remove(f"{self.folder}/{name}")
+        self.place.remove(f"{self.folder}/{part.file}")
 
-    def remove_all_but(self, names: Iterable[str]) -> None:
+    def remove_all_but(self, parts: Iterable[PartName]) -> None:
         """Remove all other parts of the folder, and what killed jobs left unfinished in it."""
-        kept = set(names)
-        unfinished = [name for name in self.place.names(self.folder) if _is_unfinished(name)]
-        for name in (*unfinished, *(name for name in self._names() if name not in kept)):
-            self.remove(name)
+        kept = {part.file for part in parts}
+        for name in self.place.names(self.folder):
+            if _is_unfinished(name) or (_NAME.fullmatch(name) and name not in kept):
+                self.place.remove(f"{self.folder}/{name}")
 
-    def _choose(self, named: Collection[str] | None) -> list[str]:
-        return self.names() if named is None else sorted(set(self._names()).intersection(named))
+    def where(self, part: PartName) -> str:
+        """A part's file, for people."""
+        return f"{self.place}/{self.folder}/{part.file}"
 
-    def _names(self) -> list[str]:
-        return [name for name in self.place.names(self.folder) if _NAME.fullmatch(name)]
+    def _choose(self, stems: Collection[str] | None) -> list[PartName]:
+        return self.names() if stems is None else self.of(stems)
 
-    def _read_all(self, names: list[str], columns: list[str] | None) -> Iterator[tuple[str, pa.Table | str]]:
+    def _names(self) -> list[PartName]:
+        found = (parse_name(name) for name in self.place.names(self.folder) if _NAME.fullmatch(name))
+        return [part for part in found if part not in self._left_out]
+
+    def _read_all(
+        self, parts: list[PartName], columns: list[str] | None
+    ) -> Iterator[tuple[PartName, pa.Table | str]]:
         """What `read` gives for each, in order, a few at once."""
         readers = 1 if self.place.is_local else READERS
         with ThreadPoolExecutor(readers) as pool:
-            found = map_ahead(pool, lambda name: self.read(name, columns), names, readers)
-            yield from zip(names, found, strict=True)
+            found = map_ahead(pool, lambda part: self.read(part, columns), parts, readers)
+            yield from zip(parts, found, strict=True)
+
+    def _same_part(self, one: PartName, other: PartName) -> DamagedFile:
+        return DamagedFile(
+            f"{self.where(one)} and {other.file} are two files of one part; remove the one that is not of "
+            "this folder"
+        )
 
 
-def _parse(file: pa.NativeFile, columns: list[str] | None) -> pa.Table:
-    with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-        return parquet.read(columns=columns, use_threads=False)
+def _parse(content: bytes, schema: pa.Schema, columns: list[str] | None) -> pa.Table:
+    """The columns asked for, None: all of the schema; null where the file has none of that name."""
+    wanted = schema.names if columns is None else columns
+    with pq.ParquetFile(pa.BufferReader(content)) as parquet:
+        there = set(parquet.schema_arrow.names)
+        table = parquet.read(columns=[name for name in wanted if name in there], use_threads=False)
+    for name in wanted:
+        if name not in there:
+            table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
+    return table.select(wanted)
 
 
 def _warn(text: str) -> None:
     warnings.warn(text, DataWarning, stacklevel=3)
-
-
-def _split(name: str) -> tuple[str, int]:
-    """A part's name without its revision, and that, from 1."""
-    match = _NAME.fullmatch(name)
-    assert match is not None, f"{name} is no part"
-    return match[1], int(match[2] or 1)
 
 
 def _is_unfinished(name: str) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from cluster.ledger.ledger import Ledger
+from cluster.ledger.ledger import read_ledger
 from cluster.report.bootstrap import Interval, PairedSums, resample
 from cluster.report.image_ious import class_ious, hits_and_unions, mean_ious
 from cluster.report.image_order import natural_order
@@ -102,7 +102,7 @@ def compare(place_a: Place, place_b: Place) -> Comparison:
     """Compare two scores folders. An image costs a name, two hashes and 32 bytes a class.
 
     RequestError: a folder is no scores folder; their classes, or an image's label, differ; no image is
-    labelled in both.
+    labelled in both. DamagedFile: a part of one of them.
     """
     places = (place_a, place_b)
     (run_a, summary_a), (run_b, summary_b) = map(read_scores, places)
@@ -140,11 +140,11 @@ def compare(place_a: Place, place_b: Place) -> Comparison:
 
 
 def read_scored(place: Place, num_classes: int) -> Scored:
-    """Read a scoring's ledger once."""
+    """Read a scoring's ledger. DamagedFile: one of its folder's parts."""
     names: list[pa.ChunkedArray] = []
     labelled = [pa.table({name: pa.array([], pa.string()) for name in LABELLED_COLUMNS})]
     sums = [(np.empty((0, num_classes), np.int64),) * 2]
-    for rows in Ledger(place).rows([*LABELLED_COLUMNS, "confusion"]):
+    for rows in read_ledger(place).rows([*LABELLED_COLUMNS, "confusion"]):
         names.append(rows["image"])
         counted = rows.filter(rows["confusion"].is_valid())
         labelled.append(counted.select(LABELLED_COLUMNS))

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.ledger.ledger import Ledger
+from cluster.ledger.ledger import read_ledger
 from cluster.outcome import StoppedBy
 from cluster.pages import put_page
 from cluster.report import report_figures as figures
@@ -68,7 +68,7 @@ def write_report(place: Place, out: Path | None = None, report: Report | None = 
     out: the page, where not in that folder. report: what `gather` found, where that is at hand.
     The same folder gives the same bytes. Memory is that of a part of the ledger, a name and three numbers an
     image and the images shown. RequestError: it is no scores folder, or its first scoring has not ended; as
-    of `put_page`.
+    of `put_page`. DamagedFile: one of its parts.
     """
     return put_page(place, "report.html", render(report or gather(place)).encode(), out)
 
@@ -100,10 +100,10 @@ def _check_summary(run: dict[str, Any], summary: Any, where: str) -> None:
 
 
 def gather(place: Place) -> Report:
-    """Read a scores folder, each part of it once."""
+    """Read a scores folder. RequestError: as of `read_scores`. DamagedFile: one of its parts."""
     run, summary = read_scores(place)
     classes = tuple(summary["classes"])
-    ledger, survey = Ledger(place), Survey(len(classes), listed=LISTED)
+    ledger, survey = read_ledger(place), Survey(len(classes), listed=LISTED)
     for rows in ledger.rows(SURVEY_COLUMNS):
         survey.add(rows)
     objects = ObjectSurvey(len(classes))

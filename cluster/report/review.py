@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.ledger.ledger import Ledger
+from cluster.ledger.ledger import read_ledger
 from cluster.pages import put_page
 from cluster.report.image_ious import hits_and_unions, matrix_of, mean_ious
 from cluster.report.ledger_survey import Lowest
@@ -82,12 +82,13 @@ def write_review(place: Place, out: Path | None = None) -> str:
 
     First the unlabelled images that are most worth a label (`Spread`), then the labelled ones of the lowest
     mIoU: where the model is far off, it may be the label that is wrong. Memory is that of a part of the
-    ledger and of the rows written. RequestError: as of `read_scores` and `put_page`.
+    ledger and of the rows written. RequestError: as of `read_scores` and `put_page`. DamagedFile: one of its
+    parts.
     """
     run, summary = read_scores(place)
     classes = summary["classes"]
     spread, checks = Spread(REVIEWED), Lowest(CHECKED)
-    for rows in Ledger(place).rows(REVIEW_COLUMNS):
+    for rows in read_ledger(place).rows(REVIEW_COLUMNS):
         unlabelled = rows.filter(rows["confusion"].is_null())
         doubtful = 1 - unlabelled["confidence"].to_numpy() >= spread.least_doubt
         if doubtful.any():

@@ -13,7 +13,7 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
-from cluster.ledger.parts import Parts
+from cluster.ledger.ledger import Ledger, read_ledger
 from cluster.scoring.out_paths import yolo_name
 from seg.ahead import map_ahead
 from seg.errors import RequestError
@@ -51,7 +51,8 @@ def export_objects(place: Place, kind: ExportKind) -> Exported:
     """Write the objects of a scores folder into its exports/, over an earlier export.
 
     A million images are not in memory at once. Each file appears whole or not at all, and once more writes
-    the same. RequestError: no scores folder, or two images whose YOLO files would be one.
+    the same. RequestError: no scores folder, or two images whose YOLO files would be one. DamagedFile: a part
+    of it.
     """
     identity = place.read_json("run.json")
     if identity is None:
@@ -59,6 +60,7 @@ def export_objects(place: Place, kind: ExportKind) -> Exported:
             f"{place} holds no run.json, so it is no scores folder; give the --out of a scoring"
         )
     classes = require_fields({"classes": list[str]}, identity, f"{place}/run.json")["classes"]
+    read_ledger(place)
     return {"coco": _export_coco, "yolo": _export_yolo}[kind](place, classes)
 
 
@@ -159,19 +161,15 @@ def refuse_shared_files(names: Callable[[], Iterable[str]]) -> None:
 
 
 def _read_images(place: Place, columns: list[str]) -> Iterator[tuple[Image, Found]]:
-    """Each image of the ledger with its objects, which are in the part of the same name.
+    """Each image of the ledger with its objects, which are in the part of the same stem.
 
     columns: of the objects; [] for none of them.
     """
-    tables = Parts(place, "objects").tables(columns) if columns else iter(())
-    objects = next(tables, None)
-    for part, images in Parts(place, "ledger").tables(["image", "height", "width"]):
-        while objects is not None and objects[0] < part:  # both are sorted by name; these have no ledger part
-            objects = next(tables, None)
+    for images, objects in Ledger(place).with_objects(columns):
         found: dict[str, Found] = {}
-        for row in objects[1].to_pylist() if objects is not None and objects[0] == part else ():
+        for row in () if objects is None else objects.to_pylist():
             found.setdefault(row["image"], []).append(row)
-        for image in images.to_pylist():
+        for image in images:
             yield image, found.get(image["image"], [])
 
 

@@ -2,7 +2,7 @@
 
 import os
 
-from cluster.ledger.ledger import Ledger
+from cluster.ledger.ledger import read_ledger
 from cluster.outcome import StoppedBy
 from cluster.requests import ScoreRequest
 from cluster.scoring.score_folder import look_into, refuse_changed
@@ -26,8 +26,8 @@ def look_back(plan: ScorePlan, request: ScoreRequest) -> ScoreSummary:
     RequestError: images are left to score, or something else would have to be written; as of `score`.
     """
     check_folder(plan.out, plan.identity, older_reader=True)
-    ledger = Ledger(plan.out)
-    again = refuse_changed(plan, request)
+    ledger = read_ledger(plan.out)
+    again = refuse_changed(plan, request, ledger)
     folder = look_into(plan, ledger, {}, again=again, retry_quarantined=request.retry_quarantined)
     if folder.num_left or request.export:
         left = (

@@ -1,5 +1,6 @@
 """One image a row, read, predicted and counted where its logits are; only small rows leave."""
 
+import hashlib
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -191,7 +192,7 @@ def finish(
     with work.timed("write"):
         work.row |= count_objects(work, ids, probability, settings.min_object_px, num_classes)
         if settings.masks:
-            write_mask(settings.out.below("masks"), f"{work.row['image']}.png", ids)
+            work.row |= write_mask(settings.out.below("masks"), f"{work.row['image']}.png", ids)
     work.row |= {f"seconds_{stage}": seconds for stage, seconds in work.seconds.items()}
     work.row["finished_at"] = datetime.now(UTC)
     return work.row
@@ -217,9 +218,12 @@ def count_objects(
     }
 
 
-def write_mask(place: Place, name: str, ids: NDArray[np.uint8]) -> None:
-    """Write class ids as an 8-bit PNG of one channel, whole or not at all.
+def write_mask(place: Place, name: str, ids: NDArray[np.uint8]) -> dict[str, Any]:
+    """Write class ids as an 8-bit PNG of one channel, whole or not at all; what the ledger says of that file.
 
-    The folders of sequences are made below place.
+    A dictionary of `mask_bytes` and `mask_sha256`. The folders of sequences are made below place. OSError:
+    storage refused, also after a while.
     """
-    persistently(partial(place.write_below, name, encode_mask(ids)), f"{place}/{name}")
+    content = encode_mask(ids)
+    persistently(partial(place.write_below, name, content), f"{place}/{name}")
+    return {"mask_bytes": len(content), "mask_sha256": hashlib.sha256(content).hexdigest()}

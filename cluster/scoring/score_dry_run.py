@@ -24,8 +24,10 @@ def look_only(request: ScoreRequest, session: Session) -> dict[str, Any]:
     """Print what a scoring would meet and cost; the same as plain values. RequestError: as of `score`."""
     workplace, plan = choose_workplace(request, session), plan_scoring(request)
     check_folder(plan.out, plan.identity, older_reader=True)
-    again = refuse_changed(plan, request)
-    folder = look_into(plan, Ledger(plan.out), {}, again=again, retry_quarantined=request.retry_quarantined)
+    ledger = Ledger(plan.out, leave_out_damaged=True)
+    ledger.check()
+    again = refuse_changed(plan, request, ledger)
+    folder = look_into(plan, ledger, {}, again=again, retry_quarantined=request.retry_quarantined)
     pattern = plan.card.sequence if plan.sequences else ""
 
     def score_sample(images: list[str], scratch: Place) -> Iterable[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.ledger.changes import find_changes, find_other_content
+from cluster.ledger.changes import find_changed_masks, find_changes, find_other_content, merge_changes
 from cluster.ledger.ledger import Ledger
 from cluster.requests import ScoreRequest
 from cluster.scoring.inflight import Note, take_over, write_suspects
@@ -57,26 +57,27 @@ class ScoreFolder:
         return row
 
 
-def refuse_changed(plan: ScorePlan, request: ScoreRequest) -> list[str]:
-    """Images to score again since they changed, or are read otherwise than when they were scored.
+def refuse_changed(plan: ScorePlan, request: ScoreRequest, ledger: Ledger) -> list[str]:
+    """Images to score again: they changed, are read otherwise than when they were scored, or lost their mask.
 
-    RequestError: there are some, and nobody asked for that.
+    RequestError: an image, its label, mask or reader is another, and nobody asked for scoring it again.
     """
-    ledger = Ledger(plan.out)
+    settings = plan.settings
     old = find_old_readings(plan, ledger)
     if not request.rescore_changed:
         old.refuse(plan.out)
-    changes = find_changes(plan.listing, plan.labels, ledger)
-    found = [changes]
+    masks = plan.out.below("masks") if settings.masks else None
+    found = [find_changes(plan.listing, plan.labels, ledger)]
+    if masks is not None:
+        found.append(find_changed_masks(masks, ledger))
     if request.verify:
-        found.append(find_other_content(plan.settings.archive, plan.settings.labels, ledger))
-    for line in (*old.lines(changes.gone), changes.gone_line(besides=old.rows)):
-        if line:
-            say(line)
+        found.append(find_other_content(settings.archive, settings.labels, ledger, masks))
+    changes = merge_changes(found, plan.listing, plan.asked)
     if not request.rescore_changed:
-        for one in found:
-            one.refuse()
-    return list(dict.fromkeys([*old.rows, *(image for one in found for image in one.changed)]))
+        changes.refuse()
+    for line in (*old.lines(changes.gone), *changes.lines(besides=old.rows)):
+        say(line)
+    return list(dict.fromkeys([*old.rows, *changes.changed, *changes.unmasked]))
 
 
 def settle_folder(plan: ScorePlan, *, exports: bool) -> ScorePlan:

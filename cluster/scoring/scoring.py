@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.folder_lock import LostLock, holding
+from cluster.ledger.ledger import Ledger
 from cluster.outcome import StoppedBy
 from cluster.requests import ScoreRequest
 from cluster.scoring.finished import is_read_only, look_back
@@ -21,7 +22,7 @@ from cluster.scoring.scorer_pool import ScorerPool
 from cluster.scoring.stopping import Pace, Stopping, heeding_ctrl_c
 from cluster.scoring.workplace import Workplace, choose_workplace
 from cluster.session import Session
-from seg.errors import DataWarning
+from seg.errors import DamagedFile, DataWarning
 from seg.run_folder import check_folder
 
 Rows = list[dict[str, Any]]
@@ -37,7 +38,7 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     if is_read_only(plan.out):
         return look_back(plan, request)
     check_folder(plan.out, plan.identity, older_reader=True)
-    again = refuse_changed(plan, request)
+    again = refuse_changed(plan, request, Ledger(plan.out, leave_out_damaged=True))
     with holding(plan.out, plan.identity, what="scoring", older_reader=True) as lock:
         plan = settle_folder(plan, exports=request.export is not None)
         folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)
@@ -57,7 +58,7 @@ def _summarised(folder: ScoreFolder, command: Command) -> Iterator[None]:
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         command.stopped_by = StoppedBy.INTERRUPT if interrupted else StoppedBy.ERROR
-        with suppress(OSError, LostLock):  # maybe the error itself, which is what is told
+        with suppress(OSError, LostLock, DamagedFile):  # maybe the error itself, which is what is told
             _write_summary(folder, command, cause=f"{type(error).__name__}: {error}")
         raise
     outside = count_strangers(folder.plan, folder.ledger)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
+from cluster.ledger.ledger import read_ledger
 from cluster.live_view import live_view
 from cluster.scoring.scoring_picture import draw_status, log_note, silence
 from cluster.scoring.scoring_status import ScoringStatus
@@ -110,7 +111,8 @@ class StatusReader:
 def show_status(place: Place, *, watch: bool = False, as_json: bool = False) -> int:
     """Print how far the scoring in a folder is; its exit code (docs/formats.md). RequestError: there is none.
 
-    watch: go on until it has ended or Ctrl-C. as_json: the plain values, with `silent_seconds`.
+    watch: go on until it has ended or Ctrl-C. as_json: the plain values, with `silent_seconds`. DamagedFile:
+    a part of what was committed; the rest is printed before.
     """
     reader = StatusReader(place)
     if watch:
@@ -122,7 +124,16 @@ def show_status(place: Place, *, watch: bool = False, as_json: bool = False) -> 
         values = without_nan(asdict(reader.status) | {"silent_seconds": reader.silence_s})
         for line in json.dumps(values, indent=2).splitlines():  # in ASCII: a name's controls do nothing
             say(line, out=True)
+    _check_parts(place)
     return reader.exit_code
+
+
+def _check_parts(place: Place) -> None:
+    """DamagedFile: a part of the folder is. Figures are shown before: its job counted them, not we."""
+    try:
+        read_ledger(place)
+    except FileNotFoundError:  # listed, and gone when it was read: a living job put its next revision there
+        read_ledger(place)
 
 
 def watch_status(reader: StatusReader) -> None:

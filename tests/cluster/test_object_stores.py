@@ -1,5 +1,6 @@
 """What scoring keeps on an object store, and that it is what a local folder would hold."""
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +13,7 @@ from PIL import Image
 
 from cluster import store_lock
 from cluster.folder_lock import FolderLock, LostLock, check_owner
-from cluster.ledger.changes import find_changes, find_other_content
+from cluster.ledger.changes import Changes, find_changed_masks, find_changes, find_other_content
 from cluster.ledger.ledger import Ledger
 from seg.data.images import read_from, split_page
 from seg.data.layout import Labels, find_labels
@@ -143,6 +144,22 @@ def test_an_image_on_a_store_that_was_written_anew_has_changed(store: Place) -> 
     listing = list_images(store, exclude=("scores/*",))
     assert find_changes(listing, Labels.none(3), ledger).changed == ["b.png"]
     assert find_other_content(store, None, ledger).changed == ["b.png"]
+
+
+def test_masks_on_a_store_are_missed_and_compared_as_in_a_folder(store: Place) -> None:
+    ledger, masks = Ledger(store.below("scores")), store.below("scores/masks")
+    for name in ("a.png", "s/b.png", "s/c.png", "d.png"):
+        store.write(name, b"image")
+        masks.write(f"{name}.png", b"mask")
+        stats = {"mask_bytes": 4, "mask_sha256": hashlib.sha256(b"mask").hexdigest()}
+        ledger.add([scored(name) | stats | {"sha256": hashlib.sha256(b"image").hexdigest()}])
+    ledger.commit()
+    assert find_changed_masks(masks, ledger) == Changes()
+    masks.remove("s/b.png.png")
+    masks.write("s/c.png.png", b"longer")
+    masks.write("d.png.png", b"MASK")
+    assert find_changed_masks(masks, ledger) == Changes(masks=["s/c.png"], unmasked=["s/b.png"])
+    assert find_other_content(store, None, ledger, masks) == Changes(masks=["d.png", "s/c.png"])
 
 
 def test_a_folder_of_a_store_is_claimed_once(store: Place) -> None:

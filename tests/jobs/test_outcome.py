@@ -9,7 +9,7 @@ import pytest
 
 from cluster.requests import ScoreRequest
 from jobs.outcome import parse_words, run_job
-from seg.errors import RequestError
+from seg.errors import DamagedFile, RequestError
 from tests.small import ROOT, wait_until
 
 
@@ -34,6 +34,14 @@ def test_a_job_that_returns_keeps_its_exit_code(code: int, tmp_path: Path) -> No
 def test_a_wrong_request_is_2_and_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run_job("score", lambda: fail(RequestError("archive x is no folder; give one"))) == 2
     assert capsys.readouterr().err == "score: archive x is no folder; give one\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_file_of_ours_is_1_and_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_job("report", lambda: fail(DamagedFile("x.parquet is damaged (...); score again"))) == 1
+    assert capsys.readouterr().err == "report: x.parquet is damaged (...); score again\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from jobs import report
+from cluster.report.review import write_review
+from cluster.scoring.exports import ExportKind, export_objects
+from cluster.scoring.scoring_progress import ScoringProgress
+from cluster.scoring.status import StatusWriter
+from jobs import report, status
+from jobs.outcome import run_job
+from seg.storage import as_place
+from tests.cluster.ledger.test_ledger import aside
 from tests.cluster.scores import random_rows, write_scores
 from tests.small import read_tree
 
@@ -83,3 +90,46 @@ def test_a_wrong_request_is_2_and_one_sentence(scores: Path, capsys: pytest.Capt
     assert run(scores / "A", scores / "B") == 2
     assert "the label of s0/0.png differs between" in capsys.readouterr().err
     assert not (scores / "A/comparison-B.html").exists()
+
+
+def flip_a_bit(folder: Path) -> Path:
+    """Of a part in a folder, in the middle; the part."""
+    (part, *_) = sorted(folder.iterdir())
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 16
+    part.write_bytes(content)
+    return part
+
+
+@pytest.mark.parametrize("kind", ["ledger", "objects", "quarantine"])
+def test_of_a_damaged_folder_nothing_is_told_but_the_part(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = random_rows(20, seed=0)
+    rows[0]["objects"] = [{"image": rows[0]["image"], "class_id": 1}]
+    rows[1] = aside(rows[1]["image"])
+    for name in ("A", "B"):
+        write_scores(tmp_path / name, rows)
+    StatusWriter(as_place(tmp_path / "A")).write(ScoringProgress(20, ("background",), workers=1, title="t"))
+    part = flip_a_bit(tmp_path / "A" / kind)
+    jobs = {
+        "report": lambda: run(tmp_path / "A"),
+        "comparison": lambda: run(tmp_path / "B", tmp_path / "A"),
+        "status": lambda: status.main([str(tmp_path / "A")]),
+        "coco": lambda: run_job("export", lambda: export(tmp_path / "A", "coco")),
+        "yolo": lambda: run_job("export", lambda: export(tmp_path / "A", "yolo")),
+        "what to label": lambda: run_job("review", lambda: bool(write_review(as_place(tmp_path / "A")))),
+    }
+    for name, job in jobs.items():
+        assert job() == 1, name
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert f"{part} is damaged (its sha256 is another than its name says); the command that" in said, name
+    assert {path.name for path in (tmp_path / "A").iterdir()} <= {
+        *("ledger", "objects", "quarantine"),
+        *("run.json", "summary.json", "status.json"),
+    }
+
+
+def export(folder: Path, kind: ExportKind) -> int:
+    export_objects(as_place(folder), kind)
+    return 0

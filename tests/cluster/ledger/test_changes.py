@@ -7,14 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.ledger.changes import Changes, find_changes, find_other_content
+from cluster.ledger.changes import (
+    Changes,
+    find_changed_masks,
+    find_changes,
+    find_other_content,
+    merge_changes,
+)
 from cluster.ledger.ledger import Ledger
 from seg.data.images import read_file, split_page
 from seg.data.layout import find_labels
 from seg.data.listing import list_images
 from seg.errors import RequestError
 from seg.storage import as_place
-from tests.cluster.ledger.test_ledger import scored
+from tests.cluster.ledger.test_ledger import age, scored
 
 IMAGES = ("s/1.png", "s/2.png", "s/10.png", "pages.tif#0", "pages.tif#1", "other.bmp")
 
@@ -49,7 +55,10 @@ def rewrite(path: Path, text: str) -> None:
 
 
 def score_all(root: Path, **reasons: str) -> Ledger:
-    """A ledger of everything under a root as it is now; by a name without its ending, why it is set aside."""
+    """A ledger of everything under a root as it is now; by a name without its ending, why it is set aside.
+
+    Each scored image gets a mask, in predicted/, whose content does not matter.
+    """
     listing = list_images(root / "images")
     labels = find_labels(listing.images, root / "masks")
     ledger = Ledger(root / "scores")
@@ -61,6 +70,12 @@ def score_all(root: Path, **reasons: str) -> Ledger:
         if reason in (None, "label_mismatch") and image in labels.names:
             row |= stamp(root / "masks" / labels.names[image], "label_")
             row["label_path"] = labels.names[image]
+        if reason is None:
+            write(root / f"predicted/{image}.png", f"mask of {image}")
+            row |= {
+                f"mask_{what}": stamp(root / f"predicted/{image}.png", "")[what]
+                for what in ("bytes", "sha256")
+            }
         ledger.add([row])
     ledger.commit()
     return ledger
@@ -81,7 +96,7 @@ def test_nothing_has_changed_where_nothing_was_touched(root: Path) -> None:
     found = changes(root, score_all(root))
     assert found == Changes()
     found.refuse()
-    assert found.gone_line() == ""
+    assert list(found.lines()) == []
 
 
 def test_images_that_differ_in_size_or_time_alone_have_changed(root: Path) -> None:
@@ -148,7 +163,8 @@ def test_images_that_are_gone_are_told_from_those_that_a_pattern_leaves_out(root
     (root / "images/s/1.png").unlink()
     found = changes(root, ledger)
     assert (found.changed, found.gone) == ([], ["other.bmp", "s/1.png"])
-    assert found.gone_line().startswith("2 scored images are no longer in the archive (other.bmp, s/1.png);")
+    (line,) = found.lines()
+    assert line.startswith("2 scored images are no longer in the archive (other.bmp, s/1.png); their rows")
     assert changes(root, ledger, exclude=("s/*",)).gone == ["other.bmp"]
 
 
@@ -171,6 +187,73 @@ def test_verifying_finds_other_content_of_the_same_size_and_time(root: Path) -> 
     assert find_other_content(archive, None, ledger).labels == []
 
 
+def mask_changes(root: Path, ledger: Ledger, *, asked: int = 6, **patterns: tuple[str, ...]) -> Changes:
+    found = find_changed_masks(as_place(root / "predicted"), ledger)
+    return merge_changes([found], list_images(root / "images", **patterns), asked)
+
+
+def test_masks_that_are_missing_are_told_from_those_of_another_size(root: Path) -> None:
+    ledger = score_all(root)
+    assert mask_changes(root, ledger) == Changes()
+    for name in ("s/10.png", "pages.tif#1", "s/2.png"):
+        (root / f"predicted/{name}.png").unlink()
+    (root / "predicted/s/1.png.png").write_bytes(b"")
+    os.utime(root / "predicted/other.bmp.png", ns=(0, 1))
+    (root / "predicted/s").joinpath(os.fsdecode(b"\xff.png")).write_bytes(b"a name that Arrow cannot hold")
+    found = mask_changes(root, ledger)
+    assert found == Changes(masks=["s/1.png"], unmasked=["pages.tif#1", "s/2.png", "s/10.png"])
+    assert list(found.lines()) == [
+        "3 masks are missing (pages.tif#1, s/2.png, s/10.png); their images are scored again"
+    ]
+    with pytest.raises(RequestError, match=r"^1 mask \(s/1.png\) changed since .*--rescore-changed"):
+        found.refuse()
+    assert list_images(root / "images").images.index("s/1.png") == 3
+    assert mask_changes(root, ledger, asked=4).unmasked == ["pages.tif#1"]  # the others are not asked for
+
+
+def test_masks_of_images_that_are_gone_are_told_and_left(root: Path) -> None:
+    ledger = score_all(root)
+    for name in ("images/other.bmp", "images/s/1.png", "predicted/other.bmp.png", "predicted/s/2.png.png"):
+        (root / name).unlink()
+    (root / "predicted/s/1.png.png").write_bytes(b"another")
+    found = mask_changes(root, ledger)
+    assert (found.changed, found.unmasked, found.lost) == ([], ["s/2.png"], ["other.bmp", "s/1.png"])
+    assert next(found.lines()).startswith("masks of 2 of these are missing or have changed (other.bmp, s/1")
+    left_out = mask_changes(root, ledger, exclude=("s/*",))
+    assert (left_out.unmasked, left_out.lost) == ([], ["other.bmp"])
+
+
+def test_of_parts_that_know_no_masks_only_presence_counts(root: Path) -> None:
+    ledger = score_all(root)
+    age(root / "scores")
+    (root / "predicted/s/1.png.png").write_bytes(b"another")
+    (root / "predicted/s/2.png.png").unlink()
+    assert mask_changes(root, ledger) == Changes(unmasked=["s/2.png"])
+    masks = as_place(root / "predicted")
+    assert find_other_content(as_place(root / "images"), None, Ledger(root / "scores"), masks) == Changes()
+
+
+def test_masks_in_a_linked_folder_are_there(root: Path) -> None:
+    ledger = score_all(root)
+    (root / "predicted/s").rename(root / "elsewhere")
+    (root / "predicted/s").symlink_to(root / "elsewhere")
+    assert mask_changes(root, ledger) == Changes()
+    (root / "predicted/s").unlink()
+    assert mask_changes(root, ledger).unmasked == ["s/1.png", "s/2.png", "s/10.png"]
+
+
+def test_verifying_finds_masks_of_other_content_and_the_same_size(root: Path) -> None:
+    ledger = score_all(root)
+    archive, masks = as_place(root / "images"), as_place(root / "predicted")
+    assert find_other_content(archive, None, ledger, masks) == Changes()
+    rewrite(root / "predicted/pages.tif#1.png", "MASK of pages.tif#1")
+    rewrite(root / "predicted/s/2.png.png", "MASK of s/2.png")
+    (root / "predicted/s/1.png.png").unlink()
+    assert mask_changes(root, ledger).masks == []
+    assert find_other_content(archive, None, ledger, masks) == Changes(masks=["pages.tif#1", "s/2.png"])
+    assert find_other_content(archive, None, ledger) == Changes()
+
+
 def test_verifying_reads_every_file_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, hashed = score_all(root), []
     real = hashlib.sha256
@@ -181,4 +264,4 @@ def test_verifying_reads_every_file_once(root: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("seg.storage.hashlib.sha256", count)
     find_other_content(as_place(root / "images"), as_place(root / "masks"), ledger)
-    assert len(hashed) == 5 + 5  # of the two pages' file once
+    assert hashed.count(()) == 5 + 5  # of the two pages' file once; a part's bytes are hashed in one go

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import stat
 import tempfile
@@ -17,13 +18,15 @@ from hypothesis import strategies as st
 import cluster.ledger.ledger
 from cluster.folder_lock import LostLock
 from cluster.ledger.ledger import LEDGER_SCHEMA, OBJECTS_SCHEMA, PART_ROWS, QUARANTINE_SCHEMA, Ledger
-from seg.errors import DataWarning
+from seg.errors import DamagedFile, DataWarning
 from seg.storage import Place
 
 
 def scored(image: str, confusion: list[int] | None = None, size: tuple[int, int] = (2, 3)) -> dict[str, Any]:
     seconds = {name: 0.5 for name in LEDGER_SCHEMA.names if name.startswith("seconds_")}
     row = {"image": image, "reason": None, "height": size[0], "width": size[1], "confusion": confusion}
+    row |= {"labelled": confusion is not None, "class_pixels": [size[0] * size[1], 0]}
+    row["ignored"] = None if confusion is None else size[0] * size[1] - sum(confusion)
     objects = {f"objects_{kind}": None for kind in ("found", "missed", "invented")}
     return row | objects | seconds
 
@@ -41,6 +44,21 @@ def found(image: str, x: int, **values: object) -> dict[str, Any]:
 
 def parts(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
+
+
+def age(folder: Path, *, every: int = 1) -> None:
+    """Rewrite every so manieth part as those before issue S: no hash in the name, no masks in the ledger."""
+    for part in parts(folder)[::every]:
+        table = pq.read_table(folder / part)
+        table = table.drop_columns([name for name in table.column_names if name.startswith("mask_")])
+        stem = Path(part).name.rpartition("-")[0]
+        pq.write_table(table, (folder / part).with_name(f"{stem}.parquet"), write_page_checksum=True)
+        (folder / part).unlink()
+
+
+def stems(folder: Path) -> set[str]:
+    """What names have before their hash."""
+    return {Path(part).name.rpartition("-")[0] for part in parts(folder)}
 
 
 def test_a_part_closes_at_256_rows_and_the_rest_waits_for_commit(tmp_path: Path) -> None:
@@ -77,13 +95,14 @@ def test_scored_and_quarantined_rows_of_a_part_go_to_files_of_one_name(tmp_path:
     ledger = Ledger(tmp_path)
     ledger.add([scored("a"), aside("b"), scored("c")])
     ledger.commit()
-    (name,) = {Path(part).name for part in parts(tmp_path)}
-    assert parts(tmp_path) == [f"ledger/{name}", f"quarantine/{name}"]
+    assert [Path(part).parent.name for part in parts(tmp_path)] == ["ledger", "quarantine"]
+    (_,) = stems(tmp_path)
     assert ledger.finished_images() == {"a", "c"}
     assert ledger.quarantined_images() == {"b"}
     assert ledger.committed == 2
-    assert pq.read_schema(tmp_path / "ledger" / name).equals(LEDGER_SCHEMA)
-    assert pq.read_schema(tmp_path / "quarantine" / name).equals(QUARANTINE_SCHEMA)
+    for folder, schema in (("ledger", LEDGER_SCHEMA), ("quarantine", QUARANTINE_SCHEMA)):
+        (part,) = (tmp_path / folder).iterdir()
+        assert pq.read_schema(part).equals(schema)
 
 
 def test_a_part_without_scored_images_has_no_ledger_file(tmp_path: Path) -> None:
@@ -195,7 +214,7 @@ def test_objects_are_kept_with_their_image_and_those_of_an_image_set_aside_are_n
     (table,) = ledger.objects()
     assert table.schema.equals(OBJECTS_SCHEMA)
     assert table.to_pylist() == objects
-    assert len({Path(part).name for part in parts(tmp_path)}) == 1
+    assert len(stems(tmp_path)) == 1
 
 
 def test_objects_without_their_ledger_part_do_not_count_and_are_removed(tmp_path: Path) -> None:
@@ -204,11 +223,13 @@ def test_objects_without_their_ledger_part_do_not_count_and_are_removed(tmp_path
         ledger.add([scored(image) | {"objects": [found(image, 0)]}])
         ledger.commit()
     lost, kept = sorted((tmp_path / "ledger").iterdir())
+    _, its_objects = sorted((tmp_path / "objects").iterdir())
     lost.unlink()
     (tmp_path / "objects" / ".x.parquet.12ab.part").write_bytes(b"PAR1")
     assert [table["image"].to_pylist() for table in ledger.objects()] == [["b"]]
     ledger.recover()
-    assert [path.name for path in (tmp_path / "objects").iterdir()] == [kept.name]
+    assert list((tmp_path / "ledger").iterdir()) == [kept]
+    assert list((tmp_path / "objects").iterdir()) == [its_objects]
 
 
 CUTS: dict[str, Callable[[bytes], bytes]] = {
@@ -220,32 +241,45 @@ CUTS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.parametrize("aged", [False, True])
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
-def test_a_damaged_part_is_left_out_with_a_warning_and_its_images_are_scored_again(
-    tmp_path: Path, cut: Callable[[bytes], bytes]
+def test_a_damaged_part_is_named_by_whoever_reads_it_and_its_images_are_scored_again(
+    tmp_path: Path, cut: Callable[[bytes], bytes], aged: bool
 ) -> None:
     ledger = Ledger(tmp_path)
     for image in ("a", "b"):
         ledger.add([scored(image, [1, 2, 3, 4]) | {"objects": [found(image, 0)]}, aside(f"{image} aside")])
         ledger.commit()
-    name = min(Path(part).name for part in parts(tmp_path))
-    for folder in ("ledger", "quarantine"):
-        (tmp_path / folder / name).write_bytes(cut((tmp_path / folder / name).read_bytes()))
+    if aged:
+        age(tmp_path)
+    torn = [min((tmp_path / folder).iterdir()) for folder in ("ledger", "quarantine")]
+    for part in torn:
+        part.write_bytes(cut(part.read_bytes()))
     reader = Ledger(tmp_path)
-    with pytest.warns(DataWarning, match=rf"ledger/{name} is damaged and left out \(.*\); remove it, and"):
-        assert reader.finished_images() == {"b"}
-    with pytest.warns(DataWarning, match=rf"quarantine/{name} is damaged"):
-        assert reader.quarantined_images() == {"b aside"}
-    assert reader.find_finished(["b", "a"]).tolist() == [True, False]  # said once is enough
+    for read in (reader.check, reader.finished_images, lambda: reader.totals(2)):
+        with pytest.raises(DamagedFile, match=rf"{torn[0]} is damaged \(.*\); the command that scored"):
+            read()
+    with pytest.raises(DamagedFile, match=rf"{torn[1]} is damaged"):
+        reader.quarantined_images()
+    check_look(tmp_path, torn)
     with pytest.warns(DataWarning) as said:
         reader.recover()
-    assert [str(line.message).partition(" is damaged (")[0] for line in said] == [
-        str(tmp_path / folder / name) for folder in ("ledger", "quarantine")
-    ]
+    assert [str(line.message).partition(" is damaged (")[0] for line in said] == list(map(str, torn))
     assert all("scored again" in str(line.message) for line in said)
     reader.add([scored("a", [1, 2, 3, 4]) | {"objects": [found("a", 0)]}, aside("a aside")])
     reader.commit()
     check_both(Ledger(tmp_path))
+
+
+def check_look(folder: Path, torn: list[Path]) -> None:
+    """Who only looks is warned once of each damaged part, and finds what is left without it."""
+    looker = Ledger(folder, leave_out_damaged=True)
+    with pytest.warns(DataWarning, match="left out; its images count as not scored") as said:
+        looker.check()
+    assert [str(line.message).partition(" is damaged (")[0] for line in said] == list(map(str, torn))
+    assert looker.finished_images() == {"b"}
+    assert looker.quarantined_images() == {"b aside"}
+    assert looker.find_finished(["b", "a"]).tolist() == [True, False]
 
 
 def check_both(ledger: Ledger) -> None:
@@ -263,9 +297,15 @@ def test_images_whose_objects_are_damaged_are_scored_again(tmp_path: Path) -> No
     for image in ("a", "b"):
         ledger.add([scored(image, [1, 2, 3, 4]) | {"objects": [found(image, 0)]}, aside(f"{image} aside")])
         ledger.commit()
-    torn = min((tmp_path / "objects").iterdir())
+    torn, named = (min((tmp_path / folder).iterdir()) for folder in ("objects", "ledger"))
     torn.write_bytes(torn.read_bytes()[:-1])
-    with pytest.warns(DataWarning, match=rf"ledger/{torn.name} is damaged \(its objects: .*scored again"):
+    with pytest.raises(DamagedFile, match=f"{torn} is damaged"):
+        Ledger(tmp_path).check()
+    looker = Ledger(tmp_path, leave_out_damaged=True)
+    with pytest.warns(DataWarning, match=rf"{named} is damaged \(its objects: .*\): left out"):
+        looker.check()
+    assert looker.finished_images() == {"b"}
+    with pytest.warns(DataWarning, match=rf"{named} is damaged \(its objects: .*scored again"):
         ledger.recover()
     assert ledger.finished_images() == {"b"}
     ledger.add([scored("a", [1, 2, 3, 4]) | {"objects": [found("a", 0)]}])
@@ -315,6 +355,89 @@ def test_forgetting_in_a_part_whose_objects_are_damaged_forgets_all_of_it(tmp_pa
         ledger.forget(["a"])
     assert ledger.finished_images() == set()
     assert not list((tmp_path / "objects").iterdir())
+
+
+def test_a_name_in_two_parts_is_an_error_that_names_it_and_them(tmp_path: Path) -> None:
+    for images in ("abc", "cd"):
+        ledger = Ledger(tmp_path)
+        ledger.add([scored(image, [1, 2, 3, 4]) for image in images])
+        ledger.commit()
+    one, other = sorted((tmp_path / "ledger").iterdir())
+    for read in (Ledger(tmp_path).check, Ledger(tmp_path).recover, lambda: Ledger(tmp_path).forget(["d"])):
+        with pytest.raises(
+            DamagedFile, match=rf"image c is there twice, in {one} and in {other}, .*; remove"
+        ):
+            read()
+    other.unlink()
+    ledger = Ledger(tmp_path)
+    ledger.check()
+    ledger.add([aside("b")])
+    ledger.commit()
+    (quarantined,) = (tmp_path / "quarantine").iterdir()
+    with pytest.raises(DamagedFile, match=rf"image b is there twice, in {one} and in {quarantined},"):
+        Ledger(tmp_path).check()
+
+
+def test_two_files_of_one_part_are_an_error(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.add([scored("a") | {"objects": [found("a", 0)]}])
+    ledger.commit()
+    for folder in ("ledger", "objects"):
+        (part,) = (tmp_path / folder).iterdir()
+        other = part.with_name(f"{part.name.rpartition('-')[0]}.parquet")
+        other.write_bytes(part.read_bytes())
+        with pytest.raises(DamagedFile, match=f"{other} and {part.name} are two files of one part; remove"):
+            Ledger(tmp_path).check()
+        other.unlink()
+
+
+def test_parts_with_and_without_a_hash_in_their_names_are_one_ledger(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for images in ("abc", "de", "fg"):
+        ledger.add([scored(image, [1, 0, 0, 0]) | {"objects": [found(image, 0)]} for image in images])
+        ledger.add([aside(f"{image} aside") for image in images])
+        ledger.commit()
+    before = [table.to_pylist() for table in (*ledger.rows(), *ledger.objects(), *ledger.quarantine_rows())]
+    age(tmp_path, every=2)  # of each part one file, or two
+    ledger = Ledger(tmp_path)
+    ledger.check()
+    assert [t.to_pylist() for t in (*ledger.rows(), *ledger.objects(), *ledger.quarantine_rows())] == before
+    assert next(ledger.rows(["mask_sha256", "image"])).to_pylist()[0] == {"mask_sha256": None, "image": "a"}
+    ledger.forget(["b", "e"])
+    ledger.forget_quarantined(["a aside", "d aside", "e aside"])
+    assert ledger.finished_images() == set("acdfg")
+    assert sorted(name for table in ledger.objects() for name in table["image"].to_pylist()) == list("acdfg")
+    assert ledger.quarantined_images() == {"b aside", "c aside", "f aside", "g aside"}
+    rewritten = [Path(part).name for part in parts(tmp_path) if "-r2" in part]
+    assert len(rewritten) == 5
+    assert all(len(name.rpartition("-")[2]) == 64 + len(".parquet") for name in rewritten)
+
+
+def test_a_part_is_named_by_the_sha256_of_its_bytes(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.add([scored("a") | {"objects": [found("a", 0)]}, aside("b")])
+    ledger.commit()
+    for part in parts(tmp_path):
+        content = (tmp_path / part).read_bytes()
+        assert Path(part).stem.rpartition("-")[2] == hashlib.sha256(content).hexdigest()
+
+
+def test_what_is_taken_out_of_the_quarantine_is_never_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.add([aside("a"), aside("b")])
+    ledger.commit()
+    (before,) = (tmp_path / "quarantine").iterdir()
+    whole = before.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "remove", lambda *_: None)  # killed before the earlier one goes
+        ledger.forget_quarantined(["a"])
+    assert before.read_bytes() == whole
+    assert Ledger(tmp_path).quarantined_images() == {"b"}
+    Ledger(tmp_path).forget_quarantined()
+    assert Ledger(tmp_path).quarantined_images() == set()
+    assert not list((tmp_path / "quarantine").iterdir())
 
 
 def test_a_job_that_lost_its_folder_writes_nothing(tmp_path: Path) -> None:

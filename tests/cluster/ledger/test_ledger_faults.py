@@ -82,7 +82,8 @@ def check(folder: Path) -> Ledger:
         assert not ledger.finished_images() & ledger.quarantined_images()
         assert objects_of(ledger) == object_places(ledger.finished_images())
     files = {path.relative_to(folder).parts for path in folder.rglob("*") if path.is_file()}
-    assert {name for kind, name in files if kind == "objects"} <= {n for kind, n in files if kind == "ledger"}
+    named = {kind: {name.rpartition("-")[0] for its, name in files if its == kind} for kind, _ in files}
+    assert named.get("objects", set()) <= named.get("ledger", set())
     return ledger
 
 

@@ -55,7 +55,7 @@ def serve(kind: str, folder: Path) -> Iterator[Place]:
         yield as_place(folder / "scores")
     else:
         with serve_s3():
-            yield as_place(f"s3://{BUCKET}/scores")
+            yield as_place(f"s3://{BUCKET}/{folder.name}")
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])

@@ -143,6 +143,9 @@ def test_a_row_says_what_was_read(settings: ScorerSettings) -> None:
             label.stat().st_size,
             label.stat().st_mtime_ns,
         )
+        mask = (masks_of(settings) / f"{image}.png").read_bytes()
+        assert row["mask_bytes"] == len(mask)
+        assert row["mask_sha256"] == hashlib.sha256(mask).hexdigest()
         assert row["attempt"] == 1
         assert row["finished_at"] is not None
         assert all(row[f"seconds_{stage}"] >= 0 for stage in ("read", "decode", "model", "write"))
@@ -167,6 +170,7 @@ def test_without_masks_nothing_is_written(settings: ScorerSettings, tmp_path: Pa
     rows = score(replace(settings, masks=False), images)
     assert read_tree(tmp_path) == before
     assert {row["reason"] for row in rows.values()} == {None}
+    assert {(row["mask_bytes"], row["mask_sha256"]) for row in rows.values()} == {(None, None)}
 
 
 BAD_LABELS = {

@@ -4,10 +4,12 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -24,6 +26,7 @@ from cluster.session import Session
 from seg.errors import DataWarning, RequestError
 from seg.files import persistently
 from seg.storage import as_place
+from tests.cluster.ledger.test_ledger import age
 from tests.conftest import WriteArchive
 from tests.small import (
     archive_labels,
@@ -341,6 +344,68 @@ def test_images_that_changed_are_refused_by_name_and_scored_again_where_that_is_
         score_in_process(archive, verify=True)
 
 
+def test_missing_masks_are_made_again_and_changed_ones_are_refused_by_name(
+    write_archive: WriteArchive, score_in_process: Score, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive, masks = write_archive(sequences=1, frames=4), tmp_path / "out/masks/s0"
+    score_in_process(archive)
+    whole = read_tree(masks)
+    (masks / "2.png.png").unlink()
+    again = score_in_process(archive)
+    assert "1 mask is missing (s0/2.png); its image is scored again" in capsys.readouterr().err
+    assert [again.values[f"images_{kind}"] for kind in ("scored", "skipped", "changed")] == [1, 3, 1]
+    (masks / "1.png.png").write_bytes(whole["1.png.png"][:-1])
+    (masks / "3.png.png").write_bytes(whole["3.png.png"].replace(b"IEND", b"iEND"))
+    before = parts(tmp_path / "out")
+    with pytest.raises(RequestError, match=r"^1 mask \(s0/1.png\) changed since"):
+        score_in_process(archive)
+    with pytest.raises(
+        RequestError, match=r"^2 masks \(s0/1.png, s0/3.png\) changed since .*--rescore-changed"
+    ):
+        score_in_process(archive, verify=True)
+    assert parts(tmp_path / "out") == before
+    again = score_in_process(archive, verify=True, rescore_changed=True)
+    assert [again.values[f"images_{kind}"] for kind in ("scored", "skipped", "changed")] == [2, 2, 2]
+    assert read_tree(masks) == whole
+    check_whole(tmp_path / "out", archive_labels(archive))
+
+
+def test_a_folder_without_masks_misses_none(write_archive: WriteArchive, score_in_process: Score) -> None:
+    archive = write_archive(sequences=1, frames=2)
+    score_in_process(archive, masks="none")
+    again = score_in_process(archive, masks="none", verify=True)
+    assert [again.values[f"images_{kind}"] for kind in ("scored", "skipped")] == [0, 2]
+
+
+def test_a_flipped_bit_counts_no_image_twice(
+    write_archive: WriteArchive, score_in_process: Score, tmp_path: Path
+) -> None:
+    archive = write_archive(sequences=1, frames=4)
+    expected = score_in_process(archive).values["confusion"]
+    age(tmp_path / "out")  # as issue S found it; with a hash in its name any flip does
+    (part,) = (tmp_path / "out/ledger").iterdir()
+    part.write_bytes(hide_names(part.read_bytes()))
+    told = rf"kept as ledger/\.{part.name}\.damaged; its images are scored again"
+    with pytest.warns(DataWarning, match=told) as said:
+        again = score_in_process(archive)
+    assert len(said) == 1
+    assert (again.values["images_scored"], again.values["confusion"]) == (4, expected)
+    check_whole(tmp_path / "out", archive_labels(archive))
+
+
+def hide_names(part: bytes) -> bytes:
+    """A part with one bit another, so that its column of names reads as empty, and its sums as they were."""
+    for bit in range(8 * 100):
+        flipped = bytearray(part)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file = pa.BufferReader(bytes(flipped))
+        with suppress(pa.ArrowException, OSError):
+            names = pq.read_table(file, columns=["image"], page_checksum_verification=True)
+            if not names.num_rows:
+                return bytes(flipped)
+    raise AssertionError("pyarrow refuses them all by now")
+
+
 @pytest.mark.filterwarnings("ignore:NONE of the 1 images of the rehearsal")
 def test_the_quarantine_is_tried_again_where_that_is_asked_for(
     write_archive: WriteArchive, score_in_process: Score
@@ -466,17 +531,15 @@ def test_what_killed_five_jobs_is_set_aside(
 def test_output_that_refuses_ends_the_job_with_the_cause_and_nothing_half_written_counts(
     write_archive: WriteArchive, score_in_process: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = write_archive(sequences=1, frames=6)
-    score_in_process(archive, limit=2)
+    archive = write_archive(sequences=2, frames=4)
+    score_in_process(archive, limit=4)
     monkeypatch.setattr(persistently, "__kwdefaults__", {"patience_s": 0.0})
-    (tmp_path / "out/masks/s0").rename(tmp_path / "out/masks/aside")
-    (tmp_path / "out/masks/s0").write_text("a file where the folder was")
-    with pytest.raises(OSError, match="masks/s0"):
+    (tmp_path / "out/masks/s1").write_text("a file where the folder will be")
+    with pytest.raises(OSError, match="masks/s1"):
         score_in_process(archive)
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (summary["stopped_by"], summary["images_left"]) == ("error", 4)
-    (tmp_path / "out/masks/s0").unlink()
-    (tmp_path / "out/masks/aside").rename(tmp_path / "out/masks/s0")
+    (tmp_path / "out/masks/s1").unlink()
     assert score_in_process(archive).values["images_left"] == 0
     check_whole(tmp_path / "out", archive_labels(archive))
 
