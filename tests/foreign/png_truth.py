@@ -48,9 +48,7 @@ class _Found:
 def decode_png(data: bytes) -> Png:
     """Samples of a PNG, every critical chunk checked. Damaged; NotJudged: it is too large."""
     found = _gather(data)
-    width, height, depth, colour, compression, filtering, interlaced = struct.unpack(
-        ">IIBBBBB", found.header
-    )
+    width, height, depth, colour, compression, filtering, interlaced = struct.unpack(">IIBBBBB", found.header)
     if not (0 < width < 2**31 and 0 < height < 2**31 and depth in DEPTHS.get(colour, ())):
         raise Damaged(f"IHDR: {width} x {height}, {depth} bits, colour type {colour}")
     if compression or filtering or interlaced > 1:

@@ -1,4 +1,4 @@
-"""Foreign files that we read otherwise than the truths say, where the format's specification is on our side."""
+"""Foreign files that we read otherwise than the truths say, with the specification on our side."""
 
 from tests.foreign.verdicts import Verdict
 

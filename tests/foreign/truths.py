@@ -6,7 +6,8 @@ The rule of each format, where several arrays are right any one will do:
 - TIFF: our own strict reader, whose results have the checksums that image-tiff's names carry; where it does
   not know a compression, Pillow (libtiff) for 8 bits, tifffile for the rest.
 - BMP: Pillow; 5 bits a colour and alpha are to be refused.
-- JPEG: Pillow's libjpeg-turbo: gray or RGB, as stored and never turned; CMYK is to be refused.
+- JPEG: Pillow's libjpeg-turbo: gray or RGB, as stored and never turned; CMYK is to be refused. Lossless ones,
+  which Pillow does not know, by the libjpeg-turbo of imagecodecs.
 - NPY: numpy.load.
 - All else is to be refused.
 """
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -183,10 +185,22 @@ def bmp(data: bytes, page: int) -> Arrays:
 
 
 def jpeg(data: bytes, page: int) -> Arrays:
+    if b"\xff\xc3" in data[:1000]:  # start of a lossless frame
+        raise NotJudged("lossless")
     with _opened(data, "JPEG") as image:
         if image.mode not in ("L", "RGB"):
             raise Unsupported(image.mode)
         return _plain(image)
+
+
+def lossless_jpeg(data: bytes, page: int) -> Arrays:
+    try:
+        pixels = imagecodecs.jpeg8_decode(data)
+    except Exception as error:
+        raise Damaged(f"imagecodecs: {error}") from None
+    if pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (3,)):
+        raise Unsupported(f"{pixels.dtype} {pixels.shape}")
+    return [pixels]
 
 
 def npy(data: bytes, page: int) -> Arrays:
@@ -237,7 +251,7 @@ ORACLES: dict[str, list[tuple[str, Callable[[bytes, int], Arrays]]]] = {
         ("tifffile", tiff_by_tifffile),
     ],
     "BMP": [("Pillow", bmp)],
-    "JPEG": [("Pillow", jpeg)],
+    "JPEG": [("Pillow", jpeg), ("imagecodecs", lossless_jpeg)],
     "NPY": [("numpy", npy)],
     "none": [("nobody", nobody)],
 }

@@ -64,7 +64,11 @@ def judge(name: str, reading: Reading, truths: Truths) -> Iterator[Verdict]:
         kind, detail = judge_page(page, truth)
         sound = bool(truth.right)
         yield Verdict(name, truths.format, number, kind, detail, broken_promise(page), sound)
-    if truths.pages is not None and reading.pages != truths.pages and any(not p.refused for p in reading.found):
+    if (
+        truths.pages is not None
+        and reading.pages != truths.pages
+        and any(not p.refused for p in reading.found)
+    ):
         detail = f"{reading.pages} pages counted, {truths.pages} there"
         yield Verdict(name, truths.format, len(reading.found), DIFFERENT, detail)
 
