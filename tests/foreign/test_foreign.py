@@ -62,7 +62,8 @@ def test_every_foreign_file_is_read_right_or_refused(
 def seq_checksum(pages: list[Tiff]) -> str:
     """CRC32 as image-tiff's names carry it, of all pages and their count.
 
-    Of each page: number, size, colours, depth and samples. Those of less than 8 bits are packed, of more little-endian; where 0 is white, they are turned over.
+    Of each page: number, size, colours, depth and samples. Samples of less than 8 bits are packed, those of
+    more little-endian; where 0 is white, they are turned over.
     """
     check = 0
     for number, page in enumerate(pages):

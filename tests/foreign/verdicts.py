@@ -7,10 +7,9 @@ from pathlib import Path
 
 from tests.foreign.reading import Page, Reading, read_file
 from tests.foreign.truths import Truth, Truths, tell_file
-from tests.watched import Answer, Limits, call_each
+from tests.watched import Limits, call_each
 
 CORPUS = Path(__file__).parents[2] / "../shared/data/foreign"
-ORACLE_LIMITS = Limits(memory_bytes=4 << 30, cpu_s=60, wall_s=300)
 
 EQUAL, REFUSED, DIFFERENT, NOT_JUDGED = "equal", "refused", "different", "not judged"
 FAILURES = ("raised", "crashed", "hung")
@@ -64,11 +63,8 @@ def judge(name: str, reading: Reading, truths: Truths) -> Iterator[Verdict]:
         kind, detail = judge_page(page, truth)
         sound = bool(truth.right)
         yield Verdict(name, truths.format, number, kind, detail, broken_promise(page), sound)
-    if (
-        truths.pages is not None
-        and reading.pages != truths.pages
-        and any(not p.refused for p in reading.found)
-    ):
+    is_read = any(not page.refused for page in reading.found)
+    if is_read and truths.pages not in (None, reading.pages):
         detail = f"{reading.pages} pages counted, {truths.pages} there"
         yield Verdict(name, truths.format, len(reading.found), DIFFERENT, detail)
 
@@ -118,8 +114,3 @@ def table(verdicts: Iterable[Verdict]) -> str:
     for (folder, form), row in [*sorted(rows.items()), (("all", ""), total)]:
         lines.append(f"| {folder} | {form} | {' | '.join(str(row[column]) for column in columns)} |")
     return "\n".join(lines)
-
-
-def failed(answer: Answer) -> bool:
-    """Whether a reader ended in another way than it may."""
-    return answer.kind != "returned"
