@@ -2,7 +2,8 @@
 
 python -m bench.tiff [--repeat 15] [--side-px 3072] [--compressions none lzw deflate zstd]
 
-Contenders take turns; times are of CPU. Uncompressed, ours may take 10 % more than OpenCV; the rest is told, not judged.
+Contenders take turns; times are of CPU. Uncompressed, ours may take 10 % more than OpenCV; the rest is told,
+not judged.
 """
 
 import io
