@@ -132,8 +132,10 @@ def _inflate(data: bytes, wanted: int) -> bytes:
         raw = unpacking.decompress(data, wanted + 1)
     except zlib.error as error:
         raise Damaged(f"IDAT: {error}") from None
-    if len(raw) != wanted:
-        raise Damaged(f"IDAT holds {'more' if len(raw) > wanted else 'fewer'} bytes than {wanted}")
+    if len(raw) < wanted:
+        raise Damaged(f"IDAT holds fewer bytes than {wanted}")
+    if len(raw) > wanted:  # more than rows: no pixel is in doubt
+        return raw[:wanted]
     if not unpacking.eof:
         raise Damaged("IDAT does not end")
     return raw

@@ -166,7 +166,8 @@ def report_figures(place: Any) -> str:
     report = gather(place)
     ranked = [(row.image, repr(row.miou), row.confidence) for row in (*report.worst, *report.listed)]
     aside = [repr(reason) for reason in report.quarantine]
-    sums = (report.images, report.labelled, repr(report.miou), report.confusion, repr(report.objects))
+    objects = [(one.found, one.missed, one.invented, one.predicted, one.mean_area) for one in report.objects]
+    sums = (report.images, report.labelled, repr(report.miou), report.confusion, repr(objects))
     return sha((sums, ranked, aside))
 
 
