@@ -64,11 +64,12 @@ def _palette() -> Image.Image:
 
 
 def _with_corpus(own: list[bytes], kind: str) -> list[bytes]:
-    """Seeds of ours, and short ones of other projects where these are there."""
+    """Seeds of ours and, as often, short ones of other projects, where these are there; many are broken."""
     if not CORPUS.is_dir():
         return own
     files = [path for path in files_of(CORPUS) if path.stat().st_size <= SEED_BYTES]
-    return own + [data for data in (path.read_bytes() for path in files) if format_of(data) == kind]
+    found = [data for data in (path.read_bytes() for path in files) if format_of(data) == kind]
+    return own * max(1, len(found) // len(own)) + found
 
 
 @cache
