@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from seg.errors import DataWarning, ImageError, RequestError
+from seg import errors
+from seg.errors import DataWarning
 from tests.fuzz.targets import TARGETS
 from tests.watched import Limits, call_each
 
@@ -22,6 +23,9 @@ LIMITS = Limits(memory_bytes=6 << 30, cpu_s=60, wall_s=600)
 ALONE = Limits(memory_bytes=6 << 30, cpu_s=30, wall_s=300)
 """For one input."""
 
+NAMES = ("ImageError", "RequestError", "DamagedFile")
+REFUSALS: tuple[type[Exception], ...] = tuple(vars(errors)[name] for name in NAMES if name in vars(errors))
+"""What tells a user what is wrong; the last comes with the ledger whose parts carry their hash."""
 COLUMNS = ("inputs", "read", "refused", "told", "other", "unlike", "raised", "crashed", "hung")
 FAILURES = ("raised", "crashed", "hung", "wrong")
 
@@ -68,7 +72,7 @@ def _read(name: str, data: bytes) -> tuple[str, str, bool]:
         warnings.simplefilter("always")
         try:
             found = TARGETS[name].read(data)
-        except (ImageError, RequestError):
+        except REFUSALS:
             return "refused", "", False
     return "read", found, any(issubclass(one.category, DataWarning) for one in caught)
 
