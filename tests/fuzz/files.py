@@ -124,13 +124,13 @@ def read_colours(data: bytes) -> str:
 
 def read_project(data: bytes) -> str:
     """A VIA project, and the masks that its polygons draw."""
-    from seg.data.drinks import open_drinks
+    from seg.data.drinks import CLASSES, open_drinks
 
     put(folder("drinks") / "0.jpg", b"")
     put(folder("drinks") / "segmentation_train.json", data)
     found = open_drinks(folder("drinks"))
     drawn = [(one.decoder, one.image) for one in found.samples if one.decoder]
-    masks = [decode(b"", image, (48, 64), 4, ()).tobytes() for decode, image in drawn]
+    masks = [decode(b"", image, (48, 64), CLASSES, ()).tobytes() for decode, image in drawn]
     return sha(masks)
 
 

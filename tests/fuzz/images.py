@@ -24,6 +24,8 @@ from tests.fuzz.mutators import damage, damage_strips, edit_json, edit_tiff, edi
 from tests.fuzz.target import Target
 
 SIZE = (37, 53)
+CLASSES = tuple(f"class {number}" for number in range(254))
+"""So many that a mask's id 254 is the only one that nobody knows."""
 SEED_BYTES = 6000
 """The longest file of the corpus that is a seed: the shorter, the more mutants a second."""
 
@@ -175,11 +177,11 @@ def read_mask(data: bytes) -> str:
     size = _label_size(data)
     if size[0] * size[1] > 2**22:
         size = SIZE
-    return digest(read_label(data, Path("masks/a.png"), size, 254).mask)
+    return digest(read_label(data, Path("masks/a.png"), size, CLASSES).mask)
 
 
 def read_boxes(ending: str, data: bytes) -> str:
-    label = read_label(data, Path(f"boxes/a{ending}"), SIZE, 4)
+    label = read_label(data, Path(f"boxes/a{ending}"), SIZE, ("background", "a", "b", "c"))
     return digest(label.mask)
 
 
