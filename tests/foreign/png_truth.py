@@ -21,6 +21,10 @@ class Damaged(Exception):
     """The file is not what the specification calls a PNG, where pixels depend on it."""
 
 
+class Misplaced(Damaged):
+    """Chunks stand in an order that the specification forbids: it decides over colours, not over indices."""
+
+
 class NotJudged(Exception):
     """This reader has no opinion."""
 
@@ -106,11 +110,11 @@ def _gather(data: bytes) -> _Found:
             found.header = content
         elif kind == b"PLTE":
             if found.palette or found.data:
-                raise Damaged("PLTE out of place")
+                raise Misplaced("PLTE out of place")
             found.palette = content
         elif kind == b"IDAT":
             if found.data and before != b"IDAT":
-                raise Damaged("IDAT are apart")
+                raise Misplaced("IDAT are apart")
             found.data += content
         elif kind != b"IEND" and not kind[0] & 32:
             raise Damaged(f"unknown critical chunk {kind}")

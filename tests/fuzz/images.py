@@ -16,7 +16,7 @@ from seg.data.headers import read_header
 from seg.data.images import count_pages, decode_image
 from seg.data.labels import read_label
 from seg.errors import ImageError
-from tests.foreign.png_truth import Damaged, NotJudged, decode_png
+from tests.foreign.png_truth import Damaged, Misplaced, NotJudged, decode_png
 from tests.foreign.reading import digest
 from tests.foreign.truths import format_of, tell_bytes
 from tests.foreign.verdicts import CORPUS, files_of
@@ -191,10 +191,10 @@ def mask_truth(data: bytes) -> frozenset[str] | None:
         return None
     try:
         found = decode_png(data)
+    except (NotJudged, Misplaced):
+        return None
     except Damaged:
         return frozenset()
-    except NotJudged:
-        return None
     if found.colour_type not in (0, 3) or found.samples.dtype != np.uint8:
         return frozenset()
     return frozenset([digest(found.samples)])
