@@ -21,8 +21,8 @@ class Damaged(Exception):
     """The file is not what the specification calls a PNG, where pixels depend on it."""
 
 
-class Misplaced(Damaged):
-    """Chunks stand in an order that the specification forbids: it decides over colours, not over indices."""
+class OddChunks(Damaged):
+    """A palette of an odd length, chunks in an odd order: it decides over colours, not over indices."""
 
 
 class NotJudged(Exception):
@@ -110,11 +110,11 @@ def _gather(data: bytes) -> _Found:
             found.header = content
         elif kind == b"PLTE":
             if found.palette or found.data:
-                raise Misplaced("PLTE out of place")
+                raise OddChunks("PLTE out of place")
             found.palette = content
         elif kind == b"IDAT":
             if found.data and before != b"IDAT":
-                raise Misplaced("IDAT are apart")
+                raise OddChunks("IDAT are apart")
             found.data += content
         elif kind != b"IEND" and not kind[0] & 32:
             raise Damaged(f"unknown critical chunk {kind}")
@@ -124,7 +124,7 @@ def _gather(data: bytes) -> _Found:
 
 def _palette(content: bytes) -> NDArray[np.uint8]:
     if not content or len(content) % 3 or len(content) > 768:
-        raise Damaged(f"PLTE of {len(content)} bytes")
+        raise OddChunks(f"PLTE of {len(content)} bytes")
     return np.frombuffer(content, np.uint8).reshape(-1, 3)
 
 

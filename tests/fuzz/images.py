@@ -16,7 +16,7 @@ from seg.data.headers import read_header
 from seg.data.images import count_pages, decode_image
 from seg.data.labels import read_label
 from seg.errors import ImageError
-from tests.foreign.png_truth import Damaged, Misplaced, NotJudged, decode_png
+from tests.foreign.png_truth import Damaged, NotJudged, OddChunks, decode_png
 from tests.foreign.reading import digest
 from tests.foreign.truths import format_of, tell_bytes
 from tests.foreign.verdicts import CORPUS, files_of
@@ -191,7 +191,7 @@ def mask_truth(data: bytes) -> frozenset[str] | None:
         return None
     try:
         found = decode_png(data)
-    except (NotJudged, Misplaced):
+    except (NotJudged, OddChunks):
         return None
     except Damaged:
         return frozenset()
