@@ -62,7 +62,7 @@ def run_loop(loop: Loop) -> Looped:
     for name in loop.images:
         pixels = decode_image((loop.archive / "images" / name).read_bytes())
         size, label = (pixels.shape[0], pixels.shape[1]), loop.archive / "masks" / name
-        truth = decode_label(label.read_bytes(), label, size, num_classes, card.label_map)
+        truth = decode_label(label.read_bytes(), label, size, card.classes, card.label_map)
         working = preprocess(pixels, card.preprocessing)
         statistics = choose_statistics(working, card.preprocessing, card.statistics)
         ids = predictor.predict(working, statistics, size).ids

@@ -95,7 +95,7 @@ class Stages:
             row = describe_pixels(pixels)
         size = (pixels.shape[0], pixels.shape[1])
         with timed("decode its mask of truth"):
-            truth = read_label(truth_data, label, size, len(card.classes))
+            truth = read_label(truth_data, label, size, card.classes)
         background = Background(np.zeros(size, np.float32), num_frames=1)
         with timed(f"(preprocess as {HEAVIER}: background, CLAHE)"):
             preprocess(pixels, RECIPES[HEAVIER].preprocessing, background)

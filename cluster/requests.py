@@ -149,7 +149,8 @@ class ScoreRequest:
     stall_minutes: Annotated[float, arg(metavar="MINUTES")] = 10.0
     """If nothing moves for so long, workers are started again, once; then the job ends with exit code 1."""
     image_timeout_s: Annotated[float | None, arg(name="per-image-timeout", metavar="SECONDS")] = None
-    """An image in work for longer ends its worker; the second time it is set aside. Needs a worker."""
+    """An image in work for longer ends its worker; the second time it is set aside. Default: as long as
+    --stall-minutes; 0: never. With --workers 0 such an image is named."""
     halo_px: Annotated[int | None, arg(name="halo", metavar="N")] = None
     """Context around a crop's core in working pixels; default: the model file's."""
     blend: Literal["core", "gaussian"] = "core"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from seg import metrics
+from seg.data.images import READER, split_page
 from seg.data.training_data import TrainingData
 from seg.errors import RequestError
 from seg.files import first_difference, is_leftover, replacing, write_bytes
@@ -19,10 +20,24 @@ from seg.state_files import newest_journal
 from seg.storage import Place, as_place, refusing
 from seg.training_state import Journal
 
+READ_ANEW = frozenset({".tif", ".tiff"})
+"""Endings of the files that READER reads otherwise than the reader before it."""
+
+
+def is_read_anew(image: str) -> bool:
+    """Whether an image, by its name, has other pixels since READER."""
+    return Path(split_page(image)[0]).suffix.lower() in READ_ANEW
+
 
 def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Any]:
-    """What makes a run this run: plain data, the same whenever the same command is given."""
-    return {
+    """What makes a run this run: plain data, the same whenever the same command is given.
+
+    `reader` is there where the data hold images that it reads anew: other runs keep their names.
+    """
+    names = {sample.name for sample in (*data.split.train, *data.split.validation)}
+    names |= {name for frames in data.sequences.values() for name, _ in frames}
+    reader = {"reader": READER} if any(map(is_read_anew, names)) else {}
+    return reader | {
         "recipe": recipe_to_dict(recipe),
         "data_fingerprint": data.fingerprint,
         "classes": data.classes,
@@ -39,8 +54,12 @@ def run_name(identity: dict[str, Any]) -> str:
     return f"{identity['recipe']['name']}-{digest[:8]}"
 
 
-def claim_folder(folder: Place | Path, identity: dict[str, Any]) -> None:
-    """Write run.json, or find that it says the same. RequestError: the folder is another's, or not ours."""
+def claim_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader: bool = False) -> None:
+    """Write run.json, or find that it says the same. RequestError: the folder is another's, or not ours.
+
+    A run.json without a `reader` is of reader 1, which wrote none. older_reader: whether the folder of an
+    earlier reader will do, if only that differs.
+    """
     place = as_place(folder)
     if place.is_local and place.local().is_file():
         raise RequestError(f"--out {place} is a file; give an empty or a new folder")
@@ -50,10 +69,19 @@ def claim_folder(folder: Place | Path, identity: dict[str, Any]) -> None:
         if found is None:
             _refuse_foreign(place)
             place.write_json("run.json", wanted)
-        elif found != wanted:
+            return
+        if isinstance(found, dict) and "reader" in wanted:
+            found = _with_reader(found, wanted["reader"] if older_reader else 1)
+        if found != wanted:
             raise RequestError(
                 f"--out {place} holds another run, with {first_difference(found, wanted)}; give another --out"
             )
+
+
+def _with_reader(found: dict[str, Any], newest: int) -> dict[str, Any]:
+    """An identity with its reader; `newest` in place of an earlier one."""
+    reader = found.get("reader", 1)
+    return found | {"reader": newest if reader in range(1, newest) else reader}
 
 
 def _refuse_foreign(place: Place) -> None:

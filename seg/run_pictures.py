@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from seg.checkpoint import load_model
-from seg.data.images import decode_image, read_file, split_page
+from seg.data.images import split_page
+from seg.data.stacks import ImageFiles
 from seg.data.training_data import TrainingData, open_packs
 from seg.files import replacing
 from seg.plots import Example, plot_confusion, plot_predictions
@@ -39,7 +40,7 @@ def draw_examples(folder: Path, data: TrainingData, recipe: Recipe) -> None:
             image = window[-1]
             frames = [(frame.pixels, card.statistics or frame.statistics) for frame in window]
             ids = predictor.predict_frames(frames, image.own_size).ids.cpu().numpy()
-            pixels = decode_image(read_file(files[image.name]).data, split_page(image.name)[1])
+            pixels = ImageFiles().decode(files[image.name], split_page(image.name)[1])
             assert image.own_mask is not None, "a validation pack holds masks at own size"
             examples.append(Example(image.name, pixels, image.own_mask, ids))
             advance()

@@ -240,17 +240,30 @@ def refusing(uri: str) -> Iterator[None]:
         ) from None
 
 
-def _walk_local(root: Path) -> Iterator[tuple[str, int, int]]:
+def scan_folder(root: Path, *, hidden: bool = True) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Name, relative to `root`, and entry of all below it that is no folder, linked folders included.
+
+    In no order; nothing where there is no such folder. hidden: whether folders count whose names begin with a
+    dot. OSError: a folder cannot be listed.
+    """
     folders = [""] if root.is_dir() else []
     while folders:
         folder = folders.pop()
         with os.scandir(root / folder) as entries:
             for entry in entries:
+                if entry.name.startswith(".") and not hidden and entry.is_dir():
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(f"{folder}{entry.name}/")
-                elif entry.is_file():
-                    found = entry.stat()
-                    yield f"{folder}{entry.name}", found.st_size, found.st_mtime_ns
+                else:
+                    yield f"{folder}{entry.name}", entry
+
+
+def _walk_local(root: Path) -> Iterator[tuple[str, int, int]]:
+    for name, entry in scan_folder(root):
+        if entry.is_file():
+            found = entry.stat()
+            yield name, found.st_size, found.st_mtime_ns
 
 
 def _stat_of(info: FileInfo) -> FileStat:

@@ -1,6 +1,6 @@
 """Which images and labels are others than when they were scored: by size and time, or by their content."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -46,7 +46,7 @@ class Changes:
         """RequestError, which counts and names what changed; none where nothing did."""
         counts = ((self.images, "image"), (self.labels, "label"))
         found = [
-            f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({_first(names)})"
+            f"{len(names)} {kind}{'s' if len(names) > 1 else ''} ({first_names(names)})"
             for names, kind in counts
             if names
         ]
@@ -56,12 +56,14 @@ class Changes:
                 "again, or another --out"
             )
 
-    def gone_line(self) -> str:
-        """What to say of images that are no longer there; empty without any."""
-        if not self.gone:
+    def gone_line(self, besides: Collection[str] = ()) -> str:
+        """What to say of images that are no longer there, but for some; empty without any."""
+        others = frozenset(besides)
+        gone = [name for name in self.gone if name not in others]
+        if not gone:
             return ""
         return (
-            f"{len(self.gone)} scored images are no longer in the archive ({_first(self.gone)}); their rows "
+            f"{len(gone)} scored images are no longer in the archive ({first_names(gone)}); their rows "
             "stay in the ledger and in its sums"
         )
 
@@ -221,5 +223,6 @@ def _names(rows: pa.Table, wanted: NDArray[np.bool_]) -> list[str]:
     return rows["image"].filter(pa.array(wanted)).to_pylist()
 
 
-def _first(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
+    """Some names in words, those beyond SHOWN as an ellipsis."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

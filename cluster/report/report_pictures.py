@@ -16,6 +16,7 @@ from PIL import Image
 from seg.data.images import Pixels, decode_image, read_from, split_page
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.preprocess import shrink_mask
+from seg.data.stacks import ImageFiles
 from seg.errors import ImageError
 from seg.palette import IGNORED, class_colours
 from seg.panels import ERROR_COLOURS, Kind, classify_errors, stretch
@@ -41,6 +42,8 @@ class PictureSources:
     """Where the pictures of a run come from, and what its class ids mean."""
 
     archive: Place
+    files: ImageFiles
+    """Of the archive."""
     labels: Place | None
     masks: Place
     classes: tuple[str, ...]
@@ -51,8 +54,10 @@ def picture_sources(place: Place, run: dict[str, Any], classes: tuple[str, ...])
     """The sources of a scores folder, by its run.json; None where masks were not written."""
     if run["masks"] == "none":
         return None
+    archive = as_place(run["archive"])
     return PictureSources(
-        archive=as_place(run["archive"]),
+        archive=archive,
+        files=ImageFiles(archive),
         labels=as_place(run["labels"]) if run["labels"] else None,
         masks=place.below("masks"),
         classes=classes,
@@ -126,10 +131,10 @@ def _attempt(what: str, notes: list[str], read: Callable[[], Any]) -> Any:
 
 def _read_image(sources: PictureSources, row: dict[str, Any], notes: list[str]) -> Pixels:
     name, page = split_page(row["image"])
-    file = read_from(sources.archive, name)
+    file = sources.files.open(name, page)
     if file.sha256 != row["sha256"]:
         notes.append("The image has changed since it was scored; this is its present state.")
-    return decode_image(file.data, page)
+    return file.decode(page)
 
 
 def _read_truth(sources: PictureSources, row: dict[str, Any]) -> NDArray[np.uint8] | None:
@@ -137,7 +142,7 @@ def _read_truth(sources: PictureSources, row: dict[str, Any]) -> NDArray[np.uint
         return None
     data, num_classes = read_from(sources.labels, row["label_path"]).data, len(sources.classes)
     size = (row["height"], row["width"])
-    truth = decode_label(data, Path(row["label_path"]), size, num_classes, sources.label_map)
+    truth = decode_label(data, Path(row["label_path"]), size, sources.classes, sources.label_map)
     counted = np.reshape(row["confusion"], (num_classes, num_classes)).sum(1)
     return _same_counts(truth, counted)
 

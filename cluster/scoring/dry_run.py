@@ -1,7 +1,7 @@
 """What a scoring would meet and cost, found out without writing: `jobs/score.py ARCHIVE ... --dry-run`."""
 
-import io
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +15,12 @@ import numpy as np
 from cluster.scoring.dry_run_tables import print_dry_run
 from cluster.scoring.rehearsal import Estimate, Power, Rest, choose_rehearsal, estimate_night, free_bytes
 from seg.ahead import map_ahead
-from seg.data.headers import Header, read_header
+from seg.data.formats.header import Header
 from seg.data.images import split_page
-from seg.data.listing import HEADER_BYTES, Listing
-from seg.errors import ImageError, UnreadableImage
+from seg.data.listing import Listing
+from seg.data.orientation import Turned
+from seg.data.stacks import ImageFiles
+from seg.errors import DataWarning, ImageError, UnreadableImage
 from seg.progress import progress
 from seg.storage import Place, as_place
 
@@ -59,6 +61,9 @@ class HeaderSurvey:
     bad: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """Image and detail of each, by the reason its quarantine row would have."""
 
+    turned: Turned = field(default_factory=Turned)
+    """Those that carry an orientation."""
+
     @property
     def read(self) -> int:
         """Headers that were looked at."""
@@ -79,6 +84,8 @@ def dry_run(plan: DryRun, score_sample: ScoreSample) -> dict[str, Any]:
     rows, estimate = time_sample(choose_rehearsal(sound), rest, plan.power, score_sample)
     values = describe(plan, survey, rows, estimate)
     print_dry_run(values)
+    if survey.turned.warning:
+        warnings.warn(DataWarning(survey.turned.warning), stacklevel=2)
     return values
 
 
@@ -88,25 +95,26 @@ def survey_headers(archive: Place, images: Sequence[str], limit: int = HEADERS) 
     places = np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(int)
     chosen = [images[int(place)] for place in places]
     with ThreadPoolExecutor(THREADS) as pool, progress("headers", len(chosen)) as advance:
-        found = map_ahead(pool, partial(_look, archive), chosen, 4 * THREADS)
+        found = map_ahead(pool, partial(_look, ImageFiles(archive)), chosen, 4 * THREADS)
         for image, header in zip(chosen, found, strict=True):
-            if isinstance(header, Header):
-                survey.kinds[header] += 1
+            if isinstance(header, tuple):
+                survey.kinds[header[0]] += 1
+                survey.turned.add(image, header[1])
             else:
                 survey.bad.setdefault(header.reason, []).append((image, str(header)))
             advance()
     return survey
 
 
-def _look(archive: Place, image: str) -> Header | ImageError:
+def _look(files: ImageFiles, image: str) -> tuple[Header, int] | ImageError:
+    """An image's header and orientation, or why it will be set aside."""
     file, page = split_page(image)
     try:
-        with archive.open(file) as opened, io.BufferedReader(opened, HEADER_BYTES) as buffered:
-            return read_header(buffered, page)
+        return files.look(file, page)
     except ImageError as error:
         return error
     except OSError as error:
-        return UnreadableImage(f"{archive}/{file} cannot be read: {error.strerror or error}")
+        return UnreadableImage(f"{files.place}/{file} cannot be read: {error.strerror or error}")
 
 
 def time_sample(

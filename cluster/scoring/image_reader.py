@@ -15,13 +15,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.scoring.inflight import DECODE, InFlight
+from cluster.scoring.inflight import DECODE, READ, InFlight
 from seg.checkpoint import ModelCard
 from seg.data.background import Background, Backgrounds
-from seg.data.images import FileBytes, Pixels, decode_image, read_from, split_page
+from seg.data.images import FileBytes, Pixels, read_from, split_page
 from seg.data.labels import Label, read_label
+from seg.data.orientation import UPRIGHT
 from seg.data.preprocess import bit_depth, choose_statistics, preprocess
+from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, announced_bytes
 from seg.data.sequences import fill_window, sequence_key
+from seg.data.stacks import ImageFiles, Stack
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
 from seg.files import persistently
 from seg.predict import Frame
@@ -32,6 +35,10 @@ Value = TypeVar("Value")
 
 AHEAD = 3
 """Images that are read and decoded at a time, before the model asks for them."""
+NEIGHBOUR_BYTES = 2**29
+"""Of earlier frames that are kept for the windows of later ones; of huge ones fewer are, and read again."""
+COUNTED_BYTES = 8
+"""For each own pixel, and for each working one: ids, top probability, and what finding objects takes."""
 AWAY = frozenset(
     {
         *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH),
@@ -88,7 +95,10 @@ class Work:
     """One image on its way to its row: plain values and arrays, so that it travels."""
 
     row: dict[str, Any]
-    """The outcome row as far as it is known; `reason` is set where the image is set aside."""
+    """The outcome row as far as it is known; `reason` is set where the image is set aside.
+
+    Beside the ledger's columns it holds `objects` and, where the file carries one, `orientation`.
+    """
     frames: list[Frame] = field(default_factory=list)
     """What the model sees, the image itself last; empty where it cannot be read."""
     label: Label | None = None
@@ -98,6 +108,16 @@ class Work:
     def truth(self) -> NDArray[np.uint8] | None:
         """The label as a mask, uint8 [H, W]; None: unlabelled."""
         return None if self.label is None else self.label.mask
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it takes from now until its mask is written."""
+        if not self.frames:
+            return 0
+        frames = {id(pixels): pixels for pixels, _ in self.frames}.values()  # a window may repeat one
+        own = 0 if self.truth is None else self.truth.size
+        working = sum(pixels.nbytes for pixels in frames)
+        return working + own + COUNTED_BYTES * (self.row.get("height", 0) * self.row.get("width", 0))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -117,40 +137,85 @@ class ImageReader:
         cv2.setNumThreads(1)  # images are the parallelism
         self.settings, self.card = settings, card
         self.inflight = inflight or InFlight(None, "")
+        self.files = ImageFiles(settings.archive)
         self.backgrounds = Backgrounds(
             card.preprocessing,
             settings.backgrounds,
             self._frames_of,
             settings.background,
-            read_image=lambda file: read_from(settings.archive, file).data,
+            read_image=self._read_frame,
         )
-        self.neighbours = Recent[Frame | None](card.frames + AHEAD)
-        self.stacks = Recent[FileBytes](1)
+        self._at_hand = threading.local()
+        """`image`: which one a thread prepares."""
+        self.neighbours = Recent[Frame | None](card.frames + AHEAD, NEIGHBOUR_BYTES, frame_bytes)
+        self.memory = ReadingMemory()
+        """Shared by all that `prepare` at a time, and by who holds what it gave."""
 
-    def prepare(self, request: ScoreRow) -> Work:
+    def prepare(self, request: ScoreRow, turn: Turn | None = None) -> Work:
         """An image as its model sees it; one that cannot be used has its reason in the row.
 
+        turn: of `memory`; it holds the bytes of the Work when this returns. None: nobody counts these.
         OSError: the storage does not answer, or backgrounds cannot be written; not the image's fault.
         """
+        if turn is None:
+            with self.memory.queue() as own:
+                return self.prepare(request, own)
         image, sequence = request["image"], request["sequence"] or ""
         self.inflight.begin(image, request["attempt"])
         work = Work({"image": image, "reason": None, "attempt": request["attempt"], "confusion": None})
         try:
-            data, page = self._read(work, image), split_page(image)[1]
+            self._await_large_file(turn, image)
+            file = self._read(work, image)
+            if file.orientation != UPRIGHT:
+                work.row["orientation"] = file.orientation
+            self._take_memory(turn, request, file)
             self.inflight.enter(image, DECODE)
             with work.timed("decode"):
-                pixels = decode_image(data, page)
+                pixels = self._decode(image, file)
                 work.row |= describe_pixels(pixels)
                 work.label = self._read_label(work, request["label"])
-                background = self.backgrounds.find(sequence, pixels)
+                background = self._find_background(image, sequence, pixels)
                 work.row["background_frames"] = background.num_frames if background else 0
                 frame = self._to_frame(pixels, background)
                 self.neighbours.keep(image, frame)
                 work.frames = self._fill_window(request["window"] or (), sequence, frame)
         except ImageError as error:
             work.row |= {"reason": error.reason, "detail": str(error), "attempts": request["attempt"]}
+        turn.keep(work.held_bytes)
         self.inflight.wait(image)
         return work
+
+    def _await_large_file(self, turn: Turn, image: str) -> None:
+        archive, (name, page) = self.settings.archive, split_page(image)
+        found = archive.stat(name) if archive.is_local and page is None else None  # else it is a request more
+        if found is not None and found.bytes > LARGE_FILE_BYTES:
+            self.inflight.wait(image)
+            turn.await_room(found.bytes)
+            self.inflight.enter(image, READ)
+
+    def _take_memory(self, turn: Turn, request: ScoreRow, file: FileBytes | Stack) -> None:
+        """Wait for an image's turn to be decoded: nobody is at work at it meanwhile.
+
+        Frames of its window that have to be read too are taken to be like it.
+        """
+        self.inflight.wait(request["image"])
+        sequence, window = request["sequence"] or "", frozenset(request["window"] or ())
+        page = split_page(request["image"])[1]
+        wanted = announced_bytes(file, page, self.card.preprocessing, self.backgrounds, sequence)
+        turn.take(wanted * 2 if window else wanted)
+
+    def _find_background(self, image: str, sequence: str, pixels: Pixels) -> Background | None:
+        """Its background. Who waits for another's measuring does not work; who measures, anew each frame."""
+        self._at_hand.image = image
+        self.inflight.wait(image)
+        try:
+            return self.backgrounds.find(sequence, pixels)
+        finally:
+            self.inflight.go_on(image)
+
+    def _read_frame(self, file: str, page: int | None) -> Pixels:
+        self.inflight.go_on(self._at_hand.image, afresh=True)
+        return self.files.decode(file, page)
 
     def _frames_of(self, sequence: str) -> list[tuple[str, str]]:
         names = self.settings.backgrounds.read_json(sequence_file(sequence))["frames"]
@@ -169,31 +234,46 @@ class ImageReader:
         """An earlier frame of the window, as the model sees it; None where it cannot be used."""
         found, frame = self.neighbours.find(image)
         if not found:
-            file, page = split_page(image)
             try:
-                pixels = decode_image(self._read_file(file).data, page)
-                frame = self._to_frame(pixels, self.backgrounds.find(sequence, pixels))
+                pixels = self._decode(image, None)
+                frame = self._to_frame(pixels, self._find_background(self._at_hand.image, sequence, pixels))
             except ImageError:  # its own row says why
                 frame = None
             self.neighbours.keep(image, frame)
         return frame
 
-    def _read(self, work: Work, image: str) -> bytes:
-        name, page = split_page(image)
+    def _read(self, work: Work, image: str) -> FileBytes | Stack:
+        """An image's file, read whole and hashed; of a page the open stack, hashed with the first one."""
         with work.timed("read"):
-            kept, file = self.stacks.find(name)
-            if not kept or file is None:
-                file = self._read_file(name)
-                if page is not None:
-                    self.stacks.keep(name, file)
-            work.row |= {"bytes": len(file.data), "mtime_ns": file.mtime_ns, "sha256": file.sha256}
-        return file.data
+            file = self._patiently(image, self._open_hashed)
+            work.row |= {"bytes": file.num_bytes, "mtime_ns": file.mtime_ns, "sha256": file.sha256}
+        return file
 
-    def _read_file(self, name: str) -> FileBytes:
+    def _open_hashed(self, name: str, page: int | None) -> FileBytes | Stack:
+        file = self.files.open(name, page)
+        assert file.sha256, "computed here, where storage is waited for"
+        return file
+
+    def _decode(self, image: str, file: FileBytes | Stack | None) -> Pixels:
+        """An image's pixels, from bytes in memory if there are any, else from its file."""
+        if isinstance(file, FileBytes):
+            return file.decode(split_page(image)[1])
+        return self._patiently(image, self.files.decode)
+
+    def _patiently(self, image: str, read: Callable[[str, int | None], Value]) -> Value:
+        """What `read` gives for the image's file and page, as of `read_patiently`."""
+        name, page = split_page(image)
+
+        def read_anew() -> Value:
+            try:
+                return read(name, page)
+            except OSError:
+                self.files.forget(name)
+                raise
+
+        place = self.settings.archive
         return read_patiently(
-            self.settings.archive,
-            name,
-            lambda why: UnreadableImage(f"{self.settings.archive}/{name} cannot be read: {why}"),
+            place, read_anew, lambda why: UnreadableImage(f"{place}/{name} cannot be read: {why}")
         )
 
     def _read_label(self, work: Work, label: str | None) -> Label | None:
@@ -205,7 +285,9 @@ class ImageReader:
             return None
         where = f"{labels}/{label}"
         file = read_patiently(
-            labels, label, lambda why: LabelMismatch(f"label {where} cannot be read: {why}")
+            labels,
+            lambda: read_from(labels, label),
+            lambda why: LabelMismatch(f"label {where} cannot be read: {why}"),
         )
         work.row |= {
             "label_path": label,
@@ -213,14 +295,17 @@ class ImageReader:
             "label_mtime_ns": file.mtime_ns,
             "label_sha256": file.sha256,
         }
-        return read_label(file.data, Path(where), size, len(self.card.classes), self.card.label_map)
+        return read_label(file.data, Path(where), size, self.card.classes, self.card.label_map)
 
 
 class Recent(Generic[Value]):
     """The values used last, by image or file; safe to use from several threads."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(
+        self, size: int, max_bytes: float = float("inf"), weigh: Callable[[Value], int] = lambda _: 0
+    ) -> None:
+        """`size`: values at most. max_bytes: of them together, the newest excepted. weigh: bytes of one."""
+        self.size, self.max_bytes, self.weigh = size, max_bytes, weigh
         self._lock = threading.Lock()
         self._values: OrderedDict[str, Value] = OrderedDict()
 
@@ -233,8 +318,16 @@ class Recent(Generic[Value]):
         """Keep a value, and forget the oldest."""
         with self._lock:
             self._values[name] = value
-            while len(self._values) > self.size:
+            while len(self._values) > self.size or (len(self._values) > 1 and self._is_too_large()):
                 self._values.popitem(last=False)
+
+    def _is_too_large(self) -> bool:
+        return sum(map(self.weigh, self._values.values())) > self.max_bytes
+
+
+def frame_bytes(frame: Frame | None) -> int:
+    """What an earlier frame takes in memory."""
+    return 0 if frame is None else frame[0].nbytes
 
 
 def sequence_file(sequence: str) -> str:
@@ -242,17 +335,17 @@ def sequence_file(sequence: str) -> str:
     return f"{sequence_key(sequence)}.json"
 
 
-def read_patiently(place: Place, name: str, refuse: Callable[[str], ImageError]) -> FileBytes:
-    """A file's bytes; while its storage does not answer, tries again as `seg.files.persistently` does.
+def read_patiently(place: Place, read: Callable[[], Value], refuse: Callable[[str], ImageError]) -> Value:
+    """What `read` gives; while its storage does not answer, tries again as `seg.files.persistently` does.
 
     refuse: makes the error of a file that alone cannot be read, from the cause. OSError: storage stays away.
     """
-    return persistently(partial(_read_once, place, name, refuse), str(place))
+    return persistently(partial(_read_once, place, read, refuse), str(place))
 
 
-def _read_once(place: Place, name: str, refuse: Callable[[str], ImageError]) -> FileBytes:
+def _read_once(place: Place, read: Callable[[], Value], refuse: Callable[[str], ImageError]) -> Value:
     try:
-        return read_from(place, name)
+        return read()
     except OSError as error:
         if error.errno in AWAY or not place.exists():
             raise

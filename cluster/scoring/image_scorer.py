@@ -20,6 +20,7 @@ from cluster.scoring.image_reader import AHEAD, ImageReader, ScoreRow, ScorerSet
 from cluster.scoring.inflight import MODEL, WRITE, InFlight, Note
 from seg.checkpoint import load_model
 from seg.data.labels import encode_mask
+from seg.data.reading_memory import Turn
 from seg.files import persistently
 from seg.metrics import confusion_matrix, count_classes
 from seg.object_matching import match_objects
@@ -65,7 +66,7 @@ class ImageScorer:
         self._model = ThreadPoolExecutor(1, "model")
         self._writers = ThreadPoolExecutor(WRITERS, "write")
         self._lock, self._free = threading.Lock(), AHEAD + 1
-        self._waiting: deque[tuple[ScoreRow, Future[Work]]] = deque()
+        self._waiting: deque[tuple[ScoreRow, Future[Work], Turn]] = deque()
         """Asked for and not begun: what is held in memory is bounded, however much is asked for."""
 
     def submit(self, request: ScoreRow) -> Future[dict[str, Any]]:
@@ -76,9 +77,10 @@ class ImageScorer:
         """
         prepared: Future[Work] = Future()
         with self._lock:
-            self._waiting.append((request, prepared))
+            turn = self.reader.memory.queue()
+            self._waiting.append((request, prepared, turn))
             predicted = self._model.submit(self._predict, prepared)
-            finished = self._writers.submit(self._finish, request["image"], predicted)
+            finished = self._writers.submit(self._finish, request["image"], predicted, turn)
         self._begin_next()
         return finished
 
@@ -97,6 +99,7 @@ class ImageScorer:
 
     def close(self) -> None:
         """Let go of what has not begun."""
+        self.reader.memory.close()
         with self._lock:
             while self._waiting:
                 self._waiting.pop()[1].cancel()
@@ -112,9 +115,9 @@ class ImageScorer:
             self._free -= 1
             self._readers.submit(self._prepare, *self._waiting.popleft())
 
-    def _prepare(self, request: ScoreRow, prepared: Future[Work]) -> None:
+    def _prepare(self, request: ScoreRow, prepared: Future[Work], turn: Turn) -> None:
         try:
-            prepared.set_result(self.reader.prepare(request))
+            prepared.set_result(self.reader.prepare(request, turn))
         except BaseException as error:
             prepared.set_exception(error)
 
@@ -139,7 +142,15 @@ class ImageScorer:
         self.inflight.wait(work.row["image"])
         return prediction
 
-    def _finish(self, image: str, predicted: Future[tuple[Work, Prediction | None]]) -> dict[str, Any]:
+    def _finish(
+        self, image: str, predicted: Future[tuple[Work, Prediction | None]], turn: Turn
+    ) -> dict[str, Any]:
+        with turn:
+            return self._finish_predicted(image, predicted)
+
+    def _finish_predicted(
+        self, image: str, predicted: Future[tuple[Work, Prediction | None]]
+    ) -> dict[str, Any]:
         work, prediction = predicted.result()  # raises: the image stays noted, which tells its stage
         if prediction is not None:
             self.inflight.enter(image, WRITE)

@@ -80,6 +80,14 @@ class InFlight:
                 clock = self._notes[image]
                 self._notes[image] = clock._replace(before_s=clock.seconds(), since_s=None)
 
+    def go_on(self, image: str, *, afresh: bool = False) -> None:
+        """An image is worked at again. afresh: a step is done, and its time counts from now."""
+        with self._lock:
+            if image in self._notes:
+                clock = self._notes[image]
+                before_s = 0.0 if afresh else clock.seconds()
+                self._notes[image] = clock._replace(before_s=before_s, since_s=time.monotonic())
+
     def end(self, image: str) -> None:
         """An image is done."""
         self._change(lambda: self._notes.pop(image, None))

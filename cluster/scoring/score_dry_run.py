@@ -24,7 +24,7 @@ def look_only(request: ScoreRequest, session: Session) -> dict[str, Any]:
     """Print what a scoring would meet and cost; the same as plain values. RequestError: as of `score`."""
     workplace, plan = choose_workplace(request, session), plan_scoring(request)
     if plan.out.read_json("run.json") is not None:
-        claim_folder(plan.out, plan.identity)  # which then writes nothing
+        claim_folder(plan.out, plan.identity, older_reader=True)  # which then writes nothing
     again = refuse_changed(plan, request)
     folder = look_into(plan, Ledger(plan.out), {}, again=again, retry_quarantined=request.retry_quarantined)
     pattern = plan.card.sequence if plan.sequences else ""

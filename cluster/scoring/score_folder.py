@@ -12,6 +12,7 @@ from cluster.ledger.changes import find_changes, find_other_content
 from cluster.ledger.ledger import Ledger
 from cluster.requests import ScoreRequest
 from cluster.scoring.inflight import Note, take_over, write_suspects
+from cluster.scoring.old_reader import find_old_readings, leave_old_reader
 from cluster.scoring.score_plan import ScorePlan
 from cluster.scoring.score_queue import given_up
 from cluster.session import say
@@ -57,18 +58,25 @@ class ScoreFolder:
 
 
 def refuse_changed(plan: ScorePlan, request: ScoreRequest) -> list[str]:
-    """Images to score again since they changed. RequestError: there are some, and nobody asked for that."""
+    """Images to score again since they changed, or are read otherwise than when they were scored.
+
+    RequestError: there are some, and nobody asked for that.
+    """
     ledger = Ledger(plan.out)
+    old = find_old_readings(plan, ledger)
+    if not request.rescore_changed:
+        old.refuse(plan.out)
     changes = find_changes(plan.listing, plan.labels, ledger)
     found = [changes]
     if request.verify:
         found.append(find_other_content(plan.settings.archive, plan.settings.labels, ledger))
-    if line := changes.gone_line():
-        say(line)
+    for line in (*old.lines(changes.gone), changes.gone_line(besides=old.rows)):
+        if line:
+            say(line)
     if not request.rescore_changed:
         for one in found:
             one.refuse()
-    return list(dict.fromkeys(image for one in found for image in one.changed))
+    return list(dict.fromkeys([*old.rows, *(image for one in found for image in one.changed)]))
 
 
 def open_folder(
@@ -80,13 +88,14 @@ def open_folder(
 ) -> ScoreFolder:
     """Take over a folder whose lock is held: clear up, forget what is to be scored again, see what is left.
 
-    check_owner: raises where the lock is lost. again: images that changed since they were scored.
+    check_owner: raises where the lock is lost. again: what `refuse_changed` gave.
     """
     ledger = Ledger(plan.out, may_write=check_owner)
     ledger.recover()
     if again:
         ledger.forget(again)
         ledger.forget_quarantined(again)
+    leave_old_reader(plan)
     if retry_quarantined:
         ledger.forget_quarantined()
     noted = take_over(plan.out.below("inflight"))

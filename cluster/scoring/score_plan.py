@@ -17,8 +17,8 @@ from seg.blending import check_blend
 from seg.checkpoint import ModelCard, load_model, read_model
 from seg.data.background import Backgrounds
 from seg.data.fingerprint import file_sha256
-from seg.data.images import split_page
-from seg.data.layout import Labels, find_labels, is_plain_layout, label_folder, parse_classes
+from seg.data.images import READER, split_page
+from seg.data.layout import Labels, find_labels, is_plain_layout, label_folder, parse_classes, refuse_link
 from seg.data.listing import Listing, list_images, refuse_unlisted
 from seg.data.sequences import Sequences
 from seg.errors import RequestError
@@ -141,6 +141,7 @@ def _read_card(request: ScoreRequest) -> ModelCard:
 def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
     """What makes a scoring this scoring (docs/formats.md); not its workers, limits or times."""
     return {
+        "reader": READER,
         "archive": str(settings.archive),
         "labels": settings.labels and str(settings.labels),
         "require_labels": settings.require_labels,
@@ -174,19 +175,21 @@ def _check_numbers(request: ScoreRequest) -> None:
     for name, count in counts.items():
         if count is not None and count < 1:
             raise RequestError(f"--{name} is {count}, below 1; try --{name} 1")
-    times = {
-        "per-image-timeout": (request.image_timeout_s, 600),
-        "stall-minutes": (request.stall_minutes, 10),
-    }
-    for name, (time, usual) in times.items():
-        if time is not None and not time > 0:
-            raise RequestError(f"--{name} is {time:g}, not above 0; try --{name} {usual}")
-    if request.image_timeout_s is not None and request.shard == "crops":
+    if not request.stall_minutes > 0:
+        raise RequestError(
+            f"--stall-minutes is {request.stall_minutes:g}, not above 0; try --stall-minutes 10"
+        )
+    if request.image_timeout_s is not None and not request.image_timeout_s >= 0:
+        raise RequestError(
+            f"--per-image-timeout is {request.image_timeout_s:g}, below 0; try --per-image-timeout 600, or 0 "
+            "for none"
+        )
+    if request.image_timeout_s and request.shard == "crops":
         raise RequestError(
             "--per-image-timeout ends the worker of an image, and with --shard crops all share it; "
             "leave one of the two out"
         )
-    if request.image_timeout_s is not None and request.workers == 0:
+    if request.image_timeout_s and request.workers == 0:
         raise RequestError("--per-image-timeout ends a worker, and --workers 0 has none; try --workers 1")
     if request.shard == "crops" and (request.workers == 0 or request.blend != "core"):
         raise RequestError(
@@ -235,6 +238,8 @@ def _check_names(images: Iterable[str]) -> None:
 
 def _check_classes(labels: Place, card: ModelCard) -> None:
     for place in (labels, labels.above):
+        if place.is_local:
+            refuse_link(place.local("classes.txt"))
         text, file = place.read("classes.txt"), f"{place}/classes.txt"
         found = card.classes if text is None else parse_classes(text.decode(), file)
         if found != card.classes:

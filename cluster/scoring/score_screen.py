@@ -41,6 +41,7 @@ class Screen:
             deadline=plan.deadline,
             title=f"scoring {plan.out.path.rstrip('/').rpartition('/')[2]}",
         )
+        self.progress.image_limit_s = workplace.limits.image_s
         self._writer = StatusWriter(plan.out)
         self._writer.write(self.progress, at_once=True)
         self._show: Callable[[], None] = lambda: None

@@ -11,6 +11,7 @@ from cluster.scoring.score_screen import Screen
 from cluster.scoring.scoring_progress import LANES
 from cluster.scoring.scoring_status import limiting_stage
 from seg.data.intensities import OutOfRange, count_outside
+from seg.data.orientation import UPRIGHT, Turned
 from seg.object_matching import summarise_objects
 from seg.run_folder import score_figures
 from seg.storage import Place
@@ -44,6 +45,14 @@ class Command:
     """Until the first worker had loaded its model, Ray's start included."""
     values: dict[str, Any] = field(default_factory=dict)
     """Of summary.json, once it is written."""
+    turned: Turned = field(default_factory=Turned)
+    """Images that it scored and that carry an orientation."""
+
+    def look(self, rows: list[dict[str, Any]]) -> None:
+        """Outcome rows that have arrived."""
+        for row in rows:
+            if row["reason"] is None:
+                self.turned.add(row["image"], row.get("orientation", UPRIGHT))
 
 
 def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, Any]:

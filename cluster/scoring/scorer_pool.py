@@ -34,7 +34,7 @@ class ScoringStalled(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a worker is ended by us; None: never."""
+    """When a worker is ended by us, or, where it cannot be, an image named; None: never."""
 
     image_s: float | None = None
     stall_s: float | None = None
@@ -76,6 +76,8 @@ class ScorerPool:
         self._handed: dict[str, float] = {}
         self._finished = self._finished_at_stall = 0
         self._stalled = self._is_up = False
+        self._named: set[str] = set()
+        """Images that were said to take too long."""
         limit_s, now = limits.stall_s or float("inf"), time.monotonic()
         self._watchdog, self._start_watchdog = Watchdog(limit_s, now), Watchdog(max(limit_s, START_S), now)
         self._looked_s = 0.0
@@ -227,6 +229,9 @@ class ScorerPool:
         overdue = find_overdue(self.queue.held(worker), sight.notes, sight.silent_s, limit_s)
         if not overdue:
             return []
+        if not self.crew.can_be_ended:
+            self._name_overdue([image for image in overdue if image not in self._named], limit_s)
+            return []
         rows = self._end(worker)
         overdue = [image for image in overdue if image in self.queue.held(worker)]
         cause = f"{_name_images(overdue)} took longer than {limit_s:g} s"
@@ -235,6 +240,15 @@ class ScorerPool:
         rows += self.queue.die(worker, touched, cause, timed_out=overdue)
         self._settle(worker)
         return rows
+
+    def _name_overdue(self, images: list[str], limit_s: float) -> None:
+        for image in images:
+            self._named.add(image)
+            stage = next((held.stage for held in self.held() if held.image == image), READ)
+            say(
+                f"{image} takes longer than {limit_s:g} s, in stage {stage}, and --workers 0 cannot end it: "
+                "wait, or end this command and give --workers 1, which sets such an image aside"
+            )
 
     def _restart(self, still_s: float) -> list[dict[str, Any]]:
         """Start all workers again, once, as nothing moved for so long; ScoringStalled: that did not help."""

@@ -96,6 +96,11 @@ class Crew(Protocol):
         """Whether a process in which Python raised is of no more use: an error of CUDA stays."""
         ...
 
+    @property
+    def can_be_ended(self) -> bool:
+        """Whether `end` stops what a worker does, so that an image may be taken from it."""
+        ...
+
     def start(self, worker: str) -> None:
         """Begin a worker; Started or Raised follows."""
         ...
@@ -150,6 +155,7 @@ class RayCrew:
     gpus: float = 0.0
     """Of each worker."""
     make_scorer: MakeScorer = make_image_scorer
+    can_be_ended = True
     _actors: dict[str, Any] = field(default_factory=dict)
     _calls: dict[Any, _Call] = field(default_factory=dict)
     """By the reference to its result, every call that is out."""
@@ -250,6 +256,7 @@ class LocalCrew:
     """One worker, in this process: it cannot be ended, and its death is ours."""
 
     is_spoiled_by_errors = False
+    can_be_ended = False
 
     def __init__(self, settings: "ScorerSettings", make_scorer: MakeScorer = make_image_scorer) -> None:
         self.settings, self.make_scorer = settings, make_scorer

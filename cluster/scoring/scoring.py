@@ -33,7 +33,7 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     """
     workplace = choose_workplace(request, session)
     plan = plan_scoring(request)
-    claim_folder(plan.out, plan.identity)  # writes in a new folder alone, and there nothing has changed
+    claim_folder(plan.out, plan.identity, older_reader=True)  # a new folder alone is written
     again = refuse_changed(plan, request)
     with FolderLock(plan.out, what="scoring") as lock:
         folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)
@@ -57,8 +57,9 @@ def _summarised(folder: ScoreFolder, command: Command) -> Iterator[None]:
             _write_summary(folder, command, cause=f"{type(error).__name__}: {error}")
         raise
     outside = count_strangers(folder.plan, folder.ledger)
-    if outside and (text := intensity_warning(outside)):
-        warnings.warn(DataWarning(text), stacklevel=2)
+    for text in (outside and intensity_warning(outside), command.turned.warning):
+        if text:
+            warnings.warn(DataWarning(text), stacklevel=2)
 
 
 def _write_summary(folder: ScoreFolder, command: Command, cause: str = "") -> None:
@@ -87,6 +88,7 @@ def _score_left(
                 rows = [folder.complete(row) for row in arrived]
                 folder.ledger.add(rows)
                 rehearsal.look(rows)
+                command.look(rows)
                 command.screen.look(source, rows)
     return StoppedBy.FINISHED if source.is_complete else stopping.asked or StoppedBy.FINISHED
 

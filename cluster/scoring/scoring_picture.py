@@ -54,6 +54,7 @@ def log_note(status: ScoringStatus) -> str:
         parts.append(_plural(status.suspects, "suspect"))
     if status.limiting_stage:
         parts.append(f"{status.limiting_stage} limits")
+    parts += [f"OVERDUE {late['image']} ({late['stage']} {late['seconds']:.0f} s)" for late in status.overdue]
     if status.runs and status.seconds_left is not None:
         parts.append(duration(status.seconds_left))
     return "  ".join(parts)
@@ -109,7 +110,10 @@ def _held(status: ScoringStatus) -> Line:
         return Line(_columns("now", "no image in flight"), "dim")
     first, count = status.in_flight[0], len(status.in_flight)
     of = f", longest of {count}" if count > 1 else ""
-    return Line(_columns("now", f"{first['stage']} {first['seconds']:.0f} s{of}: {first['image']}"), "dim")
+    late, style = (", OVERDUE", "bold red") if status.overdue else ("", "dim")
+    return Line(
+        _columns("now", f"{first['stage']} {first['seconds']:.0f} s{late}{of}: {first['image']}"), style
+    )
 
 
 def _columns(name: str, *cells: str) -> str:

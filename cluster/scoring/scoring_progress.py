@@ -88,6 +88,7 @@ class ScoringProgress:
             self.confusion += earlier.confusion
         self.by_bytes, self.work_left = bytes_left > 0, bytes_left or total - self.done
         self.suspects = 0
+        self.image_limit_s: float | None = None
         self.state, self.cause = STARTING, ""
         self._in_flight: list[tuple[str, str, float]] = []
         self._begun: float | None = None
@@ -193,6 +194,7 @@ class ScoringProgress:
             in_flight=[
                 {"image": image, "stage": stage, "seconds": held} for image, stage, held in self._in_flight
             ],
+            image_limit_s=self.image_limit_s,
             cause=self.cause,
             updated=_iso(now),
             host=socket.gethostname(),

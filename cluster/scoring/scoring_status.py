@@ -58,6 +58,8 @@ class ScoringStatus:
     """Images that were held by a worker that died; they are tried alone, at the end."""
     in_flight: list[dict[str, Any]] = field(default_factory=list)
     """`image`, `stage` and `seconds` of each image that a worker holds, the longest held first."""
+    image_limit_s: float | None = None
+    """Seconds after which an image in work is overdue; None: never."""
     cause: str
     """Of an error, one line; else empty."""
     updated: str
@@ -81,6 +83,12 @@ class ScoringStatus:
     def runs(self) -> bool:
         """Whether the command had not ended when this was written."""
         return self.state in RUNNING
+
+    @property
+    def overdue(self) -> list[dict[str, Any]]:
+        """Of `in_flight` what takes too long."""
+        limit_s = self.image_limit_s
+        return [] if limit_s is None else [held for held in self.in_flight if held["seconds"] > limit_s]
 
     def silence_s(self, now: datetime) -> float:
         """Seconds without a sign of life, beyond what is usual; 0: all is well, or it has ended."""

@@ -19,7 +19,7 @@ class Workplace:
     gpus: float
     """Of each worker; of this process, 1 where it has any."""
     limits: Limits
-    """When workers are ended; this process cannot be."""
+    """When workers are ended; of this process, which cannot be, when an image is named."""
     session: Session
     threads: int
 
@@ -47,7 +47,7 @@ def choose_workplace(request: ScoreRequest, session: Session) -> Workplace:
         return Workplace(
             workers=0,
             gpus=float(session.gpus > 0),
-            limits=Limits(),
+            limits=Limits(image_limit_s(request)),
             session=session,
             threads=request.threads,
         )
@@ -55,7 +55,18 @@ def choose_workplace(request: ScoreRequest, session: Session) -> Workplace:
     return Workplace(
         workers=workers,
         gpus=session.gpus_of_worker(request.gpus_per_worker),
-        limits=Limits(request.image_timeout_s, 60 * request.stall_minutes),
+        limits=Limits(image_limit_s(request), 60 * request.stall_minutes),
         session=session,
         threads=request.threads,
     )
+
+
+def image_limit_s(request: ScoreRequest) -> float | None:
+    """How long an image may be worked at; None: for ever.
+
+    By default as long as nothing may move: were it longer, one image that hangs, alone at last, would end the
+    job as stalled where it is to be set aside.
+    """
+    if request.image_timeout_s is None:
+        return 60 * request.stall_minutes
+    return request.image_timeout_s or None

@@ -20,7 +20,13 @@ from seg.data.default import default_data
 from seg.data.pack import Pack
 from seg.data.pack_build import PrepareRows, ensure_pack
 from seg.data.pack_rows import PackPlan, estimate_bytes, pack_row, rows_by_threads
-from seg.data.training_data import open_training_data, plan_packs, warn_of_absent_classes
+from seg.data.stacks import ImageFiles
+from seg.data.training_data import (
+    open_training_data,
+    plan_packs,
+    warn_of_absent_classes,
+    warn_of_orientation,
+)
 from seg.errors import DataWarning, RequestError
 
 SHARD_BYTES = 2**25
@@ -63,7 +69,9 @@ def pack(request: PackRequest, session: Session) -> tuple[PackSummary, ...]:
     summaries = tuple(
         _ensure(part, plan, prepare) for part, plan in zip(("training", "validation"), plans, strict=True)
     )
-    warn_of_absent_classes(data.classes, Pack(summaries[0].path))
+    train, validation = (Pack(summary.path) for summary in summaries)
+    warn_of_absent_classes(data.classes, train)
+    warn_of_orientation(train, validation)
     return summaries
 
 
@@ -133,8 +141,9 @@ def _shard_rows(plan: PackPlan, at_once: int) -> int:
 def _prepare_shard(plan: PackPlan, start: int, stop: int) -> tuple[list[pa.RecordBatch], list[str]]:
     """Rows `start` to `stop`, and what was to be warned of: a task's own warnings reach nobody."""
     cv2.setNumThreads(1)  # tasks are the parallelism
-    backgrounds = plan.backgrounds()
+    files = ImageFiles()
+    backgrounds = plan.backgrounds(files)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DataWarning)
-        rows = [pack_row(sample, plan.settings, backgrounds) for sample in plan.samples[start:stop]]
+        rows = [pack_row(sample, plan.settings, backgrounds, files) for sample in plan.samples[start:stop]]
     return rows, [str(entry.message) for entry in caught if issubclass(entry.category, DataWarning)]

@@ -27,6 +27,7 @@ from seg.data.training_data import (
     open_packs,
     open_training_data,
     warn_of_absent_classes,
+    warn_of_orientation,
 )
 from seg.errors import RequestError
 from seg.files import read_json, write_json
@@ -162,6 +163,7 @@ def check_packs(data: TrainingData, recipe: Recipe, session: Session) -> None:
                 f"so that {lacking}; label some, or use another --seed"
             )
     warn_of_absent_classes(data.classes, train)
+    warn_of_orientation(train, validation)
     find_class_weights(recipe, train)
 
 

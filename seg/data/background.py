@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from seg.data.images import Pixels, decode_image, read_file, split_page
 from seg.data.sequences import sequence_key
+from seg.data.stacks import ImageFiles
 from seg.errors import DataWarning, ImageError, RequestError, UnsupportedImage
 from seg.recipe import Preprocessing
 from seg.storage import Place, as_place
@@ -25,16 +26,14 @@ ENOUGH_FRAMES = 8
 """Every k-th frame is taken; k is lowered until so many are used."""
 FEWEST_FRAMES = 4
 """With fewer, none is subtracted."""
-KEPT = 4
-"""Backgrounds held in memory, the ones used last: 38 MB each at 3072 x 3072."""
+KEPT, KEPT_BYTES = 4, 2**29
+"""Backgrounds held in memory, the ones used last: 38 MB each at 3072 x 3072; of larger ones fewer."""
 
 Frame = tuple[str, Any]
-"""An image's name and its file: a path, or what `read_image` of `Backgrounds` takes."""
+"""An image's name and its file, as `read_image` of `Backgrounds` takes it: a path, or a name in its place."""
 
-
-def read_path(file: Path) -> bytes:
-    """Content of a frame's file on this machine. OSError: it cannot be read."""
-    return read_file(file).data
+ReadImage = Callable[[Any, int | None], Pixels]
+"""Pixels of a file, or of one page of it. OSError, ImageError: they cannot be had."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,14 +63,15 @@ class Backgrounds:
         frames_of: Callable[[str], Sequence[Frame]],
         measured: Path | None = None,
         *,
-        read_image: Callable[[Any], bytes] = read_path,
+        read_image: ReadImage | None = None,
     ) -> None:
         """`folder`: where the files are kept. `frames_of`: all frames of a sequence, in order.
 
         measured: an image to use for all sequences, in place of their means. RequestError: it cannot be read.
+        read_image: None reads files of this machine.
         """
         self.settings, self.folder, self.frames_of = settings, as_place(folder), frames_of
-        self.read_image = read_image
+        self.read_image = read_image or ImageFiles().decode
         self.measured = None if measured is None else _read_measured(measured)
         self._measured_shift = None if self.measured is None else self._shift(self.measured, 1)
         self._lock = threading.Lock()
@@ -90,14 +90,29 @@ class Backgrounds:
             return self._measured_shift
         if not self.settings.background_every:
             return None
-        key = f"{sequence_key(sequence)}-{_kind(image)}-every-{self.settings.background_every}"
+        key = self._key(sequence, _kind(image))
         with self._lock:  # one thread measures, the others wait for what it found
             if key not in self._kept:
                 self._kept[key] = self._load(key, sequence, image)
             self._kept.move_to_end(key)
-            while len(self._kept) > KEPT:
+            while len(self._kept) > KEPT or (len(self._kept) > 1 and self._kept_bytes() > KEPT_BYTES):
                 self._kept.popitem(last=False)
             return self._kept[key]
+
+    def _kept_bytes(self) -> int:
+        return sum(kept.shift.nbytes for kept in self._kept.values() if kept is not None)
+
+    def is_at_hand(self, sequence: str, kind: tuple[int, int, int, int]) -> bool:
+        """Whether `find` would neither measure nor read anything for an image of this kind.
+
+        kind: height, width, channels, bits of a channel.
+        """
+        if self.measured is not None or not self.settings.background_every:
+            return True
+        return self._key(sequence, _kind_of(*kind)) in self._kept
+
+    def _key(self, sequence: str, kind: str) -> str:
+        return f"{sequence_key(sequence)}-{kind}-every-{self.settings.background_every}"
 
     def _load(self, key: str, sequence: str, image: Pixels) -> Background | None:
         name = f"{key}.npz"
@@ -113,15 +128,18 @@ class Backgrounds:
                     stacklevel=2,
                 )
             saved = _encode_background(mean, sequence, used)
+            del mean  # 8 bytes a sample, and the same again below
             self.folder.write(name, saved)
         with np.load(io.BytesIO(saved), allow_pickle=False) as arrays:
             mean, used = arrays["mean"], json.loads(str(arrays["about"]))["frames"]
+        del saved
         return None if len(used) < FEWEST_FRAMES else self._shift(mean, len(used))
 
     def _shift(self, mean: NDArray[np.generic], num_frames: int) -> Background:
-        mean = mean.astype(np.float64, copy=False)
-        level = mean.mean(axis=(0, 1), keepdims=True)
-        return Background((self.settings.background_factor * (mean - level)).astype(np.float32), num_frames)
+        shift = mean.astype(np.float64)
+        shift -= shift.mean(axis=(0, 1), keepdims=True)
+        shift *= self.settings.background_factor  # in place: at the pixel limit it is 2 GB a channel
+        return Background(shift.astype(np.float32), num_frames)
 
 
 def choose_frames(count: int, every: int) -> range:
@@ -133,7 +151,7 @@ def choose_frames(count: int, every: int) -> range:
 
 
 def mean_frame(
-    frames: Sequence[Frame], like: Pixels, every: int, read_image: Callable[[Any], bytes] = read_path
+    frames: Sequence[Frame], like: Pixels, every: int, read_image: ReadImage
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """The mean of every k-th frame, float64 of `like`'s shape, and the names of those in it.
 
@@ -145,7 +163,8 @@ def mean_frame(
         chosen = [frames[place] for place in choose_frames(len(frames), every)]
         total, used = np.zeros(like.shape, np.uint64), []
         for name, file in chosen:
-            pixels = None if name in unfit else _read_frame(name, partial(read_image, file), like, unfit)
+            read = partial(read_image, file, split_page(name)[1])
+            pixels = None if name in unfit else _read_frame(name, read, like, unfit)
             if pixels is not None:
                 total += pixels
                 used.append(name)
@@ -160,9 +179,9 @@ def mean_frame(
     return total / max(1, len(used)), tuple(used)
 
 
-def _read_frame(name: str, read: Callable[[], bytes], like: Pixels, unfit: dict[str, str]) -> Pixels | None:
+def _read_frame(name: str, read: Callable[[], Pixels], like: Pixels, unfit: dict[str, str]) -> Pixels | None:
     try:
-        pixels = decode_image(read(), split_page(name)[1])
+        pixels = read()
     except (ImageError, OSError) as error:
         unfit[name] = str(error)
         return None
@@ -174,7 +193,11 @@ def _read_frame(name: str, read: Callable[[], bytes], like: Pixels, unfit: dict[
 
 def _kind(image: Pixels) -> str:
     channels = 1 if image.ndim == 2 else image.shape[2]
-    return f"{image.shape[0]}x{image.shape[1]}x{channels}-{image.dtype.itemsize * 8}bit"
+    return _kind_of(image.shape[0], image.shape[1], channels, image.dtype.itemsize * 8)
+
+
+def _kind_of(height: int, width: int, channels: int, bits: int) -> str:
+    return f"{height}x{width}x{channels}-{bits}bit"
 
 
 def _encode_background(mean: NDArray[np.float64], sequence: str, used: tuple[str, ...]) -> bytes:

@@ -18,7 +18,7 @@ def open_camvid(root: Path, sequence: str = "") -> DataSet:
     """CamVid's train.txt and val.txt, which are the split; test.txt, where it is there, is the test part.
 
     sequence: the recipe's regular expression; without one, a frame's sequence is its drive (0001TP, 0006R0).
-    RequestError: a list is missing, a line is no pair, a listed file is not there.
+    RequestError: a list is missing, a line is no pair, a listed file is not there, or not in `root`.
     """
     for name in ("train.txt", "val.txt"):
         if not (root / name).is_file():
@@ -36,8 +36,11 @@ def _read_list(file: Path, sequence: str) -> list[Sample]:
     for where, line in read_lines(file):
         fields = line.split()
         if len(fields) != 2:
-            raise RequestError(f"{where}: {line!r} is not 'image annotation'")
-        image, label = (require_file(root / name, where) for name in fields)
+            raise RequestError(f"{where}: its fields are {len(fields)}, not 'image annotation'")
+        image, label = (
+            require_file(root, name, f"{where}, field {kind}")
+            for kind, name in zip(("image", "annotation"), fields, strict=True)
+        )
         samples.append(Sample(fields[0], image, label, drive_of(fields[0], sequence)))
     return samples
 

@@ -1,5 +1,6 @@
 """CamVid with colours for classes, which class_dict.csv names: 32 of them, as 960 x 720 RGB masks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from seg.data.camvid import drive_of
 from seg.data.labels import IGNORE, LabelMap, decode_colours, map_ids
 from seg.data.layout import MAX_CLASSES, DataSet, Sample, read_lines
-from seg.data.listing import list_images
+from seg.data.listing import is_inside, list_images
 from seg.errors import LabelMismatch, RequestError
 
 Colour = tuple[int, int, int]
@@ -26,7 +27,7 @@ class ColourMask:
     """Of each class, in id order."""
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap
+        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The mask; see LabelDecoder. LabelMismatch names the first pixel whose colour is no class's."""
         rgb = decode_colours(data, path, size)
@@ -37,7 +38,7 @@ class ColourMask:
                 f"label {path} has colour {tuple(rgb[row, column].tolist())} at column {column}, row {row} "
                 f"({np.count_nonzero(unknown)} such pixels), which class_dict.csv does not name"
             )
-        return map_ids(ids, num_classes, label_map, path)
+        return map_ids(ids, len(classes), label_map, path)
 
 
 def _codes(rgb: NDArray[np.uint8]) -> NDArray[np.uint32]:
@@ -79,6 +80,10 @@ def _read_part(root: Path, part: str, decoder: ColourMask, sequence: str) -> lis
         label = root / f"{part}_labels" / f"{Path(name).stem}_L.png"
         if not label.is_file():
             raise RequestError(f"data {root}: {part}/{name} has no mask {label}; add it, or remove the image")
+        if not is_inside(label, label.parent.resolve()):
+            raise RequestError(
+                f"data {root}: mask {label} is a link out of its folder; put the file itself there"
+            )
         samples.append(
             Sample(f"{part}/{name}", root / part / name, label, drive_of(f"{part}/{name}", sequence), decoder)
         )
@@ -96,7 +101,7 @@ def read_class_dict(file: Path) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
     rows = [(where, [field.strip() for field in line.split(",")]) for where, line in read_lines(file)]
     header = [field.lower() for field in rows[0][1]] if rows else []
     if header != ["name", "r", "g", "b"]:
-        raise RequestError(f"{file}, line 1: {','.join(header)!r} is not 'name,r,g,b'")
+        raise RequestError(f"{file}, line 1: it is not 'name,r,g,b'")
     found: dict[str, Colour] = {}
     for where, fields in rows[1:]:
         name, colour = _parse_class(fields, where)
@@ -114,15 +119,12 @@ def _parse_class(fields: list[str], where: str) -> tuple[str, Colour]:
         if not name or not all(0 <= value <= 255 for value in colour):
             raise ValueError
     except ValueError:
-        raise RequestError(
-            f"{where}: {','.join(fields)!r} is not a name and three numbers from 0 to 255"
-        ) from None
+        raise RequestError(f"{where}: it is not a name and three numbers from 0 to 255") from None
     return name, colour
 
 
 def _refuse_repeated(name: str, colour: Colour, found: dict[str, Colour], where: str) -> None:
     if name in found:
-        raise RequestError(f"{where}: class {name} is there twice; give each class one line")
-    for other, taken in found.items():
-        if taken == colour:
-            raise RequestError(f"{where}: {name} has the colour {colour} of {other}; a colour is one class")
+        raise RequestError(f"{where}: its class is there twice; give each class one line")
+    if colour in found.values():
+        raise RequestError(f"{where}: its colour is another class's too; a colour is one class")

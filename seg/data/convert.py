@@ -15,12 +15,13 @@ from unicodedata import category
 from seg.ahead import map_ahead
 from seg.data import DATASETS
 from seg.data.fingerprint import data_fingerprint
-from seg.data.images import decode_image, read_file, split_page
+from seg.data.images import split_page
 from seg.data.labels import LabelMap, decode_label, encode_mask
 from seg.data.layout import DataSet, Sample
 from seg.data.splits import split_samples
+from seg.data.stacks import ImageFiles
 from seg.errors import ImageError, RequestError, describe_unknown
-from seg.files import TEMPORARY, read_json, write_bytes, write_json
+from seg.files import TEMPORARY, read_json, replacing, write_bytes, write_json
 from seg.progress import progress
 
 RECORD = ".conversion.json"
@@ -85,7 +86,13 @@ def convert_dataset(part: Part, source: Path, out: Path) -> Converted:
     if is_converted(out, record):
         return Converted(len(samples), 0, how)
     with folder_in_making(out, record) as folder:
-        write = partial(_write_sample, folder=folder, num_classes=len(data.classes), label_map=label_map)
+        write = partial(
+            _write_sample,
+            files=ImageFiles(),
+            folder=folder,
+            classes=data.classes,
+            label_map=label_map,
+        )
         new = _write_all(samples, write)
         write_bytes(folder / "classes.txt", "".join(f"{name}\n" for name in data.classes).encode())
     return Converted(len(samples), new, how)
@@ -112,24 +119,26 @@ def _write_all(samples: tuple[Sample, ...], write: Callable[[Sample], bool]) -> 
     return new
 
 
-def _write_sample(sample: Sample, folder: Path, num_classes: int, label_map: LabelMap) -> bool:
+def _write_sample(
+    sample: Sample, files: ImageFiles, folder: Path, classes: tuple[str, ...], label_map: LabelMap
+) -> bool:
     """Write a sample's mask, then its image; whether they were not there yet."""
     name = relative_name(sample.name, f"data, {sample.image}")
     image, mask = folder / "images" / split_page(name)[0], folder / "masks" / f"{name}.png"
     if image.is_file() and mask.is_file():
         return False
     assert sample.label is not None, "only frames between the samples have none"
-    content = read_file(sample.image).data
     try:
-        pixels = decode_image(content, split_page(name)[1])
+        pixels = files.decode(sample.image, split_page(name)[1])
         decode = sample.decoder or decode_label
         label = sample.label.read_bytes()
-        ids = decode(label, sample.label, pixels.shape[:2], num_classes, label_map)
+        ids = decode(label, sample.label, pixels.shape[:2], classes, label_map)
     except ImageError as error:
         raise RequestError(f"data: {sample.image}: {error}; mend or remove it") from None
     write_bytes(mask, encode_mask(ids))
     if not image.is_file():  # of a page: the others share it
-        write_bytes(image, content)
+        with replacing(image) as temporary:
+            shutil.copyfile(sample.image, temporary)
     return True
 
 

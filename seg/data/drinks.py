@@ -4,6 +4,7 @@ The data of chapter 12 of Atienza, Advanced Deep Learning with Keras, 2nd editio
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.images import MAX_SIDE_PX
+from seg.data.formats.header import MAX_SIDE_PX
 from seg.data.labels import LabelMap, check_inside, map_ids
-from seg.data.layout import DataSet, Sample, photo_sequence, require_file
+from seg.data.layout import DataSet, Sample, photo_sequence, refuse_link, require_file
 from seg.errors import RequestError
 
 CLASSES = ("background", "Water", "Soda", "Juice")
@@ -38,7 +39,7 @@ class Polygons:
     regions: tuple[Polygon, ...]
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap
+        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The mask; see LabelDecoder. Later polygons cover earlier ones.
 
@@ -52,13 +53,14 @@ class Polygons:
             what = f"label {path}, {self.image}, region {number}: the polygon"
             check_inside((left, top, right + 1, bottom + 1), size, what)
             cv2.fillPoly(mask, [corners], (region.kind,))
-        return map_ids(mask, num_classes, label_map, path)
+        return map_ids(mask, len(classes), label_map, path)
 
 
 def open_drinks(root: Path, sequence: str = "") -> DataSet:
     """segmentation_train.json, split by chance; segmentation_test.json, where it is there, is the test part.
 
-    RequestError: segmentation_train.json is missing; a project does not parse; an image is not there.
+    RequestError: segmentation_train.json is missing; a project does not parse, or is a link out of
+    `root`; an image is not there, or not in `root`.
     """
     if not (root / "segmentation_train.json").is_file():
         raise RequestError(f"data {root} has no segmentation_train.json; give the folder drinks itself")
@@ -66,7 +68,7 @@ def open_drinks(root: Path, sequence: str = "") -> DataSet:
         tuple(
             Sample(
                 polygons.image,
-                require_file(root / polygons.image, str(file)),
+                root / polygons.image,
                 file,
                 photo_sequence(polygons.image, sequence),
                 polygons,
@@ -82,18 +84,21 @@ def _read_project(file: Path) -> list[Polygons]:
     """Each image's polygons, in the project's order. No file: nothing."""
     if not file.is_file():
         return []
+    refuse_link(file)
     try:
         entries = json.loads(file.read_bytes())[METADATA].values()
         images = [(str(entry["filename"]), _in_order(entry["regions"])) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        line = f" (line {error.lineno} is no JSON)" if isinstance(error, json.JSONDecodeError) else ""
         raise RequestError(
-            f"{file} is no VIA project, which has filename and regions of each image in {METADATA}: {error!r}"
+            f"{file} is no VIA project, which has filename and regions of each image in {METADATA}{line}"
         ) from None
     found: dict[str, Polygons] = {}
-    for image, regions in images:
+    for number, (image, regions) in enumerate(images, start=1):
+        where = f"{file}, entry {number}"
+        require_file(file.parent, image, f"{where}, field filename")
         if image in found:
-            raise RequestError(f"{file}: {image} is there twice; give its regions in one entry")
-        where = f"{file}, {image}"
+            raise RequestError(f"{where}: its image is there twice; give its regions in one entry")
         found[image] = Polygons(
             image, tuple(_read_region(one, f"{where}, region {k}") for k, one in enumerate(regions, start=1))
         )
@@ -108,13 +113,18 @@ def _read_region(region: Any, where: str) -> Polygon:
     try:
         shape, name = region["shape_attributes"], region["region_attributes"]["Name"]
         if shape["name"] != "polygon":
-            raise ValueError(f"the shape is {shape['name']}")
+            raise ValueError("its shape is no polygon")
         xs, ys = shape["all_points_x"], shape["all_points_y"]
         corners = tuple((round(x), round(y)) for x, y in zip(xs, ys, strict=True))
         if len(corners) < 3 or max(abs(value) for corner in corners for value in corner) > MAX_SIDE_PX:
-            raise ValueError("corners are too few, or far outside")
+            raise ValueError("its corners are too few, or far outside")
         if name not in {str(number) for number in range(1, len(CLASSES))}:
-            raise ValueError(f"Name is {name!r}, not one of 1 (Water), 2 (Soda), 3 (Juice)")
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise RequestError(f"{where} is no polygon of a drink: {error!r}; mend it in VIA") from None
+            raise ValueError("its Name is none of 1 (Water), 2 (Soda), 3 (Juice)")
+    except ValueError as error:  # of round and zip too, which quote nothing
+        raise RequestError(f"{where} is no polygon of a drink: {error}; mend it in VIA") from None
+    except (KeyError, TypeError, OverflowError):
+        raise RequestError(
+            f"{where} is no polygon of a drink: shape_attributes has name, all_points_x and all_points_y, "
+            "region_attributes has Name; mend it in VIA"
+        ) from None
     return Polygon(int(name), corners)

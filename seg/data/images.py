@@ -3,50 +3,39 @@
 import errno
 import hashlib
 import io
-import math
 import os
-import struct
-import tokenize
-import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO
 
 import cv2
-import numpy as np
-import simplejpeg
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from seg.errors import (
-    EmptyImage,
-    ImageError,
-    TooLargeImage,
-    TruncatedImage,
-    UnreadableImage,
-    UnsupportedImage,
-)
+from seg.data.formats import bmp, jpeg, npy, png
+from seg.data.formats.header import Header, Pixels, as_pixels
+from seg.data.formats.tiff import FORMS, Tiff
+from seg.data.orientation import orientation_of
+from seg.errors import EmptyImage, ImageError, TooLargeImage, UnreadableImage
 from seg.storage import Place
 
 EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".npy"})
-MAX_PIXELS = 2**28
-"""A header that announces more is refused before anything is allocated (16384 x 16384)."""
-MAX_SIDE_PX = 2**20
-"""The longest side that OpenCV decodes."""
+MAX_FILE_BYTES = 2**31
+"""Of a file that is read whole: above all that MAX_PIXELS of 16-bit colours take uncompressed."""
+READ_BYTES = 1 << 16
+"""Read at once of a file on an object store: the directories of a TIFF are many small reads."""
+MAGIC_BYTES = 8
+"""So many tell the format."""
+READER = 2
+"""Goes up where files give other pixels than before: packs and scores never mix what two readers read.
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow only reads our headers; the limit above is ours, with our own message
-warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # a damaged TIFF is our error to raise
+1, which stands in no file, read TIFF by OpenCV.
+"""
+
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we report damage ourselves, with the file
 
-PILLOW_ERRORS = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
-"""What Pillow raises on a damaged header; UnidentifiedImageError is an OSError."""
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-"""[H, W] or, in RGB order, [H, W, 3]."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FileBytes:
     """A file as it was read, once: hashing and decoding share these bytes."""
 
@@ -54,15 +43,43 @@ class FileBytes:
     mtime_ns: int
 
     @property
+    def num_bytes(self) -> int:
+        """Size of the file."""
+        return len(self.data)
+
+    @cached_property
     def sha256(self) -> str:
         """Hash of the content, in hexadecimal."""
         return hashlib.sha256(self.data).hexdigest()
 
+    @property
+    def held_bytes(self) -> int:
+        """What of the file is in memory."""
+        return len(self.data)
+
+    @property
+    def orientation(self) -> int:
+        """How its camera was held, as of `orientation_of`."""
+        return orientation_of(self.data)
+
+    def header(self, page: int | None = None) -> Header:
+        """What decoding will give, as of `read_header`."""
+        return read_header(io.BytesIO(self.data), page)
+
+    def decode(self, page: int | None = None) -> Pixels:
+        """Its pixels, as of `decode_image`."""
+        return decode_image(self.data, page)
+
 
 def read_file(path: Path) -> FileBytes:
-    """Read a file whole, with the modification time it had when it was opened."""
+    """Read a file whole, with the modification time it had when it was opened.
+
+    TooLargeImage: it is over MAX_FILE_BYTES, and was not read. OSError: as of `open_file`.
+    """
     with open_file(path) as file:
-        return FileBytes(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+        found = os.fstat(file.fileno())
+        _check_bytes(found.st_size)
+        return FileBytes(file.read(), found.st_mtime_ns)
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -76,14 +93,22 @@ def open_file(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def open_buffered(place: Place, name: str) -> BinaryIO:
+    """A file on an object store, read here and there in. FileNotFoundError: there is none."""
+    file = place.open(name)
+    return io.BufferedReader(file, READ_BYTES)  # pyright: ignore[reportArgumentType]  # all but by type
+
+
 def read_from(place: Place, name: str) -> FileBytes:
-    """Read a file of a place whole. OSError: it is not there, or cannot be read.
+    """Read a file of a place whole. OSError: it is not there, or cannot be read. TooLargeImage: see above.
 
     On an object store the time is taken first: should the file be replaced meanwhile, it counts as changed.
     """
     if place.is_local:
         return read_file(place.local(name))
-    found, content = place.stat(name), place.read(name)
+    found = place.stat(name)
+    _check_bytes(found.bytes if found else 0)
+    content = place.read(name)
     if found is None or content is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{place}/{name}")
     return FileBytes(content, found.mtime_ns)
@@ -92,170 +117,72 @@ def read_from(place: Place, name: str) -> FileBytes:
 def split_page(image: str) -> tuple[str, int | None]:
     """The file of an image's name, and its page: 'a.tif#2' is page 2 of a.tif, 'a.tif' a file of one page."""
     name, mark, page = image.rpartition("#")
-    if mark and page.isdigit() and Path(name).suffix.lower() in {".tif", ".tiff"}:
+    if mark and page.isascii() and page.isdecimal() and Path(name).suffix.lower() in {".tif", ".tiff"}:
         return name, int(page)
     return image, None
 
 
 def count_pages(file: Path | BinaryIO) -> int:
-    """Pages of a TIFF; 1 where the file cannot be read, since decoding will say so with its reason."""
+    """Images in a TIFF; 1 where the file cannot be read, since decoding will say so with its reason."""
     try:
         if isinstance(file, Path):
-            with open_file(file) as opened_file:
-                return count_pages(opened_file)
-        with Image.open(file, formats=("TIFF",)) as opened:
-            return getattr(opened, "n_frames", 1)
-    except PILLOW_ERRORS:
+            with open_file(file) as opened:
+                return count_pages(opened)
+        if not _is_tiff(file.read(MAGIC_BYTES)):
+            return 1
+        return Tiff(file).num_pages
+    except (ImageError, OSError):
         return 1
 
 
-def decode_image(data: bytes, page: int | None = None) -> Pixels:
-    """Pixels of an encoded image: uint8 or uint16, [H, W] or RGB [H, W, 3], values as stored.
+def read_header(file: BinaryIO, page: int | None = None) -> Header:
+    """What decoding will give, from the file's header, or that of one page of a TIFF, and little else of it.
 
-    data: a PNG, BMP, TIFF, JPEG or NPY file; the content decides, not the name.
+    ImageError: decoding would refuse the file for this; what is damaged behind the header is not seen.
+    """
+    start = file.read(MAGIC_BYTES)
+    file.seek(0)
+    if _is_tiff(start):
+        return Tiff(file).header(page)
+    for kind in (png, bmp, jpeg, npy):
+        if start.startswith(kind.MAGIC):
+            _refuse_page(page)
+            return kind.read_header(file)
+    raise _unknown(start)
+
+
+def decode_image(data: bytes, page: int | None = None) -> Pixels:
+    """Pixels of an encoded image: uint8 or uint16, [H, W] or RGB [H, W, 3], C order, values as stored.
+
+    data: a PNG, BMP, TIFF, JPEG or NPY file; the content decides, not the name. Values are the stored
+    samples, of a palette its colours, of a JPEG the RGB of libjpeg-turbo; no orientation is applied.
     page: of a TIFF with several; None is the first.
     ImageError (its reason goes into the quarantine): nothing to decode, damage, or a kind we do not support.
     """
-    if not data:
-        raise EmptyImage("the file has no bytes")
-    if data.startswith(b"\x93NUMPY"):
-        pixels = _decode_npy(data)
-    elif data.startswith(b"\xff\xd8"):
-        pixels = _decode_jpeg(data)
-    else:
-        is_inverted = _check_header(data, page or 0)
-        pixels = _decode_opencv(data, page)
-        pixels = np.invert(pixels) if is_inverted else pixels
-    return _check_kind(pixels)
+    if _is_tiff(data[:MAGIC_BYTES]):
+        return Tiff(io.BytesIO(data)).decode(page)
+    for kind in (png, bmp, jpeg, npy):
+        if data.startswith(kind.MAGIC):
+            _refuse_page(page)
+            return as_pixels(kind.decode(data))
+    raise _unknown(data[:MAGIC_BYTES])
 
 
-def _check_size(height: int, width: int) -> None:
-    if height < 1 or width < 1:
-        raise EmptyImage(f"the image is {width} x {height} pixels")
-    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE_PX:
-        raise TooLargeImage(
-            f"the header announces {width} x {height} pixels, over the limit of {MAX_PIXELS} "
-            f"({MAX_SIDE_PX} a side)"
-        )
+def _is_tiff(start: bytes) -> bool:
+    return start[:4] in FORMS
 
 
-def _check_header(data: bytes, page: int) -> bool:
-    """Refuse what cannot be decoded; whether OpenCV gives its values the other way round."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "BMP", "TIFF")) as opened:
-            opened.seek(page)
-            _check_size(opened.height, opened.width)
-            return opened.format == "TIFF" and _check_tiff(opened, len(data))
-    except EOFError:
-        raise UnreadableImage(f"the file has no page {page}") from None
-    except UnidentifiedImageError:
-        raise _damage(data, "the content is no PNG, BMP, TIFF, JPEG or NPY image") from None
-    except PILLOW_ERRORS as error:
-        raise _damage(data, f"the header is damaged: {error}") from None
+def _refuse_page(page: int | None) -> None:
+    if page:
+        raise UnreadableImage(f"the file has no page {page}")
 
 
-def _check_tiff(tiff: Image.Image, size: int) -> bool:
-    """Refuse what OpenCV scales without a word, and find a file cut short, of which it says only 'bad'.
-
-    Whether it turns the values over: of 8 bits where 0 is white (TIFF 6.0, PhotometricInterpretation), which
-    of 16 bits it leaves as they are.
-    """
-    tags = tiff.tag_v2  # pyright: ignore[reportAttributeAccessIssue]  # on TiffImageFile
-    bits = tags.get(258, (1,))  # BitsPerSample
-    if not {1, 2, 4, 8, 16, 32, 64}.issuperset(bits):  # packed 12 bits would come back times 16
-        raise UnsupportedImage(f"the pixels are packed {bits[0]} bits, wanted 8 or 16; unpack them to 16")
-    for offsets, counts in ((273, 279), (324, 325)):  # TIFF 6.0: StripOffsets and -ByteCounts; tiles the same
-        ends = [
-            start + length for start, length in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)
-        ]
-        if ends and max(ends) > size:
-            raise TruncatedImage(f"the file has {size} bytes, its image ends at byte {max(ends)}")
-    return tags.get(262) == 0 and tuple(bits) == (8,)
+def _unknown(start: bytes) -> ImageError:
+    if not start:
+        return EmptyImage("the file has no bytes")
+    return UnreadableImage("the content is no PNG, BMP, TIFF, JPEG or NPY image")
 
 
-def _decode_opencv(data: bytes, page: int | None) -> NDArray[np.generic]:
-    buffer = np.frombuffer(data, np.uint8)
-    try:
-        if page is None:
-            pixels = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
-        else:
-            decoded, pages = cv2.imdecodemulti(buffer, cv2.IMREAD_UNCHANGED, range=(page, page + 1))
-            pixels = pages[0] if decoded and pages else None
-    except cv2.error:  # where Pillow and OpenCV read two sizes from one damaged header
-        pixels = None
-    if pixels is None:
-        raise _damage(data, "the image data is damaged")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if pixels.ndim == 3 and pixels.shape[2] == 3 else pixels
-
-
-def _damage(data: bytes, detail: str) -> ImageError:
-    """The error for bytes that do not decode: cut short, where the format lets us tell, else `detail`."""
-    cut_png = data.startswith(b"\x89PNG") and b"IEND" not in data[-16:]
-    cut_jpeg = data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-16:]
-    cut_bmp = data.startswith(b"BM") and len(data) < int.from_bytes(data[2:6], "little")
-    if cut_png or cut_jpeg or cut_bmp or _is_cut_tiff(data):
-        return TruncatedImage(f"the file ends after {len(data)} bytes, before its image does")
-    return UnreadableImage(detail)
-
-
-def _is_cut_tiff(data: bytes) -> bool:
-    """Whether a TIFF ends before its first directory does, or that one's values (TIFF 6.0, section 2)."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
-    if order is None:
-        return False
-    try:
-        (start,) = struct.unpack_from(f"{order}I", data, 4)
-        (entries,) = struct.unpack_from(f"{order}H", data, start)
-        fields = [struct.unpack_from(f"{order}HHII", data, start + 2 + 12 * k) for k in range(entries)]
-    except struct.error:
-        return True
-    sizes = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes of a value by its type, else 1
-    values = [(at, count * sizes.get(kind, 1)) for _, kind, count, at in fields]
-    return any(size > 4 and at + size > len(data) for at, size in values)
-
-
-def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
-    # OpenCV, Pillow and torchvision return a full array for a JPEG damaged inside; simplejpeg raises
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(int(height), int(width))
-        if colours == "Gray":
-            return simplejpeg.decode_jpeg(data, "GRAY")[:, :, 0]
-        return simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError as error:
-        raise _damage(data, f"the JPEG is damaged: {error}") from None
-
-
-def _decode_npy(data: bytes) -> NDArray[np.generic]:
-    file = io.BytesIO(data)
-    try:
-        major, _ = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        found, by_columns, dtype = read(file)
-    except (ValueError, tokenize.TokenError) as error:
-        raise UnreadableImage(f"the NPY header is damaged: {error}") from None
-    shape = tuple(int(side) for side in found)
-    if major > 3:
-        raise UnreadableImage(f"the NPY header is damaged: there is no format version {major}")
-    if len(shape) < 2 or shape[2:] not in ((), (1,), (3,)) or dtype.kind != "u":
-        raise UnsupportedImage(f"the array is {dtype} of shape {shape}, wanted uint8 or uint16 [H, W(, 3)]")
-    _check_size(shape[0], shape[1])
-    wanted = file.tell() + math.prod(shape) * dtype.itemsize
-    if len(data) < wanted:
-        raise TruncatedImage(f"the file has {len(data)} bytes, its header announces {wanted}")
-    pixels = np.frombuffer(data, dtype, math.prod(shape), file.tell())
-    return pixels.reshape(shape, order="F" if by_columns else "C").astype(dtype.newbyteorder("="))
-
-
-def _check_kind(pixels: NDArray[np.generic]) -> Pixels:
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
-        raise UnsupportedImage(
-            f"the image has shape {pixels.shape}, wanted 1 or 3 channels; drop its alpha channel"
-        )
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels, np.uint8)
-    if pixels.dtype == np.uint16:
-        return np.ascontiguousarray(pixels, np.uint16)
-    raise UnsupportedImage(f"the pixels are {pixels.dtype}, wanted 8 or 16 bits without a sign")
+def _check_bytes(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise TooLargeImage(f"the file has {size} bytes, over the limit of {MAX_FILE_BYTES}")

@@ -2,20 +2,24 @@
 
 import io
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from seg.data.images import PILLOW_ERRORS, Pixels, decode_image
-from seg.errors import DataWarning, ImageError, LabelMismatch
+from seg.data.formats.bmp import PILLOW_ERRORS
+from seg.data.formats.header import Pixels
+from seg.data.formats.tiff import FORMS, Tiff
+from seg.data.images import decode_image
+from seg.data.mask_png import SIGNATURE, read_png, stored_samples
+from seg.errors import DataWarning, ImageError, LabelMismatch, UnsupportedImage
 
 IGNORE = 255
 """Truth that is not counted."""
@@ -34,9 +38,12 @@ class LabelDecoder(Protocol):
     """
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap
+        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
-        """The label as a mask, uint8 [H, W]; `label_map` is applied to the ids that the decoder finds."""
+        """The label as a mask, uint8 [H, W]; `label_map` is applied to the ids that the decoder finds.
+
+        classes: names in id order.
+        """
         ...
 
 
@@ -52,27 +59,29 @@ class Label:
 
 
 def read_label(
-    data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap = ()
+    data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap = ()
 ) -> Label:
-    """The truth that a label's file holds: ids below `num_classes`, and 255.
+    """The truth that a label's file holds: ids of `classes`, and 255.
 
-    data: the bytes of the file at `path`, whose extension says what it holds; size: (H, W) of its image.
-    LabelMismatch, naming the file: another size, an unknown id or class, a file that does not parse, a box
-    wholly outside the image. DataWarning: a box partly outside, which is clipped.
+    data: the bytes of the file at `path`, whose extension says what it holds; size: (H, W) of its image;
+    classes: names in id order.
+    LabelMismatch, naming the file, and of a box file line or box and field, never their text: another size,
+    an unknown id or class, a file that does not parse, a box wholly outside the image. DataWarning: a box
+    partly outside, which is clipped.
     """
     suffix = path.suffix.lower()
     if suffix in (".txt", ".json"):
-        found = parse_yolo(data, path, size) if suffix == ".txt" else _parse_json(data, path)
-        boxes = _to_pixels(found, size, num_classes)
+        found = parse_yolo(data, path, size) if suffix == ".txt" else _parse_json(data, path, classes)
+        boxes = _to_pixels(found, size, len(classes))
         return Label(_draw_boxes(boxes, size), boxes)
-    return Label(map_ids(decode_ids(data, path, size), num_classes, label_map, path), None)
+    return Label(map_ids(decode_ids(data, path, size), len(classes), label_map, path), None)
 
 
 def decode_label(
-    data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap = ()
+    data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap = ()
 ) -> NDArray[np.uint8]:
     """A label as a mask, uint8 [H, W]: what training needs of `read_label`."""
-    return read_label(data, path, size, num_classes, label_map).mask
+    return read_label(data, path, size, classes, label_map).mask
 
 
 def describe_size(size: tuple[int, int]) -> str:
@@ -99,20 +108,58 @@ def decode_colours(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np
 
 
 def _decode_pixels(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+    decode = _decode_other
+    if data.startswith(SIGNATURE):
+        decode = _decode_png
+    elif data[:4] in FORMS:
+        decode = _decode_tiff
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            if (opened.height, opened.width) != size:  # before anything is allocated
-                found = describe_size((opened.height, opened.width))
-                raise LabelMismatch(f"label {path} is {found} but its image is {describe_size(size)}")
-            if indices and opened.mode == "P":  # OpenCV would turn a palette's ids into its colours
-                return np.asarray(opened, np.uint8)
-        return decode_image(data)
+        return decode(data, path, size, indices=indices)
     except UnidentifiedImageError:
         raise LabelMismatch(f"label {path} is no image; a mask is a PNG of class ids") from None
     except LabelMismatch:
         raise
     except (ImageError, *PILLOW_ERRORS) as error:
         raise LabelMismatch(f"label {path} cannot be read: {error}") from None
+
+
+def _decode_png(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+    png = read_png(data)
+    _check_size((png.height, png.width), path, size)
+    return stored_samples(png) if indices and png.is_packed else decode_image(data)
+
+
+def _decode_tiff(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+    tiff = Tiff(io.BytesIO(data))
+    header = tiff.header()
+    _check_size((header.height, header.width), path, size)
+    return tiff.samples() if indices else tiff.decode()
+
+
+def _decode_other(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+    with Image.open(io.BytesIO(data), formats=("BMP", "JPEG")) as opened:
+        _check_size((opened.height, opened.width), path, size)
+        if indices and opened.mode == "P":  # decoding would give a palette's colours for its ids
+            return np.asarray(opened, np.uint8)
+        if indices and opened.mode == "1":
+            return _stored_bits(opened, data)
+    return decode_image(data)
+
+
+def _stored_bits(opened: Image.Image, data: bytes) -> NDArray[np.uint8]:
+    """Zeros and ones of a BMP, uint8 [H, W], as they are stored."""
+    core = data[14:18] == b"\x0c\0\0\0"  # the header of OS/2, without a compression
+    if int.from_bytes(data[24:26] if core else data[28:30], "little") != 1:
+        raise UnsupportedImage(
+            "it is a BMP of 8 bits in two colours, whose ids are not told; save it as a PNG"
+        )
+    return np.asarray(opened, np.uint8)
+
+
+def _check_size(found: tuple[int, int], path: Path, size: tuple[int, int]) -> None:
+    """LabelMismatch, before anything is allocated: a mask is not of its image's size."""
+    if found != size:
+        raise LabelMismatch(f"label {path} is {describe_size(found)} but its image is {describe_size(size)}")
 
 
 def map_ids(mask: NDArray[np.uint8], num_classes: int, label_map: LabelMap, path: Path) -> NDArray[np.uint8]:
@@ -158,6 +205,12 @@ class Box:
     """File and line, for messages."""
 
 
+YOLO_FIELDS = ("class", "x", "y", "width", "height")
+YOLO_SHAPE = "'class x y width height', a whole number and four shares of the image"
+JSON_FIELDS = ("x", "y", "width", "height")
+JSON_SHAPE = '{"boxes": [[x, y, width, height], ...]}'
+
+
 def parse_yolo(data: bytes, path: Path, size: tuple[int, int]) -> list[Box]:
     """Boxes of a YOLO file, in pixels of an image of that size. LabelMismatch: a line that does not parse."""
     height, width = size
@@ -166,31 +219,91 @@ def parse_yolo(data: bytes, path: Path, size: tuple[int, int]) -> list[Box]:
         if not line.strip():
             continue
         where = f"label {path}, line {number}"
-        try:
-            kind, x, y, w, h = (float(field) for field in line.split())
-            shares = max(abs(x), abs(y), w, h) <= LARGEST_SHARE and min(w, h) >= 0
-            if not (kind.is_integer() and all(map(isfinite, (x, y, w, h))) and shares):
-                raise ValueError
-        except ValueError:
-            raise LabelMismatch(
-                f"{where}: {line!r} is not 'class x y width height', shares of the image"
-            ) from None
+        kind, x, y, w, h = _parse_line(line.split(), where)
         left, top = (x - w / 2) * width, (y - h / 2) * height
         boxes.append(Box(int(kind) + 1, left, top, left + w * width, top + h * height, where))
     return boxes
 
 
-def _parse_json(data: bytes, path: Path) -> list[Box]:
+def _parse_line(fields: list[str], where: str) -> list[float]:
+    if len(fields) != len(YOLO_FIELDS):
+        raise LabelMismatch(f"{where}: its fields are {len(fields)}, not {YOLO_SHAPE}")
+    numbers = [_to_number(field) for field in fields]
+    for name, number in zip(YOLO_FIELDS, numbers, strict=True):
+        if not _fits(name, number):
+            raise LabelMismatch(f"{where}: field {name} is not as in {YOLO_SHAPE}")
+    return numbers
+
+
+def _fits(name: str, number: float) -> bool:
+    if name == "class":
+        return number.is_integer()
+    return (-LARGEST_SHARE if name in ("x", "y") else 0) <= number <= LARGEST_SHARE
+
+
+def _to_number(field: str) -> float:
+    """A field of a line as a number; NaN where it is none."""
     try:
-        rows = [[float(value) for value in box] for box in json.loads(data)["boxes"]]
-        if not all(isfinite(value) for row in rows for value in row) or any(min(row[2:]) < 0 for row in rows):
-            raise ValueError("a box is not finite, or has a negative size")
-        return [
-            Box(1, x, y, x + w, y + h, f"label {path}, box {number}")
-            for number, (x, y, w, h) in enumerate(rows, start=1)
-        ]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise LabelMismatch(f'label {path} is not {{"boxes": [[x, y, w, h], ...]}}: {error}') from None
+        return float(field)
+    except ValueError:
+        return math.nan
+
+
+def _parse_json(data: bytes, path: Path, classes: Sequence[str]) -> list[Box]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        line = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise LabelMismatch(f"label {path} is no JSON{line}; wanted {JSON_SHAPE}") from None
+    boxes = content.get("boxes") if isinstance(content, dict) else None
+    if not isinstance(boxes, list):
+        raise LabelMismatch(f"label {path} has no list of boxes; wanted {JSON_SHAPE}")
+    kinds = _find_kinds(content, len(boxes), path, classes)
+    found = []
+    for number, (box, kind) in enumerate(zip(boxes, kinds, strict=True), start=1):
+        where = f"label {path}, box {number}"
+        x, y, w, h = _parse_box(box, where)
+        found.append(Box(kind, x, y, x + w, y + h, where))
+    return found
+
+
+def _find_kinds(content: dict[str, Any], boxes: int, path: Path, classes: Sequence[str]) -> list[int]:
+    """The class id of each box: of the name that its entry in "classes" is, without "classes" 1."""
+    if "classes" not in content:
+        return [1] * boxes
+    names, known = content["classes"], {name: kind for kind, name in enumerate(classes) if kind > 0}
+    if not isinstance(names, list) or len(names) != boxes:
+        found = f"{len(names)} entries" if isinstance(names, list) else "no list"
+        raise LabelMismatch(
+            f'label {path}: its "classes" are {found} for {boxes} boxes; give a name for each box'
+        )
+    for number, name in enumerate(names, start=1):
+        if not isinstance(name, str) or name not in known:
+            raise LabelMismatch(
+                f'label {path}, box {number}: its entry in "classes" is none of the classes that boxes have '
+                f"here: {', '.join(known) or 'none'}"
+            )
+    return [known[name] for name in names]
+
+
+def _parse_box(box: object, where: str) -> list[float]:
+    if not isinstance(box, list) or len(box) != len(JSON_FIELDS):
+        raise LabelMismatch(f"{where} is not four numbers; wanted {JSON_SHAPE}")
+    numbers = [_to_pixel(value) for value in box]
+    for name, number in zip(JSON_FIELDS, numbers, strict=True):
+        if not math.isfinite(number):
+            raise LabelMismatch(f"{where}: field {name} is not a finite number of pixels")
+        if number < 0 and name in ("width", "height"):
+            raise LabelMismatch(f"{where}: field {name} is a negative size")
+    return numbers
+
+
+def _to_pixel(value: object) -> float:
+    """A value of a JSON file as a number; NaN where it is none, infinity where it has too many digits."""
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.inf
 
 
 def _to_pixels(boxes: list[Box], size: tuple[int, int], num_classes: int) -> NDArray[np.int64]:
@@ -199,9 +312,7 @@ def _to_pixels(boxes: list[Box], size: tuple[int, int], num_classes: int) -> NDA
     rows = []
     for box in boxes:
         if not 0 < box.kind < num_classes:
-            raise LabelMismatch(
-                f"{box.where} has a box of class {box.kind - 1}, the model knows {num_classes - 1}"
-            )
+            raise LabelMismatch(f"{box.where}: {describe_kinds(num_classes)}")
         if box.right <= box.left or box.bottom <= box.top:
             continue  # cv2.selectROI gives such a box when it is cancelled
         check_inside((box.left, box.top, box.right, box.bottom), size, f"{box.where}: the box")
@@ -210,6 +321,16 @@ def _to_pixels(boxes: list[Box], size: tuple[int, int], num_classes: int) -> NDA
         if left < right and top < bottom:
             rows.append((box.kind, left, top, right - left, bottom - top))
     return np.array(rows, np.int64).reshape(-1, 5)
+
+
+def describe_kinds(num_classes: int) -> str:
+    """What is wrong with a box whose class is not known, in words."""
+    boxed = num_classes - 1
+    return (
+        f"its class is none of the {boxed} that boxes have here, which count from 0"
+        if boxed
+        else "boxes have no class here"
+    )
 
 
 def _draw_boxes(boxes: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.uint8]:

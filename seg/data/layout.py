@@ -1,8 +1,9 @@
 """Images with their labels: pairing by name, and the plain layout (docs/formats.md)."""
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,16 @@ from numpy.typing import NDArray
 
 from seg.data.images import split_page
 from seg.data.labels import LabelDecoder, LabelMap
-from seg.data.listing import ending_of, list_files, list_images, natural_key, refuse_unlisted, sequence_of
-from seg.errors import RequestError
+from seg.data.listing import (
+    ending_of,
+    is_inside,
+    list_files,
+    list_images,
+    natural_key,
+    refuse_unlisted,
+    sequence_of,
+)
+from seg.errors import DataWarning, RequestError
 from seg.storage import Place, as_place
 
 MAX_CLASSES = 255
@@ -87,6 +96,8 @@ class Labels:
     """When each image's label was changed last [N]; -1 where it has none."""
     unused: int
     """Files of the label folder that are no image's label."""
+    links: int = 0
+    """Left out of it: links to folders, and links to files outside of it."""
 
     @classmethod
     def none(cls, images: int) -> "Labels":
@@ -102,15 +113,18 @@ def pair_labels(images: list[str], folder: Place | Path) -> dict[str, str]:
 def find_labels(images: list[str], folder: Place | Path) -> Labels:
     """The images' labels, relative to `folder`: P.ext.png, else P.png, P.txt or P.json.
 
-    RequestError: `folder` is missing; an image has two candidates, or a label two images.
+    A link that leaves the folder is no label. RequestError: `folder` is missing; an image has two candidates,
+    or a label two images. DataWarning: there are such links.
     """
     place = as_place(folder)
+    links: list[str] = []
     with refuse_unlisted(place):
         if not place.exists():
             raise RequestError(
                 f"label folder {place} is no folder; give the folder that holds the masks or boxes"
             )
-        files, sizes, times = list_files(place)
+        files, sizes, times = list_files(place, links)
+    _warn_of_links(place, links)
     at, forms = np.full(len(images), -1), {}
     for first in range(0, len(images), LOOK_UPS):
         some = images[first : first + LOOK_UPS]
@@ -121,7 +135,18 @@ def find_labels(images: list[str], folder: Place | Path) -> Labels:
     pa.default_memory_pool().release_unused()
     _refuse_shared(place, images, at)
     sizes, times = np.append(sizes, -1), np.append(times, -1)  # the last is that of no label
-    return Labels(LabelNames(forms), sizes[at], times[at], len(files) - len(forms))
+    return Labels(LabelNames(forms), sizes[at], times[at], len(files) - len(forms), len(links))
+
+
+def _warn_of_links(place: Place, links: list[str]) -> None:
+    if links:
+        more = f" and {len(links) - 1} more" if links[1:] else ""
+        warnings.warn(
+            f"labels {place}: left out: {min(links)}{more}, a link out of the label folder or to a folder; "
+            "put the files themselves there",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _look_up(images: list[str], files: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -162,7 +187,8 @@ def _label_names(image: str) -> list[str]:
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names of a classes.txt. RequestError: as of `parse_classes`."""
+    """Class names of a classes.txt. RequestError: as of `parse_classes` and `refuse_link`."""
+    refuse_link(file)
     return parse_classes(file.read_text(encoding="utf-8"), str(file))
 
 
@@ -175,7 +201,10 @@ def parse_classes(text: str, file: str) -> tuple[str, ...]:
     names = names[:-1] if names and not names[-1] else names
     names = tuple(name.strip() for name in names)
     if not names or "" in names or len(set(names)) < len(names):
-        raise RequestError(f"{file}: class names must be there, one a line, and differ; found {names}")
+        wrong = next((k for k, name in enumerate(names) if not name or name in names[:k]), 0)
+        raise RequestError(
+            f"{file}, line {wrong + 1}: class names must be there, one a line, and differ; mend this line"
+        )
     if len(names) > MAX_CLASSES:
         raise RequestError(
             f"{file}: {len(names)} classes, but ids end at {MAX_CLASSES - 1} and 255 is ignored"
@@ -247,9 +276,11 @@ def _read_lists(root: Path, labelled: Collection[str]) -> dict[str, tuple[str, .
         names = list(read_lines(file))
         for where, name in names:
             if name not in labelled:
-                raise RequestError(f"{where}: {name} is no labelled image in {root / 'images'}")
+                raise RequestError(
+                    f"{where}: it names no labelled image of {root / 'images'}; mend this line"
+                )
             if name in listed_at:
-                raise RequestError(f"{where}: {name} is in {listed_at[name]} too; list it once")
+                raise RequestError(f"{where}: the image is in {listed_at[name]} too; list it once")
             listed_at[name] = where
         lists[file.name] = tuple(name for _, name in names)
     if ("train.txt" in lists) != ("val.txt" in lists):
@@ -258,7 +289,11 @@ def _read_lists(root: Path, labelled: Collection[str]) -> dict[str, tuple[str, .
 
 
 def read_lines(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a list that are not blank, stripped, each with 'FILE, line N' before it for messages."""
+    """The lines of a list that are not blank, stripped, each with 'FILE, line N' before it for messages.
+
+    RequestError: as of `refuse_link`.
+    """
+    refuse_link(file)
     text = file.read_text(encoding="utf-8-sig", errors="replace")
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -270,8 +305,25 @@ def photo_sequence(name: str, pattern: str) -> str:
     return sequence_of(name, pattern) if pattern else name
 
 
-def require_file(path: Path, where: str) -> Path:
-    """The same path. RequestError: no file is there; `where` says which line of which list names it."""
-    if not path.is_file():
-        raise RequestError(f"{where}: {path} is not there")
+def refuse_link(file: Path) -> None:
+    """RequestError: a list is a link out of its folder, whose text would be shown as names of classes."""
+    if file.is_symlink() and not is_inside(file, file.parent.resolve()):
+        raise RequestError(f"{file} is a link out of its folder; put the file itself there")
+
+
+def require_file(folder: Path, name: str, where: str) -> Path:
+    """The file of that name in a folder. `where`: which field of which line of which list names it.
+
+    RequestError, which does not quote the name: no file is there; the name or a link leads out of the folder.
+    """
+    path = folder / name
+    away = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+    if away or not is_inside(path, folder.resolve()):
+        raise RequestError(f"{where} leads out of {folder}; name files in it, without .. or links")
+    try:
+        there = path.is_file()
+    except OSError:  # a name longer than any file's
+        there = False
+    if not there:
+        raise RequestError(f"{where} names no file in {folder}; mend it, or put the file there")
     return path

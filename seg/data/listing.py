@@ -1,6 +1,5 @@
 """Which files of an archive are images, in natural order, and which were left aside."""
 
-import io
 import os
 import re
 from array import array
@@ -19,14 +18,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seg.ahead import map_ahead
-from seg.data.images import EXTENSIONS, count_pages, split_page
+from seg.data.images import EXTENSIONS, count_pages, open_buffered, split_page
 from seg.errors import RequestError
-from seg.storage import Place, as_place, refusing
+from seg.storage import Place, as_place, refusing, scan_folder
 
 HEADERS_AT_ONCE = 16
 """TIFFs whose pages are counted at the same time: on a server each is a wait."""
-HEADER_BYTES = 1 << 16
-"""Read at once of a TIFF on an object store: its directories are many small reads."""
 KEYS_AT_ONCE = 1 << 16
 
 
@@ -114,12 +111,18 @@ def list_images(
     )
 
 
-def list_files(place: Place) -> tuple[pa.ChunkedArray, NDArray[np.int64], NDArray[np.int64]]:
-    """Names of all files of a place that are UTF-8, their sizes, and when they were changed, in no order."""
+def list_files(
+    place: Place, links: list[str]
+) -> tuple[pa.ChunkedArray, NDArray[np.int64], NDArray[np.int64]]:
+    """Names of all files of a place that are UTF-8, their sizes, and when they were changed, in no order.
+
+    Left out are links to folders and links that leave the place; their names are added to `links`.
+    """
     chunks: list[pa.Array] = []
     names: list[str] = []
     sizes, times = array("q"), array("q")
-    for name, size, mtime_ns in place.files():
+    files = _list_local(place.local(), links) if place.is_local else place.files()
+    for name, size, mtime_ns in files:
         if not _is_text(name):
             continue
         names.append(name)
@@ -185,8 +188,8 @@ def _count_pages(place: Place, files: list[str]) -> NDArray[np.int64]:
 def _read_pages(place: Place, name: str) -> int:
     if place.is_local:
         return count_pages(place.local(name))
-    with place.open(name) as file, io.BufferedReader(file, HEADER_BYTES) as buffered:
-        return count_pages(buffered)
+    with open_buffered(place, name) as file:
+        return count_pages(file)
 
 
 def _name_pages(files: list[str], pages: NDArray[np.int64]) -> list[str]:
@@ -214,26 +217,34 @@ def _walk(place: Place, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]
 
 def _walk_local(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
     """The same on this machine, where there are links too."""
-    folders = [""]
-    while folders:
-        folder = folders.pop()
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                name = f"{folder}{entry.name}"
-                if entry.is_dir() and entry.name.startswith("."):
-                    continue
-                if entry.is_dir() and not entry.is_symlink():
-                    folders.append(f"{name}/")
-                elif entry.is_dir() or (entry.is_symlink() and _is_image_outside(root, name)):
-                    ignored["(link)"] += 1
-                elif kind := _kind_ignored(name):
-                    ignored[kind] += 1
-                else:
-                    yield name, *_stat(entry)
+    top = root.resolve()
+    for name, entry in scan_folder(root, hidden=False):
+        if entry.is_dir():
+            ignored["(link)"] += 1
+        elif kind := _kind_ignored(name):
+            ignored[kind] += 1
+        elif entry.is_symlink() and not is_inside(root / name, top):
+            ignored["(link)"] += 1
+        else:
+            yield name, *_stat(entry)
 
 
-def _is_image_outside(root: Path, name: str) -> bool:
-    return not _kind_ignored(name) and not (root / name).resolve().is_relative_to(root)
+def _list_local(root: Path, links: list[str]) -> Iterator[tuple[str, int, int]]:
+    top = root.resolve()
+    for name, entry in scan_folder(root):
+        if entry.is_symlink() and (entry.is_dir() or not is_inside(root / name, top)):
+            links.append(name)
+        elif entry.is_file():
+            found = entry.stat()
+            yield name, found.st_size, found.st_mtime_ns
+
+
+def is_inside(file: Path, folder: Path) -> bool:
+    """Whether a file is in a folder or below it, once all links on its way are followed; folder: resolved."""
+    try:
+        return file.resolve().is_relative_to(folder)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or no name that a file can have
+        return False
 
 
 def _stat(entry: os.DirEntry[str]) -> tuple[int, int]:

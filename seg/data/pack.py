@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
         "mean": pa.list_(pa.float64()),
         "std": pa.list_(pa.float64()),
         "intensity": pa.list_(pa.float64()),
+        "orientation": pa.int8(),
         "pixels": pa.binary(),
         "mask": pa.binary(),
         "objects": pa.binary(),
@@ -54,6 +55,8 @@ class PackedImage:
     statistics: Statistics
     intensity: Intensity
     """Of the image as stored, before preprocessing."""
+    orientation: int
+    """As the file says the image was held, 1 to 8; never applied."""
     own_size: tuple[int, int]
     own_mask: NDArray[np.uint8] | None
     class_pixels: tuple[int, ...] | None
@@ -140,6 +143,7 @@ def _read_row(row: pa.RecordBatch) -> PackedImage:
         objects=_view(value["objects"], np.uint32),
         statistics=Statistics(tuple(plain["mean"]), tuple(plain["std"]), plain["bits"]),
         intensity=Intensity(*plain["intensity"]),
+        orientation=plain["orientation"],
         own_size=own_size,
         own_mask=_view(value["own_mask"], np.uint8).reshape(own_size) if value["own_mask"].is_valid else None,
         class_pixels=None if plain["class_pixels"] is None else tuple(plain["class_pixels"]),

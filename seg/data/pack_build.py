@@ -171,7 +171,7 @@ def _write_rows(plan: PackPlan, file: Path, prepare: PrepareRows) -> None:
 
 
 def _no_room(folder: Path, needed: int) -> RequestError:
-    size = f"about {needed:,}" if needed else "an unknown number of"  # NPY headers are not read
+    size = f"about {needed:,}" if needed else "an unknown number of"  # none of the headers could be read
     free = shutil.disk_usage(folder).free
     return RequestError(
         f"packs {folder}: no room for a pack of {size} bytes, {free:,} are free; free some, or set "

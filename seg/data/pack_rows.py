@@ -6,27 +6,32 @@ import os
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, field
-from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
 from seg.ahead import map_ahead
 from seg.data.background import Backgrounds, Frame
-from seg.data.images import PILLOW_ERRORS, decode_image, read_file, split_page
+from seg.data.images import READER, split_page
 from seg.data.intensities import measure_intensity
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.layout import Sample
 from seg.data.pack import OBJECT_STRIDE_PX, SCHEMA, pack_folder
 from seg.data.preprocess import bit_depth, own_statistics, preprocess, shrink_mask, working_size
+from seg.data.reading_memory import READING_BYTES, ReadingMemory, Turn, announced_bytes
+from seg.data.stacks import ImageFiles
 from seg.errors import ImageError, RequestError
 from seg.recipe import Preprocessing
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+"""Of a pack's rows and of how their pixels are made; packs of another one are not used any more."""
+THREAD_BYTES = 2**28
+"""What the images in work may take for each thread, on machines where that is more than READING_BYTES."""
+ROW_COPIES = 2
+"""Of a row's bytes that exist beside its arrays: bytes, and the record batch."""
 HEADERS_READ = 256
 """Of how many images, spread over all, the size says how much room a pack takes."""
 
@@ -37,7 +42,8 @@ class PackSettings:
 
     preprocessing: Preprocessing
     label_map: LabelMap
-    num_classes: int
+    classes: tuple[str, ...]
+    """Names in id order: a label of boxes may name its classes."""
     own_masks: bool
     """Keep masks at own size too: validation counts there."""
 
@@ -60,14 +66,15 @@ class PackPlan:
         """Where this pack is, or will be."""
         rows = [_row_identity(sample) for sample in self.samples]
         # another OpenCV may resize or decode otherwise
-        identity = [FORMAT_VERSION, cv2.__version__, self.fingerprint, rows, asdict(self.settings)]
+        identity = [FORMAT_VERSION, READER, cv2.__version__, self.fingerprint, rows, asdict(self.settings)]
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
         return self.folder / f"{key}.arrow"
 
-    def backgrounds(self) -> Backgrounds:
+    def backgrounds(self, files: ImageFiles) -> Backgrounds:
         """Finds backgrounds, which are kept beside the packs."""
-        folder = self.folder / "backgrounds" / self.fingerprint[:24]
-        return Backgrounds(self.settings.preprocessing, folder, self.sequences.__getitem__)
+        folder = self.folder / "backgrounds" / f"{self.fingerprint[:24]}-reader-{READER}"
+        frames_of = self.sequences.__getitem__
+        return Backgrounds(self.settings.preprocessing, folder, frames_of, read_image=files.decode)
 
 
 def _row_identity(sample: Sample) -> tuple[str, ...]:
@@ -79,21 +86,20 @@ def _row_identity(sample: Sample) -> tuple[str, ...]:
 def estimate_bytes(plan: PackPlan) -> int:
     """About how large a pack becomes, from the headers of some images; 0 where none of these can be read."""
     step = max(1, len(plan.samples) // HEADERS_READ)
-    sizes = [_row_bytes(sample, plan.settings) for sample in plan.samples[::step]]
+    files = ImageFiles()
+    sizes = [_row_bytes(sample, plan.settings, files) for sample in plan.samples[::step]]
     known = [size for size in sizes if size]
     return sum(known) * len(plan.samples) // len(known) if known else 0
 
 
-def _row_bytes(sample: Sample, settings: PackSettings) -> int:
+def _row_bytes(sample: Sample, settings: PackSettings, files: ImageFiles) -> int:
     try:
-        with Image.open(sample.image) as opened:
-            height, width = opened.height, opened.width
-            deep = opened.mode.startswith("I")
-    except PILLOW_ERRORS:  # NPY, or damage that decoding will name
+        header, _ = files.look(sample.image, split_page(sample.name)[1])
+    except (ImageError, OSError):  # decoding will name it
         return 0
-    rows, columns = working_size(height, width, settings.preprocessing)
-    working = rows * columns * (settings.preprocessing.channels * (2 if deep else 1) + 1)
-    return working + (height * width if settings.own_masks else 0)
+    rows, columns = working_size(header.height, header.width, settings.preprocessing)
+    working = rows * columns * (settings.preprocessing.channels * header.bit_depth // 8 + 1)
+    return working + (header.height * header.width if settings.own_masks else 0)
 
 
 def rows_by_threads(plan: PackPlan, threads: int | None = None) -> Generator[pa.RecordBatch, None, None]:
@@ -102,18 +108,45 @@ def rows_by_threads(plan: PackPlan, threads: int | None = None) -> Generator[pa.
     RequestError: an image or label is bad.
     """
     threads = threads or len(os.sched_getaffinity(0))
-    prepare = partial(pack_row, settings=plan.settings, backgrounds=plan.backgrounds())
+    memory = ReadingMemory(max(READING_BYTES, threads * THREAD_BYTES))
+    files = ImageFiles()
+    backgrounds = plan.backgrounds(files)
+
+    def prepare(image: tuple[Sample, Turn]) -> tuple[pa.RecordBatch, Turn]:
+        sample, turn = image
+        row = pack_row(sample, plan.settings, backgrounds, files, turn=turn)
+        turn.keep(row.nbytes)
+        return row, turn
+
     pool = ThreadPoolExecutor(threads, thread_name_prefix="pack")
+    turns = ((sample, memory.queue()) for sample in plan.samples)
     try:
-        yield from map_ahead(pool, prepare, plan.samples, 2 * threads)
+        for row, turn in map_ahead(pool, prepare, turns, 2 * threads):
+            yield row
+            turn.leave()
     finally:
+        memory.close()
         pool.shutdown(cancel_futures=True)
 
 
-def pack_row(sample: Sample, settings: PackSettings, backgrounds: Backgrounds) -> pa.RecordBatch:
-    """One image's row. RequestError: it or its label is bad."""
+def pack_row(
+    sample: Sample,
+    settings: PackSettings,
+    backgrounds: Backgrounds,
+    files: ImageFiles,
+    *,
+    turn: Turn | None = None,
+) -> pa.RecordBatch:
+    """One image's row. turn: takes what it needs; None: it is alone. RequestError: it or its label is bad."""
     try:
-        image = decode_image(read_file(sample.image).data, split_page(sample.name)[1])
+        page = split_page(sample.name)[1]
+        file = files.open(sample.image, page)
+        if turn is not None:
+            turn.take(
+                announced_bytes(file, page, settings.preprocessing, backgrounds, sample.sequence)
+                + ROW_COPIES * _row_bytes(sample, settings, files)
+            )
+        image = file.decode(page)
         size = (image.shape[0], image.shape[1])
         own_mask = _read_mask(sample, size, settings)
         background = backgrounds.find(sample.sequence, image)
@@ -134,10 +167,11 @@ def pack_row(sample: Sample, settings: PackSettings, backgrounds: Backgrounds) -
         "mean": statistics.mean,
         "std": statistics.std,
         "intensity": astuple(measure_intensity(image)),
+        "orientation": file.orientation,
         "pixels": working.tobytes(),
         "mask": mask.tobytes(),
         "objects": _find_objects(mask).tobytes(),
-        "class_pixels": None if sample.label is None else _count_classes(own_mask, settings.num_classes),
+        "class_pixels": None if sample.label is None else _count_classes(own_mask, len(settings.classes)),
         "own_mask": own_mask.tobytes() if settings.own_masks else None,
     }
     return pa.RecordBatch.from_pylist([row], SCHEMA)
@@ -156,4 +190,4 @@ def _read_mask(sample: Sample, size: tuple[int, int], settings: PackSettings) ->
     if sample.label is None:
         return np.full(size, IGNORE, np.uint8)
     decode = sample.decoder or decode_label
-    return decode(sample.label.read_bytes(), sample.label, size, settings.num_classes, settings.label_map)
+    return decode(sample.label.read_bytes(), sample.label, size, settings.classes, settings.label_map)

@@ -3,6 +3,7 @@
 Parkhi et al., CVPR 2012. A trimap says 1 pet, 2 background, 3 border, which the authors left unclassified.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class Trimap:
     background: int = 0
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], num_classes: int, label_map: LabelMap
+        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The mask; see LabelDecoder. `label_map` is applied to the classes, 255 among them."""
         table = np.full(256, -1, np.int16)
@@ -35,7 +36,7 @@ class Trimap:
             raise LabelMismatch(
                 f"label {path} holds {stored[ids < 0][0]}; a trimap has 1 (pet), 2 (background), 3 (border)"
             )
-        return map_ids(ids.astype(np.uint8), num_classes, label_map, path)
+        return map_ids(ids.astype(np.uint8), len(classes), label_map, path)
 
 
 def open_pets_binary(root: Path, sequence: str = "") -> DataSet:
@@ -84,8 +85,8 @@ def _open(root: Path, sequence: str, classes: tuple[str, ...] | None, decoder: T
         tuple(
             Sample(
                 f"{pet.name}.jpg",
-                require_file(root / "images" / f"{pet.name}.jpg", pet.where),
-                require_file(folder / "trimaps" / f"{pet.name}.png", pet.where),
+                require_file(root / "images", f"{pet.name}.jpg", f"{pet.where}, field NAME"),
+                require_file(folder / "trimaps", f"{pet.name}.png", f"{pet.where}, field NAME"),
                 photo_sequence(f"{pet.name}.jpg", sequence),
                 decoder or Trimap(pet=pet.number, border=IGNORE),
             )
@@ -104,9 +105,9 @@ def _read_list(file: Path) -> list[Pet]:
             continue
         fields = line.split()
         if len(fields) != 4 or not (fields[1].isdecimal() and 1 <= int(fields[1]) < IGNORE):
-            raise RequestError(f"{where}: {line!r} is not 'NAME BREED SPECIES NUMBER', breeds from 1")
+            raise RequestError(f"{where}: it is not 'NAME BREED SPECIES NUMBER', breeds from 1")
         if fields[0] in pets:
-            raise RequestError(f"{where}: {fields[0]} is there twice; list it once")
+            raise RequestError(f"{where}: its image is there twice; list it once")
         pets[fields[0]] = Pet(fields[0], int(fields[1]), where)
     return list(pets.values())
 
@@ -116,11 +117,11 @@ def _breeds(pets: list[Pet]) -> list[str]:
     names: dict[int, str] = {}
     for pet in pets:
         if names.setdefault(pet.number, pet.breed) != pet.breed:
-            raise RequestError(f"{pet.where}: breed {pet.number} is {pet.breed}, above {names[pet.number]}")
+            raise RequestError(f"{pet.where}: breed {pet.number} is another than above; mend number or name")
     breeds = [name for _, name in sorted(names.items())]
     if sorted(names) != list(range(1, len(names) + 1)) or len(set(breeds)) < len(breeds):
         raise RequestError(
-            f"{pets[0].where.partition(',')[0]}: the breeds are {dict(sorted(names.items()))}; "
-            "number them 1, 2, 3, ... without a gap, each breed once"
+            f"{pets[0].where.partition(',')[0]}: its {len(set(breeds))} breeds have no such "
+            "numbers; number them 1, 2, 3, ... without a gap, each breed once"
         )
     return breeds

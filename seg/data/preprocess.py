@@ -16,6 +16,9 @@ from seg.recipe import Preprocessing
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Shares of full range, red first, that torchvision's pretrained weights were trained with."""
 
+EQUALISED_ROWS = 256
+"""Rows of an image whose values are float64 at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -56,8 +59,13 @@ def _equalise(image: Pixels, settings: Preprocessing) -> Pixels:
     if image.dtype == np.uint8:
         return clahe.apply(image)  # type: ignore[return-value]
     low, high = np.percentile(image, (0.1, 99.9))
-    levels = np.clip((image - low) / max(high - low, 1) * 255, 0, 255).round().astype(np.uint8)
-    return clahe.apply(levels).astype(np.uint16) * 257
+    levels = np.empty(image.shape, np.uint8)
+    for first in range(0, image.shape[0], EQUALISED_ROWS):
+        rows = slice(first, first + EQUALISED_ROWS)
+        levels[rows] = np.clip((image[rows] - low) / max(high - low, 1) * 255, 0, 255).round()
+    equalised = clahe.apply(levels).astype(np.uint16)
+    equalised *= 257
+    return equalised
 
 
 def _resize(image: Pixels, size: tuple[int, int]) -> Pixels:

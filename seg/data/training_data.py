@@ -8,6 +8,7 @@ from seg.data import DATASETS
 from seg.data.background import Frame
 from seg.data.fingerprint import data_fingerprint
 from seg.data.layout import DataSet, Sample
+from seg.data.orientation import Turned
 from seg.data.pack import Pack, pack_folder
 from seg.data.pack_build import PrepareRows, ensure_pack
 from seg.data.pack_rows import PackPlan, PackSettings, rows_by_threads
@@ -91,7 +92,7 @@ def plan_packs(data: TrainingData, recipe: Recipe) -> tuple[PackPlan, PackPlan]:
             settings=PackSettings(
                 preprocessing=recipe.preprocessing,
                 label_map=recipe.label_map,
-                num_classes=len(data.classes),
+                classes=data.classes,
                 own_masks=own_masks,
             ),
             sequences=data.sequences,
@@ -120,3 +121,12 @@ def warn_of_absent_classes(classes: tuple[str, ...], train: Pack) -> None:
             DataWarning,
             stacklevel=2,
         )
+
+
+def warn_of_orientation(*packs: Pack) -> None:
+    """Say which labelled images carry an orientation, once for all packs: their pixels are as stored."""
+    turned = Turned()
+    for image in (image for pack in packs for image in pack.images()):
+        turned.add(image.name, image.orientation)
+    if turned.warning:
+        warnings.warn(f"data: {turned.warning}", DataWarning, stacklevel=2)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seg.data.images import read_file
-from seg.data.labels import Box, parse_yolo
+from seg.data.labels import Box, describe_kinds, parse_yolo
 from seg.data.layout import label_stem, pair_labels, read_classes
+from seg.data.listing import is_inside
 from seg.errors import LabelMismatch, RequestError
 from seg.files import write_bytes, write_json
 
@@ -77,9 +78,12 @@ class LabelFiles:
     def read(self, image: str, size: tuple[int, int]) -> Boxes | None:
         """Boxes of an image of `size` (H, W), edges to a thousandth of a pixel; None: it has no label.
 
-        LabelMismatch: the file does not parse, or has a class that classes.txt does not name.
+        LabelMismatch: the file does not parse, has a class that classes.txt does not name, or is a link that
+        leads out of boxes/.
         """
         path = self.yolo_file(image)
+        if not is_inside(path, self.boxes.resolve()):
+            raise LabelMismatch(f"label {path} is a link out of {self.boxes} and is not read; remove it")
         try:
             data = read_file(path).data
         except FileNotFoundError:
@@ -89,10 +93,7 @@ class LabelFiles:
         boxes = tuple(parse_yolo(data, path, size))
         for box in boxes:
             if not 0 < box.kind < len(self.classes):
-                raise LabelMismatch(
-                    f"{box.where} has a box of class {box.kind - 1}, "
-                    f"classes.txt names {len(self.classes) - 1} beside {self.classes[0]}"
-                )
+                raise LabelMismatch(f"{box.where}: {describe_kinds(len(self.classes))}")
         return tuple(
             make_box(box.kind, *(round(edge, 3) for edge in (box.left, box.top, box.right, box.bottom)))
             for box in boxes

@@ -9,8 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from seg.data.images import Pixels, decode_image, read_file, split_page
+from seg.data.images import Pixels, split_page
 from seg.data.listing import list_images
+from seg.data.stacks import ImageFiles
 from seg.errors import RequestError, UnreadableImage
 from seg.labelling.display import require_display
 from seg.labelling.label_files import LabelFiles, choose_classes, find_folders
@@ -82,7 +83,6 @@ def read_image(archive: Path, image: str) -> Pixels:
     """Pixels of an archive's image, as stored. ImageError: they cannot be had."""
     name, page = split_page(image)
     try:
-        data = read_file(archive / name).data
+        return ImageFiles().decode(archive / name, page)
     except OSError as error:
         raise UnreadableImage(f"it cannot be read: {os.strerror(error.errno or 0)}") from None
-    return decode_image(data, page)

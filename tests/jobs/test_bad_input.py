@@ -167,7 +167,10 @@ def test_out_inside_the_archive(capfd: Screen, archive: Path, model: Path, place
         ("--workers 4096", "--workers 4096: there are {cpus} CPUs; try --workers {cpus}"),
         ("--min-object 0", "--min-object is 0, below 1; try --min-object 1"),
         ("--stall-minutes 0", "--stall-minutes is 0, not above 0; try --stall-minutes 10"),
-        ("--per-image-timeout -5", "--per-image-timeout is -5, not above 0; try --per-image-timeout 600"),
+        (
+            "--per-image-timeout -5",
+            "--per-image-timeout is -5, below 0; try --per-image-timeout 600, or 0 for none",
+        ),
         (
             "--per-image-timeout 5",
             "--per-image-timeout ends a worker, and --workers 0 has none; try --workers 1",

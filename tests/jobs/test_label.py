@@ -379,8 +379,8 @@ def test_a_wrong_request_is_2_and_one_sentence_and_nothing_is_written(
     queue = tmp_path / "review.csv"
     queue.write_text("image\ns/3.png\n")
     line = refused(capsys, folder, "--queue", queue)
-    said = "which the folder has not; give the folder that was scored"
-    assert line == f"--queue {queue} names s/3.png, {said}"
+    said = "the folder has no such image; give the folder that was scored"
+    assert line == f"--queue {queue}, line 2: {said}"
     queue.unlink()
     assert read_tree(tmp_path) == before
 

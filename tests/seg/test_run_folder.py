@@ -47,6 +47,22 @@ def test_a_folder_of_another_run_is_refused_by_field(
     assert read_json(tmp_path / "x/run.json")["recipe"]["batch"] == 8
 
 
+def test_a_folder_without_a_reader_is_of_the_first_and_passes_only_where_the_caller_judges(
+    tmp_path: Path,
+) -> None:
+    claim_folder(tmp_path / "x", make_identity())
+    second = make_identity() | {"reader": 2}
+    with pytest.raises(RequestError, match=r"holds another run, with reader 1 instead of 2; give another"):
+        claim_folder(tmp_path / "x", second)
+    claim_folder(tmp_path / "x", second, older_reader=True)
+    with pytest.raises(RequestError, match=r"with recipe.batch 8 instead of 4"):
+        claim_folder(tmp_path / "x", second | make_identity(batch=4), older_reader=True)
+    assert "reader" not in read_json(tmp_path / "x" / "run.json")
+    claim_folder(tmp_path / "y", make_identity() | {"reader": 3})
+    with pytest.raises(RequestError, match=r"with reader 3 instead of 2"):
+        claim_folder(tmp_path / "y", second, older_reader=True)
+
+
 def test_a_folder_of_other_files_and_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(RequestError, match=r"holds other files and no run.json"):

@@ -19,7 +19,7 @@ from seg.data.training_data import open_training_data
 from seg.errors import RequestError
 from seg.predict import Predictor
 from seg.recipe import Optimizer, Preprocessing
-from seg.run_folder import read_run, run_identity, training_summary, write_history
+from seg.run_folder import read_run, run_identity, run_name, training_summary, write_history
 from seg.training import (
     Training,
     TrainingPlan,
@@ -241,6 +241,18 @@ def test_a_pack_has_what_the_validation_of_each_rank_needs(make_plan: MakePlan) 
 def test_an_identity_is_the_same_for_the_same_request(make_plan: MakePlan) -> None:
     one, other = make_plan(), make_plan("elsewhere")
     assert run_identity(one.recipe, one.data, 1) == run_identity(other.recipe, other.data, 1)
+
+
+def test_the_reader_is_part_of_the_identity_where_the_data_hold_a_tiff(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    plain = run_identity(plan.recipe, plan.data, 1)
+    assert "reader" not in plain  # else a finished run of PNGs would not be found again
+    first, *others = plan.data.split.validation
+    pages = replace(plan.data.split, validation=(replace(first, name="s/a.TIF#1"), *others))
+    for data in (replace(plan.data, split=pages), replace(plan.data, sequences={"s": (("s/b.tiff", None),)})):
+        identity = run_identity(plan.recipe, data, 1)
+        assert identity["reader"] == 2
+        assert run_name(identity) != run_name(plain)
 
 
 def test_patience_ends_a_run_and_a_resumed_one_at_the_same_epoch(make_plan: MakePlan) -> None:

@@ -1,5 +1,6 @@
 import concurrent.futures
 import hashlib
+import json
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,12 +12,15 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from cluster.ledger.ledger import OUTCOME_SCHEMA
-from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings
+from cluster.scoring import image_reader
+from cluster.scoring.image_reader import ImageReader, ScoreRow, ScorerSettings, sequence_file
 from cluster.scoring.image_scorer import ImageScorer, write_mask
 from cluster.scoring.inflight import read_notes
 from seg.checkpoint import load_model
+from seg.data.images import Pixels, decode_image
 from seg.data.layout import pair_labels
 from seg.data.preprocess import Statistics
 from seg.files import persistently
@@ -55,7 +59,7 @@ def score_rows(settings: ScorerSettings, requests: list[ScoreRow]) -> dict[str, 
     """Outcome rows as the ledger keeps them, a row an image, in order."""
     rows = list(ImageScorer(settings, "cpu").score(requests))
     assert [row["image"] for row in rows] == [request["image"] for request in requests]
-    known = {*OUTCOME_SCHEMA.names, "objects"}
+    known = {*OUTCOME_SCHEMA.names, "objects", "orientation"}
     assert all(row.keys() <= known for row in rows)
     kept = pa.Table.from_pylist(rows, OUTCOME_SCHEMA).to_pylist()
     return {row["image"]: row for row in kept}
@@ -84,6 +88,44 @@ def test_every_kind_of_image_is_counted_as_by_hand(settings: ScorerSettings) -> 
         assert confusion.sum() + row["ignored"] == mask.size
     assert sum(row["class_pixels"][0] for row in rows.values()) > 0
     assert sum(row["class_pixels"][1] for row in rows.values()) > 0  # or the count would prove little
+
+
+def test_bilevel_masks_and_named_boxes_count_as_the_truth_they_are(settings: ScorerSettings) -> None:
+    """A mask of one bit, and boxes whose classes stand beside them: the rows of the matrix, by hand."""
+    classes = ("background", "cell", "dust")
+    model = write_model(settings.model.with_name("three.safetensors"), classes=classes)
+    root = settings.archive.local().parent
+    image = np.random.default_rng(2).integers(0, 256, (64, 70), dtype=np.uint8)
+    for name in ("bits.png", "named.png", "plain.png", "odd.png"):
+        write_image(root / "images" / name, image)
+    truth = np.zeros(image.shape, bool)
+    truth[5:25, 7:40] = True
+    (root / "masks").mkdir()
+    Image.fromarray(truth).save(root / "masks/bits.png")
+    boxes = [[1, 2, 30, 20], [40, 30, 20, 30]]
+    for name, names in (("named", ["dust", "cell"]), ("plain", None), ("odd", ["dust", "hunter2"])):
+        content = {"boxes": boxes} | ({"classes": names} if names else {})
+        (root / "masks" / f"{name}.json").write_text(json.dumps(content))
+    rows = score(replace(settings, model=model), ["bits.png", "named.png", "plain.png", "odd.png"])
+    counts = {
+        name: np.reshape(row["confusion"], (3, 3)).sum(1).tolist()
+        for name, row in rows.items()
+        if row["confusion"]
+    }
+    whole = image.size
+    assert counts == {
+        "bits.png": [whole - 660, 660, 0],
+        "named.png": [whole - 1200, 600, 600],
+        "plain.png": [whole - 1200, 1200, 0],
+    }
+    assert {name: row["ignored"] for name, row in rows.items()} == dict.fromkeys(counts, 0) | {
+        "odd.png": None
+    }
+    assert rows["odd.png"]["reason"] == "label_mismatch"
+    assert rows["odd.png"]["detail"] == (
+        f'label {root}/masks/odd.json, box 2: its entry in "classes" is none of the classes that boxes have '
+        "here: cell, dust"
+    )
 
 
 def test_a_row_says_what_was_read(settings: ScorerSettings) -> None:
@@ -345,3 +387,79 @@ def test_images_that_many_threads_ask_for_at_the_same_time_are_all_scored(settin
             rows = list(pool.map(ask, range(threads)))
             _, waiting = concurrent.futures.wait(rows, timeout=60)
             assert not waiting
+
+
+def test_a_long_background_makes_no_image_overdue_as_each_frame_counts_afresh(
+    settings: ScorerSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path / "b.safetensors", preprocessing=Preprocessing(background_every=1))
+    names = [f"{k}.png" for k in range(20)]
+    for name in names:
+        write_image(settings.archive.local(name), np.zeros((64, 64), np.uint8))
+    settings.backgrounds.write_json(sequence_file("s"), {"sequence": "s", "frames": names})
+    now, ages = [0.0], []
+    reader = ImageReader(replace(settings, labels=None), load_model(model)[1])
+
+    def decode(data: bytes, page: int | None = None) -> Pixels:
+        now[0] += 100
+        ages.append(reader.inflight.notes()["0.png"].seconds)
+        return decode_image(data, page)
+
+    monkeypatch.setattr("cluster.scoring.inflight.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("seg.data.images.decode_image", decode)
+    assert reader.prepare(request("0.png")).row["background_frames"] == 20
+    assert ages == [100.0] * 21  # the image itself, then the frames of its background
+
+
+class CountingDecoder:
+    """Decodes as before, and knows how many do so at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.now = self.most = 0
+
+    def __call__(self, data: bytes, page: int | None = None) -> Pixels:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        try:
+            return decode_image(data, page)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+def test_images_that_do_not_fit_in_memory_together_are_decoded_one_at_a_time_and_scored_alike(
+    settings: ScorerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    names = [f"{k}.png" for k in range(7)]
+    for k, name in enumerate(names):
+        side = 48 + 16 * (k % 3)
+        write_image(settings.archive.local(name), random.integers(0, 255, (side, side), dtype=np.uint8))
+    settings.archive.local("3.png").write_bytes(b"no image")  # and whoever is set aside keeps nobody waiting
+    settings = replace(settings, labels=None)
+    expected = {name: row.get("class_pixels") for name, row in score(settings, names).items()}
+    decoder = CountingDecoder()
+    monkeypatch.setattr("seg.data.images.decode_image", decoder)
+    scorer = ImageScorer(settings, "cpu")
+    scorer.reader.memory.total = 1
+    rows = list(scorer.score(request(name) for name in names))
+    assert [row["image"] for row in rows] == names
+    assert {row["image"]: row.get("class_pixels") for row in rows} == expected
+    assert decoder.most == 1
+
+
+def test_a_large_file_is_read_when_its_turn_has_come(
+    settings: ScorerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_reader, "LARGE_FILE_BYTES", 100)
+    for k in range(4):
+        write_image(settings.archive.local(f"{k}.png"), np.full((64, 64), k, np.uint8))
+    reader = ImageReader(replace(settings, labels=None), load_model(settings.model)[1])
+    first, second = reader.memory.queue(), reader.memory.queue()
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(reader.prepare, request("1.png"), second)
+        assert reader.prepare(request("0.png"), first).row["reason"] is None
+        assert late.result(timeout=60).row["reason"] is None
+    assert reader.prepare(request("2.png")).row["reason"] is None  # without a turn: one of its own

@@ -29,6 +29,26 @@ def test_notes_name_each_image_and_its_stage_before_it_is_touched(place: Place) 
     assert read_notes(place, "w1") == {}
 
 
+def test_a_step_that_is_done_lets_the_time_count_afresh(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("cluster.scoring.inflight.time.monotonic", lambda: now[0])
+    notes = InFlight(place, "w1")
+    notes.begin("a", 1)
+    now[0] += 3
+    notes.wait("a")
+    now[0] += 50
+    notes.go_on("a")
+    now[0] += 4
+    assert notes.notes()["a"].seconds == 7
+    notes.go_on("a", afresh=True)
+    now[0] += 5
+    assert notes.notes()["a"].seconds == 5
+    notes.go_on("never begun")
+    assert notes.notes().keys() == {"a"}
+
+
 def test_waiting_for_others_is_not_counted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("cluster.scoring.inflight.time.monotonic", lambda: now[0])

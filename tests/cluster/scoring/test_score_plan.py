@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from cluster.requests import ScoreRequest
+from cluster.scoring.score_plan import plan_scoring
 from cluster.scoring.scoring import score
 from cluster.session import Session
 from seg.checkpoint import load_model, save_model
-from seg.errors import RequestError
+from seg.errors import DataWarning, RequestError
 from tests.conftest import WriteArchive
 from tests.small import write_model
 
@@ -22,6 +23,35 @@ def test_the_job_s_own_process_loads_no_network_library() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "\n"), found.stderr
+
+
+@pytest.mark.parametrize("place", ["masks/classes.txt", "classes.txt"])
+def test_class_names_behind_a_link_out_of_their_folder_are_not_shown(
+    tmp_path: Path, write_archive: WriteArchive, place: str
+) -> None:
+    root, model = write_archive(), write_model(tmp_path / "model.safetensors")
+    (root / place).unlink(missing_ok=True)
+    (tmp_path / "secret").write_text("root:x:0\n")
+    (root / place).symlink_to(tmp_path / "secret")
+    request = ScoreRequest(archive=str(root), model=model, out=str(tmp_path / "out"), workers=0)
+    with pytest.raises(
+        RequestError, match=rf"{place} is a link out of its folder; put the file itself there$"
+    ):
+        plan_scoring(request)
+
+
+def test_labels_that_are_links_out_of_their_folder_are_counted_as_left_out(
+    tmp_path: Path, write_archive: WriteArchive
+) -> None:
+    root, model = write_archive(sequences=1, frames=2), write_model(tmp_path / "model.safetensors")
+    (root / "masks/s0/1.png").rename(tmp_path / "1.png")
+    (root / "masks/s0/1.png").symlink_to(tmp_path / "1.png")
+    request = ScoreRequest(archive=str(root), model=model, out=str(tmp_path / "out"), workers=0)
+    with pytest.warns(
+        DataWarning, match="labels .*masks: left out: s0/1.png, a link out of the label folder"
+    ):
+        plan = plan_scoring(request)
+    assert (list(plan.labels.names), plan.labels.links) == (["s0/0.png"], 1)
 
 
 @pytest.mark.ray

@@ -52,6 +52,7 @@ class PretendedCrew:
     """Workers that do with each image what `behave` says: an event, or HANGS."""
 
     is_spoiled_by_errors = False
+    can_be_ended = True
 
     def __init__(self, place: Path, behave: Callable[[str, str, int], Event | None]) -> None:
         self.place, self.behave = as_place(place), behave
@@ -160,6 +161,31 @@ def test_an_image_in_work_for_too_long_is_ended_and_the_second_time_set_aside(tm
     assert rows.pop("slow.png")["reason"] == "timeout"
     assert {row["reason"] for row in rows.values()} == {None}
     assert crew.handed["slow.png"] == 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_image_that_takes_too_long_where_nothing_can_be_ended_is_named_once_and_waited_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Endless(PretendedCrew):
+        can_be_ended = False
+        asked = 0
+
+        def ask(self, worker: str) -> None:
+            super().ask(worker)
+            self.asked += 1
+            if self.asked == 5:
+                self.events.append(scored(worker, "slow.png", 1))
+
+    def behave(worker: str, image: str, attempt: int) -> Event | None:
+        return HANGS if image == "slow.png" else scored(worker, image, attempt)
+
+    crew = Endless(tmp_path, behave)
+    rows = run(open_pool(crew, tmp_path, ["a.png", "slow.png", "b.png"], limits=Limits(image_s=10)))
+    assert {row["reason"] for row in rows.values()} == {None}
+    assert set(crew.handed.values()) == {1}
+    said = capfd.readouterr().err
+    assert said.count("slow.png takes longer than 10 s, in stage read, and --workers 0 cannot end it") == 1
 
 
 @pytest.mark.usefixtures("impatient")

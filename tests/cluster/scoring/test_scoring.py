@@ -9,15 +9,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cluster.ledger.ledger import Ledger
 from cluster.outcome import QUARANTINED, STOPPED_EARLY
 from cluster.requests import ScoreRequest
 from cluster.scoring.inflight import InFlight
+from cluster.scoring.score_dry_run import look_only
 from cluster.scoring.score_summary import ScoreSummary
 from cluster.scoring.scoring import score
 from cluster.session import Session
-from seg.errors import RequestError
+from seg.errors import DataWarning, RequestError
 from seg.files import persistently
 from seg.storage import as_place
 from tests.conftest import WriteArchive
@@ -404,3 +406,22 @@ def test_output_that_refuses_ends_the_job_with_the_cause_and_nothing_half_writte
     (tmp_path / "out/masks/aside").rename(tmp_path / "out/masks/s0")
     assert score_in_process(archive).values["images_left"] == 0
     check_whole(tmp_path / "out", archive_labels(archive))
+
+
+@pytest.mark.parametrize("command", [score, look_only])
+def test_images_that_carry_an_orientation_are_warned_of_once_and_scored_as_stored(
+    write_archive: WriteArchive, command: Callable[..., object], model: Path, idle: Session, tmp_path: Path
+) -> None:
+    archive = write_archive(sequences=1, frames=4)
+    exif = Image.Exif()
+    exif[274] = 6
+    for frame in (1, 3):
+        file = archive / f"images/s0/{frame}.png"
+        Image.open(file).save(file, exif=exif)
+    (archive / "images/s0/9.jpg").write_bytes(b"\xff\xd8\xff")  # set aside: nobody looks how it was held
+    request = ScoreRequest(archive=str(archive), model=model, out=str(tmp_path / "out"), workers=0)
+    text = r"^2 images carry an orientation \(the first is s0/1.png\), which viewers apply and we do not"
+    with pytest.warns(DataWarning, match=text) as said:
+        command(request, idle)
+    assert len(said) == 1
+    assert {(row["height"], row["width"]) for row in ledger_rows(tmp_path / "out")} <= {(64, 96)}

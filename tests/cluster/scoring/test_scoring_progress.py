@@ -95,6 +95,18 @@ def test_a_picture_keeps_to_the_terminal(clock: Clock, width: int, state: str) -
     assert max(map(len, lines)) <= width
 
 
+def test_an_image_in_work_for_too_long_is_named_in_the_picture_and_in_a_logs_line(clock: Clock) -> None:
+    progress = ScoringProgress(10, CLASSES, workers=0)
+    progress.begin()
+    progress.hold([("a.png", "model", 30.0), ("night/slow.png", "decode", 700.0)])
+    assert "OVERDUE" not in progress.note
+    assert draw(progress.status())[-1] == "  now    decode 700 s, longest of 2: night/slow.png"
+    progress.image_limit_s = 600.0
+    assert progress.note.endswith("OVERDUE night/slow.png (decode 700 s)")
+    assert draw(progress.status())[-1] == "  now    decode 700 s, OVERDUE, longest of 2: night/slow.png"
+    assert progress.status().image_limit_s == 600.0
+
+
 def test_the_time_left_is_the_bytes_left_at_the_pace_of_five_minutes(clock: Clock) -> None:
     progress = ScoringProgress(2000, CLASSES, workers=1, bytes_left=1_000_000)
     progress.begin()

@@ -9,6 +9,7 @@ from PIL import Image
 
 from seg.data.background import Background, Backgrounds, Frame, choose_frames, mean_frame
 from seg.data.preprocess import preprocess
+from seg.data.stacks import ImageFiles
 from seg.errors import DataWarning, RequestError, UnsupportedImage
 from seg.recipe import Preprocessing
 
@@ -40,7 +41,7 @@ def test_k_is_the_largest_that_takes_eight_frames(count: int, every: int) -> Non
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_the_mean_is_that_of_float64(tmp_path: Path, dtype: type) -> None:
     frames = write_frames(tmp_path, 25, dtype)
-    mean, used = mean_frame(frames, read(frames[0]), 3)
+    mean, used = mean_frame(frames, read(frames[0]), 3, ImageFiles().decode)
     assert used == tuple(f"{k}.png" for k in range(0, 25, 3))
     expected = np.mean([read(frames[k]).astype(np.float64) for k in range(0, 25, 3)], axis=0)
     np.testing.assert_allclose(mean, expected, rtol=1e-15)  # one division of an exact sum
@@ -54,7 +55,7 @@ def test_frames_that_do_not_fit_are_left_out_and_named(tmp_path: Path) -> None:
     with pytest.warns(
         DataWarning, match=r"3 frames are left out.*4.png: .*8.png: it is 5x5x1-8bit, not 20x30"
     ):
-        mean, used = mean_frame(frames, read(frames[0]), 2)
+        mean, used = mean_frame(frames, read(frames[0]), 2, ImageFiles().decode)
     assert used == tuple(f"{k}.png" for k in range(20) if k not in (4, 8, 12))  # 2 gave seven
     expected = np.mean([read(frame).astype(np.float64) for frame in frames if frame[0] in used], axis=0)
     np.testing.assert_allclose(mean, expected, rtol=1e-15)

@@ -18,6 +18,7 @@ from tests.seg.data.test_images import encode
 CSV = "name,r,g,b\nAnimal,64,128,64\nBicyclist,0,128, 192\nVoid,0,0,0\nWall,64,192,0\n"
 COLOURS = ((64, 128, 64), (0, 128, 192), (0, 0, 0), (64, 192, 0))
 MASK = Path("m/a_L.png")
+NAMES = tuple(f"class {number}" for number in range(40))
 
 
 def write_png(path: Path, pixels: NDArray[Any]) -> None:
@@ -55,12 +56,12 @@ def test_masks_are_the_classes_of_the_colours_that_pillow_reads(tmp_path: Path) 
     for sample in data.samples:
         assert sample.label is not None
         assert sample.decoder is not None
-        mask = sample.decoder(sample.label.read_bytes(), sample.label, (12, 16), 4, ())
+        mask = sample.decoder(sample.label.read_bytes(), sample.label, (12, 16), data.classes, ())
         with Image.open(sample.label) as image:
             expected = [[COLOURS.index(image.getpixel((x, y))) for x in range(16)] for y in range(12)]
         assert mask.dtype == np.uint8
         assert mask.tolist() == expected
-        mapped = sample.decoder(sample.label.read_bytes(), sample.label, (12, 16), 4, ((2, 255),))
+        mapped = sample.decoder(sample.label.read_bytes(), sample.label, (12, 16), data.classes, ((2, 255),))
         np.testing.assert_array_equal(mapped, np.where(mask == 2, 255, mask))
 
 
@@ -71,7 +72,7 @@ COLOUR = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255)
 def test_any_colours_are_told_apart(colours: list[Colour], seed: int) -> None:
     ids = np.random.default_rng(seed).integers(0, len(colours), (3, 5))
     data = encode(np.array(colours, np.uint8)[ids], "PNG")
-    mask = ColourMask(tuple(colours))(data, MASK, (3, 5), len(colours), ())
+    mask = ColourMask(tuple(colours))(data, MASK, (3, 5), NAMES[: len(colours)], ())
     np.testing.assert_array_equal(mask, ids)
 
 
@@ -82,7 +83,7 @@ def test_a_colour_of_no_class_is_named_with_its_first_pixel() -> None:
         LabelMismatch,
         match=r"label m/a_L.png has colour \(64, 128, 65\) at column 4, row 2 \(2 such pixels\)",
     ):
-        ColourMask(COLOURS)(encode(rgb, "PNG"), MASK, (5, 7), 4, ())
+        ColourMask(COLOURS)(encode(rgb, "PNG"), MASK, (5, 7), NAMES[:4], ())
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_colour_of_no_class_is_named_with_its_first_pixel() -> None:
 )
 def test_a_mask_that_is_no_colour_image_is_refused(pixels: NDArray[np.uint8], text: str) -> None:
     with pytest.raises(LabelMismatch, match=text):
-        ColourMask(COLOURS)(encode(pixels, "PNG"), MASK, (5, 7), 4, ())
+        ColourMask(COLOURS)(encode(pixels, "PNG"), MASK, (5, 7), NAMES[:4], ())
 
 
 def test_the_decoder_pickles_and_its_repr_says_every_colour() -> None:
@@ -107,19 +108,19 @@ def test_the_decoder_pickles_and_its_repr_says_every_colour() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: '' is not 'name,r,g,b'"),
-        ("Animal,64,128,64\n", "line 1: 'animal,64,128,64' is not"),
+        ("", "line 1: it is not 'name,r,g,b'"),
+        ("Animal,64,128,64\n", "line 1: it is not 'name,r,g,b'"),
         ("name,r,g,b\n", "has 0 classes; give 1 to 255"),
         (
             "name,r,g,b\nA,1,2,3\n\nB,1,2,3\n",
-            r"line 4: B has the colour \(1, 2, 3\) of A; a colour is one class",
+            "line 4: its colour is another class's too; a colour is one class",
         ),
-        ("name,r,g,b\nA,1,2,3\nA,1,2,4\n", "line 3: class A is there twice"),
-        ("name,r,g,b\nA,1,2\n", "line 2: 'A,1,2' is not a name and three numbers"),
+        ("name,r,g,b\nA,1,2,3\nA,1,2,4\n", "line 3: its class is there twice"),
+        ("name,r,g,b\nA,1,2\n", "line 2: it is not a name and three numbers"),
         ("name,r,g,b\nA,1,2,3,4\n", "line 2: .* is not a name and three"),
         ("name,r,g,b\nA,1,2,256\n", "line 2: .* from 0 to 255"),
         ("name,r,g,b\nA,1,2,x\n", "line 2: .* from 0 to 255"),
-        ("name,r,g,b\n,1,2,3\n", "line 2: ',1,2,3' is not a name"),
+        ("name,r,g,b\n,1,2,3\n", "line 2: it is not a name"),
         ("name,r,g,b\n" + "".join(f"c{k},{k},0,1\n" for k in range(256)), "has 256 classes"),
     ],
 )

@@ -45,7 +45,7 @@ def check_conversion(
             mask, size = np.asarray(image), (image.height, image.width)
         assert sample.label is not None
         decode = sample.decoder or decode_label
-        expected = decode(sample.label.read_bytes(), sample.label, size, len(classes), label_map)
+        expected = decode(sample.label.read_bytes(), sample.label, size, classes, label_map)
         np.testing.assert_array_equal(mask, expected)
 
 

@@ -45,7 +45,10 @@ def pack(tmp_path: Path) -> Pack:
 
 def build_pack(samples: list[Sample], channels: Literal[1, 3] = 1) -> Pack:
     settings = PackSettings(
-        preprocessing=Preprocessing(channels=channels), label_map=(), num_classes=2, own_masks=False
+        preprocessing=Preprocessing(channels=channels),
+        label_map=(),
+        classes=("background", "disc"),
+        own_masks=False,
     )
     return Pack(ensure_pack(PackPlan(samples=tuple(samples), fingerprint="f", settings=settings)))
 

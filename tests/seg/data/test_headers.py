@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seg.data.headers import Header, read_header
-from seg.data.images import decode_image
+from seg.data.formats.header import Header
+from seg.data.images import decode_image, read_header
 from seg.data.preprocess import bit_depth
 from seg.errors import ImageError
 from tests.small import write_odd_archive

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from seg.data.images import MAX_PIXELS, count_pages, decode_image, read_file, split_page
+from seg.data.formats.header import MAX_PIXELS
+from seg.data.images import count_pages, decode_image, read_file, split_page
 from seg.errors import (
     EmptyImage,
     ImageError,
@@ -70,7 +71,7 @@ EXACT = {
     "png colour": (encode(COLOUR8, "PNG"), COLOUR8),
     "png gray 16": (encode(GRAY16, "PNG"), GRAY16),
     "png colour 16": (encode(COLOUR16, "PNG"), COLOUR16),
-    "png 1 bit": (encode(GRAY8 > 99, "PNG"), np.where(GRAY8 > 99, 255, 0).astype(np.uint8)),
+    "png 1 bit": (encode(GRAY8 > 99, "PNG"), (GRAY8 > 99).astype(np.uint8)),
     "bmp gray": (encode(GRAY8, "BMP"), GRAY8),
     "bmp colour": (encode(COLOUR8, "BMP"), COLOUR8),
     "tiff gray": (encode(GRAY8, "TIFF"), GRAY8),
@@ -182,10 +183,10 @@ REFUSED: dict[str, tuple[bytes, type[ImageError], str]] = {
     "a format we do not list": (encode(GRAY8, "GIF"), UnreadableImage, "no PNG, BMP"),
     "alpha": (encode(np.dstack([COLOUR8, GRAY8]), "PNG"), UnsupportedImage, "alpha"),
     "gray and alpha": (encode(Image.fromarray(GRAY8).convert("LA"), "PNG"), UnsupportedImage, "alpha"),
-    "float TIFF": (encode(GRAY8.astype(np.float32), "TIFF"), UnsupportedImage, "float32"),
-    "32-bit TIFF": (encode(GRAY8.astype(np.int32), "TIFF"), UnsupportedImage, "int32"),
-    "signed TIFF": (write_tiff(GRAY16.tobytes(), 37, 53, 16, 2), UnsupportedImage, "int16"),
-    "packed 12 bits": (write_tiff(bytes(12), 2, 4, 12), UnsupportedImage, "12 bits"),
+    "float TIFF": (encode(GRAY8.astype(np.float32), "TIFF"), UnsupportedImage, "floating point of 32"),
+    "32-bit TIFF": (encode(GRAY8.astype(np.int32), "TIFF"), UnsupportedImage, "signed integers of 32"),
+    "signed TIFF": (write_tiff(GRAY16.tobytes(), 37, 53, 16, 2), UnsupportedImage, "signed integers of 16"),
+    "32 bits": (write_tiff(bytes(32), 2, 4, 32), UnsupportedImage, "32 bits"),
     "float NPY": (encode(GRAY8 / 2, "NPY"), UnsupportedImage, "float64"),
     "signed NPY": (encode(GRAY8.astype(np.int16), "NPY"), UnsupportedImage, "int16"),
     "flat NPY": (encode(GRAY8[0], "NPY"), UnsupportedImage, "shape"),

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -5,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seg.data import DATASETS
 from seg.data.layout import find_labels, open_plain, pair_labels, read_classes
-from seg.errors import RequestError
+from seg.errors import DataWarning, RequestError
+from seg.storage import as_place
 from tests.conftest import WriteArchive
 
 
@@ -71,9 +74,9 @@ def test_class_names_are_the_lines(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "text"),
     [
-        ("", "must be there"),
-        ("a\n\nb\n", "must be there"),
-        ("a\na\n", "differ"),
+        ("", "line 1: .*must be there"),
+        ("a\n\nb\n", "line 2: .*must be there"),
+        ("a\na\n", "line 2: .*differ"),
         ("\n".join(map(str, range(256))), "256 classes, but ids end at 254"),
     ],
 )
@@ -159,11 +162,11 @@ def test_a_test_list_alone_sets_images_aside_and_leaves_the_split_to_chance(
     [
         ({"train": "s0/0.png\n"}, "only one of train.txt and val.txt; give both"),
         ({"val": "s0/0.png\n"}, "only one of train.txt and val.txt; give both"),
-        ({"train": "\ns0/9.png", "val": ""}, r"train.txt, line 2: s0/9.png is no labelled image in .*images"),
-        ({"train": "s0/1.png", "val": ""}, r"train.txt, line 1: s0/1.png is no labelled image"),
+        ({"train": "\ns0/9.png", "val": ""}, "train.txt, line 2: it names no labelled image of .*images"),
+        ({"train": "s0/1.png", "val": ""}, "train.txt, line 1: it names no labelled image"),
         ({"train": "s0/0.png\ns0/0.png", "val": ""}, r"train.txt, line 2: .*in .*train.txt, line 1 too"),
         ({"train": "s0/0.png", "val": "s0/0.png"}, r"val.txt, line 1: .*in .*train.txt, line 1 too; list it"),
-        ({"test": "s0/0.png \xff"}, r"test.txt, line 1: s0/0.png .* is no labelled image"),
+        ({"test": "s0/0.png \xff"}, "test.txt, line 1: it names no labelled image"),
     ],
 )
 def test_a_list_that_does_not_fit_is_refused_with_its_line(
@@ -173,3 +176,133 @@ def test_a_list_that_does_not_fit_is_refused_with_its_line(
     (root / "masks/s0/1.png").unlink()
     with pytest.raises(RequestError, match=text):
         open_plain(write_lists(root, **lists))
+
+
+SECRET = "root:x:0:0:hunter2"
+
+
+@pytest.fixture
+def linked(write_archive: WriteArchive, tmp_path: Path) -> Path:
+    """An archive of two images in two sequences; the masks of one lie elsewhere, behind a link each."""
+    root, outside = write_archive(sequences=2, frames=2), tmp_path / "outside"
+    outside.mkdir()
+    (root / "masks/s1/0.png").rename(outside / "0.png")
+    (root / "masks/s1/0.png").symlink_to(outside / "0.png")
+    (root / "masks/s1/1.png").rename(root / "masks/kept.png")
+    (root / "masks/s1/1.png").symlink_to(root / "masks/kept.png")
+    (root / "masks/s2").symlink_to(outside)
+    return root
+
+
+def test_a_label_that_is_a_link_out_of_its_folder_is_left_out_named_and_counted(linked: Path) -> None:
+    images = ["s0/0.png", "s1/0.png", "s1/1.png", "s2/0.png"]
+    with pytest.warns(DataWarning) as caught:
+        labels = find_labels(images, linked / "masks")
+    assert dict(labels.names) == {"s0/0.png": "s0/0.png", "s1/1.png": "s1/1.png"}
+    assert (labels.links, labels.unused) == (2, 2)  # unused: s0/1.png and kept.png
+    assert [str(warning.message) for warning in caught] == [
+        f"labels {linked}/masks: left out: s1/0.png and 1 more, a link out of the label folder or to a "
+        "folder; put the files themselves there"
+    ]
+
+
+def test_a_training_leaves_out_what_is_a_link_out_of_the_masks(linked: Path) -> None:
+    with pytest.warns(DataWarning, match="s1/0.png and 1 more, a link out of the label folder"):
+        data = open_plain(linked)
+    assert [sample.name for sample in data.samples] == ["s0/0.png", "s0/1.png", "s1/1.png"]
+    assert [frame.name for frame in data.unlabelled] == ["s1/0.png"]
+
+
+def test_labels_in_a_folder_that_is_itself_a_link_are_read(linked: Path, tmp_path: Path) -> None:
+    (linked / "masks/s1/0.png").unlink()
+    (linked / "masks/s2").unlink()
+    (tmp_path / "here").symlink_to(linked / "masks")
+    for folder in (tmp_path / "here", as_place(tmp_path).below("here")):
+        labels = find_labels(["s0/0.png", "s1/1.png"], folder)
+        assert (len(labels.names), labels.links) == (2, 0)
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "train.txt"])
+def test_a_list_that_is_a_link_out_of_its_folder_is_refused(
+    write_archive: WriteArchive, tmp_path: Path, name: str
+) -> None:
+    root = write_archive()
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    (root / name).unlink(missing_ok=True)
+    (root / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(RequestError, match=f"{name} is a link out of its folder; put the file itself there"):
+        open_plain(root)
+
+
+def write_one_list(root: Path, kind: str, text: str) -> None:
+    """A data set with nothing but what makes its adapter read this text."""
+    file = {
+        "plain": "train.txt", "camvid": "train.txt", "camvid-rgb": "class_dict.csv",
+        "pets-breeds": "annotations/trainval.txt", "drinks": "segmentation_train.json",
+    }[kind]  # fmt: skip
+    touch(root, "val.txt", "test.txt", "images/a.png", "masks/a.png", file)
+    (root / "classes.txt").write_text("a\nb\n")
+    (root / file).write_text(text)
+
+
+REGION = {"shape_attributes": {"name": SECRET}, "region_attributes": {"Name": SECRET}}
+WRONG_LISTS = [
+    *((kind, SECRET) for kind in DATASETS if kind not in ("pets-binary", "pets-trimap")),
+    ("plain", f"a.png\n{SECRET}"),
+    ("camvid", f"{SECRET} {SECRET}"),
+    ("camvid-rgb", f"name,r,g,b\n{SECRET},1,2,x"),
+    ("camvid-rgb", f"name,r,g,b\n{SECRET},1,2,3\n{SECRET},1,2,4"),
+    ("camvid-rgb", f"name,r,g,b\n{SECRET},1,2,3\nb,1,2,3"),
+    ("pets-breeds", f"{SECRET} 1 1 1"),
+    ("pets-breeds", f"{SECRET} 1 1 1\n{SECRET} 1 1 1"),
+    ("pets-breeds", f"{SECRET}_1 1 1 1\nb_1 1 1 1"),
+    ("pets-breeds", f"{SECRET}_1 2 1 1"),
+    ("drinks", json.dumps({SECRET: 1})),
+    ("drinks", json.dumps({"_via_img_metadata": {SECRET: {SECRET: 1}}})),
+    ("drinks", json.dumps({"_via_img_metadata": {"a": {"filename": SECRET, "regions": []}}})),
+    ("drinks", json.dumps({"_via_img_metadata": {"a": {"filename": "images/a.png", "regions": [REGION]}}})),
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), WRONG_LISTS)
+def test_no_text_of_a_list_is_quoted(tmp_path: Path, kind: str, text: str) -> None:
+    write_one_list(tmp_path, kind, text)
+    with pytest.raises(RequestError) as caught:
+        DATASETS[kind](tmp_path, "")
+    assert "hunter2" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["..", "absolute", "link", "linked folder"])
+@pytest.mark.parametrize("kind", ["camvid", "drinks", "pets-binary"])
+def test_a_listed_file_outside_of_the_data_set_is_refused_with_its_line(
+    tmp_path: Path, kind: str, way: str
+) -> None:
+    root = tmp_path / "data"
+    touch(tmp_path, "outside/x.jpg", "outside/x.png", "data/images/x.png", "data/annotations/trimaps/x.png")
+    top = root / "images" if kind == "pets-binary" else root
+    (top / "link.jpg").symlink_to(tmp_path / "outside/x.jpg")
+    (top / "linked").symlink_to(tmp_path / "outside")
+    up = "../" * (1 + len(top.relative_to(root).parts))
+    name = {
+        "..": f"{up}outside/x.jpg", "absolute": f"{tmp_path}/outside/x.jpg", "link": "link.jpg",
+        "linked folder": "linked/x.jpg",
+    }[way]  # fmt: skip
+    entry = {"_via_img_metadata": {"k": {"filename": name, "regions": []}}}
+    text = {"camvid": f"{name} images/x.png", "drinks": json.dumps(entry)}.get(kind, f"{name[:-4]} 1 1 1")
+    write_one_list(root, kind.replace("binary", "breeds"), text)
+    place = {"camvid": "line 1, field image", "drinks": "entry 1, field filename"}.get(
+        kind, "line 1, field NAME"
+    )
+    with pytest.raises(
+        RequestError, match=rf"{place} leads out of .*/data.*; name files in it, without \.\. or links"
+    ):
+        DATASETS[kind](root, "")
+
+
+def test_a_colour_mask_that_is_a_link_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "outside/a_L.png", "train/a.png", "val/b.png", "val_labels/b_L.png", "train_labels/c")
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nA,1,2,3\n")
+    (tmp_path / "train_labels/a_L.png").symlink_to(tmp_path / "outside/a_L.png")
+    with pytest.raises(RequestError, match=r"mask .*train_labels/a_L.png is a link out of its folder"):
+        DATASETS["camvid-rgb"](tmp_path, "")

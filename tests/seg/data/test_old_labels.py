@@ -85,7 +85,9 @@ def test_boxes_mean_what_the_reference_made_of_them(tmp_path: Path) -> None:
     for x, y, w, h in boxes:
         expected[y : y + h, x : x + w] = 1
     (name, content), *_ = read_labels(dump(tmp_path, {"a.bmp": (boxes, 3)})).items()
-    np.testing.assert_array_equal(decode_label(content, Path(name), (20, 20), 2), expected)
+    np.testing.assert_array_equal(
+        decode_label(content, Path(name), (20, 20), ("background", "cell")), expected
+    )
 
 
 def test_a_list_is_given_to_the_images_in_natural_order(tmp_path: Path) -> None:
@@ -152,8 +154,8 @@ def test_masks_drawn_as_the_book_draws_them_are_those_of_the_polygons(
     labels = read_labels(file)
     for sample in data.test[:6]:
         assert sample.decoder is not None
-        mask = decode_label(labels[f"{sample.name}.png"], Path("a.png"), (480, 640), 4)
-        np.testing.assert_array_equal(mask, sample.decoder(b"", file, (480, 640), 4, ()))
+        mask = decode_label(labels[f"{sample.name}.png"], Path("a.png"), (480, 640), data.classes)
+        np.testing.assert_array_equal(mask, sample.decoder(b"", file, (480, 640), data.classes, ()))
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(2, 6), st.integers(0, 2**32))

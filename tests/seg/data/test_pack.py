@@ -1,4 +1,5 @@
 import hashlib
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from seg.data.preprocess import image_statistics, preprocess
 from seg.recipe import Preprocessing
 from tests.conftest import WriteArchive
 
-SETTINGS = PackSettings(preprocessing=Preprocessing(shrink=3), label_map=(), num_classes=2, own_masks=True)
+SETTINGS = PackSettings(
+    preprocessing=Preprocessing(shrink=3), label_map=(), classes=("background", "disc"), own_masks=True
+)
 
 
 def plan_of(root: Path, settings: PackSettings = SETTINGS) -> PackPlan:
@@ -52,6 +55,21 @@ def test_rows_are_what_preprocessing_gives(
             assert row.own_mask is None
         if shrink == 1:
             np.testing.assert_array_equal(row.mask, mask)
+
+
+def test_a_training_learns_from_masks_of_one_bit_and_boxes_of_named_classes(
+    write_archive: WriteArchive,
+) -> None:
+    root = write_archive(sequences=1, frames=2)
+    truth = np.zeros((64, 96), bool)
+    truth[10:30, 20:60] = True
+    Image.fromarray(truth).save(root / "masks/s0/0.png")
+    (root / "masks/s0/1.png").unlink()
+    label = {"boxes": [[5, 5, 10, 10], [50, 20, 8, 4]], "classes": ["dust", "disc"]}
+    (root / "masks/s0/1.json").write_text(json.dumps(label))
+    plan = plan_of(root, replace(SETTINGS, classes=("background", "disc", "dust")))
+    counted = Pack(ensure_pack(plan)).class_pixels().tolist()
+    assert counted == [[64 * 96 - 800, 800, 0], [64 * 96 - 132, 32, 100]]
 
 
 def test_a_16_bit_image_stays_16_bit(write_archive: WriteArchive) -> None:
@@ -124,11 +142,12 @@ def test_whatever_changes_a_row_changes_the_pack(write_archive: WriteArchive) ->
         replace(plan, samples=(replace(samples[0], sequence="x"), *samples[1:])),
         replace(plan, fingerprint=plan.fingerprint[::-1]),
         replace(plan, settings=replace(SETTINGS, label_map=((1, 255),))),
-        replace(plan, settings=replace(SETTINGS, num_classes=3)),
+        replace(plan, settings=replace(SETTINGS, classes=("background", "disc", "dust"))),
+        replace(plan, settings=replace(SETTINGS, classes=("background", "cell"))),  # which boxes may name
         replace(plan, settings=replace(SETTINGS, own_masks=False)),
         replace(plan, settings=replace(SETTINGS, preprocessing=Preprocessing(shrink=2))),
     ]
-    assert len({plan.path for plan in plans}) == 9
+    assert len({plan.path for plan in plans}) == 10
 
 
 @pytest.mark.parametrize("size", [(61, 94), (64, 96)])

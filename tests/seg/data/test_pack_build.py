@@ -16,9 +16,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from seg.data import pack_rows
 from seg.data.pack import Pack
 from seg.data.pack_build import digest_file, ensure_pack, is_sealed, seal_file
 from seg.data.pack_rows import PackPlan, rows_by_threads
+from seg.data.stacks import ImageFiles
 from seg.errors import DataWarning, RequestError
 from tests.conftest import WriteArchive
 from tests.seg.data.test_pack import plan_of
@@ -91,6 +93,19 @@ def test_a_whole_pack_is_not_built_again_though_its_data_is_gone(plan: PackPlan)
     for sample in plan.samples:
         sample.image.unlink()
     assert ensure_pack(plan, refuse_to_build) == path
+
+
+def test_what_another_reader_or_format_packed_and_measured_is_not_used(
+    plan: PackPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, kept = {plan.path}, {plan.backgrounds(ImageFiles()).folder.uri}
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_rows, "READER", 1)
+        paths.add(plan.path)
+        kept.add(plan.backgrounds(ImageFiles()).folder.uri)
+    monkeypatch.setattr(pack_rows, "FORMAT_VERSION", 4)
+    assert len(paths | {plan.path}) == 3
+    assert len(kept) == 2
 
 
 def test_a_pack_that_was_copied_or_touched_is_checked_and_used(plan: PackPlan) -> None:
@@ -212,15 +227,13 @@ def test_a_disk_that_fills_up_is_said_with_folder_and_bytes_and_nothing_stays(pl
 
 
 def test_a_pack_that_cannot_fit_is_refused_before_anything_is_decoded(plan: PackPlan) -> None:
-    side = 1_000_000_000
+    side = 1 << 14  # the largest that is decoded; of 4,096 such images
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     forged = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     plan.samples[0].image.write_bytes(forged + struct.pack(">I", 0) + b"IEND" + b"\xaeB`\x82")
-    one = replace(plan, samples=plan.samples[:1])
-    with pytest.raises(
-        RequestError, match=r"no room for a pack of about 1,\d{3},\d{3},\d{3},\d{3},\d{3},\d{3} by"
-    ):
-        ensure_pack(one, refuse_to_build)
+    many = replace(plan, samples=plan.samples[:1] * 4096)
+    with pytest.raises(RequestError, match=r"no room for a pack of about \d,\d{3},\d{3},\d{3},\d{3} by"):
+        ensure_pack(many, refuse_to_build)
 
 
 def test_a_folder_that_cannot_be_written_is_named(plan: PackPlan, tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from seg.data.labels import decode_label
 from seg.data.layout import pair_labels
-from seg.errors import LabelMismatch, RequestError
+from seg.errors import DataWarning, LabelMismatch, RequestError
 from seg.labelling.label_files import Boxes, LabelFiles, choose_classes, find_folders, make_box
 from tests.small import read_tree
 
 CLASSES = ("background", "cell", "dust")
+SHAPE = "'class x y width height', a whole number and four shares of the image"
 SIZE = (90, 130)
 
 
@@ -49,8 +50,10 @@ def test_what_is_written_is_the_mask_and_the_pixels_that_were_drawn(tmp_path: Pa
     expected = np.zeros(SIZE, np.uint8)
     expected[5:60, 3:40] = 1
     expected[50:90, 30:130] = 2
-    assert (decode_label(file.read_bytes(), file, SIZE, 3) == expected).all()
-    assert json.loads((tmp_path / "boxes-json/s/a.json").read_text()) == {
+    copy = tmp_path / "boxes-json/s/a.json"
+    for label in (file, copy):
+        assert (decode_label(label.read_bytes(), label, SIZE, CLASSES) == expected).all()
+    assert json.loads(copy.read_text()) == {
         "boxes": [[3, 5, 37, 55], [30, 50, 100, 40]],
         "classes": ["cell", "dust"],
     }
@@ -92,9 +95,18 @@ def test_fractions_of_a_pixel_in_a_file_of_others_are_kept(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0 0.5 0.5\n", "line 1: '0 0.5 0.5' is not 'class x y width height', shares of the image"),
-        ("2 0.5 0.5 0.1 0.1\n", "line 1 has a box of class 2, classes.txt names 2 beside background"),
-        ("-1 0.5 0.5 0.1 0.1\n", "line 1 has a box of class -1, classes.txt names 2 beside background"),
+        (
+            "0 0.5 0.5\n",
+            "line 1: its fields are 3, not " + SHAPE,
+        ),
+        (
+            "2 0.5 0.5 0.1 0.1\n",
+            "line 1: its class is none of the 2 that boxes have here, which count from 0",
+        ),
+        (
+            "-1 0.5 0.5 0.1 0.1\n",
+            "line 1: its class is none of the 2 that boxes have here, which count from 0",
+        ),
     ],
 )
 def test_a_damaged_label_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -109,6 +121,28 @@ def test_a_label_that_is_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "boxes/a.txt").mkdir(parents=True)
     with pytest.raises(LabelMismatch, match=r"^label .*/boxes/a.txt cannot be read: Is a directory$"):
         LabelFiles(tmp_path, CLASSES).read("a.png", SIZE)
+
+
+def test_a_label_that_is_a_link_out_of_boxes_is_neither_read_nor_written_over(tmp_path: Path) -> None:
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "a.txt").write_text("0 .5 .5 .1 .1\n")
+    (tmp_path / "boxes/a.txt").symlink_to(tmp_path / "a.txt")
+    files = LabelFiles(tmp_path, CLASSES)
+    with pytest.warns(DataWarning, match="a.txt, a link out of the label folder"):
+        assert files.find_labelled(["a.png"]) == set()
+    with pytest.raises(
+        LabelMismatch, match=r"^label .*/boxes/a.txt is a link out of .*/boxes and is not read"
+    ):
+        files.read("a.png", SIZE)
+
+
+def test_boxes_in_a_folder_that_is_itself_a_link_are_read(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.txt").write_text("0 .5 .5 .1 .1\n")
+    (tmp_path / "boxes").symlink_to(tmp_path / "elsewhere")
+    files = LabelFiles(tmp_path, CLASSES)
+    assert files.find_labelled(["a.png"]) == {"a.png"}
+    assert len(files.read("a.png", SIZE) or ()) == 1
 
 
 def test_two_images_that_would_share_a_label_are_refused(tmp_path: Path) -> None:
