@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
-PRELOAD = ["numpy", "cv2", "PIL.Image", "tifffile", "seg.data.headers", "seg.data.labels"]
+PRELOAD = ["numpy", "cv2", "PIL.Image", "tifffile", "seg.data.labels"]
 """Imported once, so that a child that takes a dead one's place is there at once."""
 
 

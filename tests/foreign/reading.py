@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.headers import read_header
-from seg.data.images import count_pages, decode_image
+from seg.data.images import count_pages, decode_image, read_header
 from seg.errors import ImageError
 
 PAGES = 6

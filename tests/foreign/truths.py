@@ -4,7 +4,7 @@ The rule of each format, where several arrays are right any one will do:
 
 - PNG: our own strict reader, zlib alone; of a palette its colours; alpha is to be refused.
 - TIFF: our own strict reader, whose results have the checksums that image-tiff's names carry; where it does
-  not know a compression, Pillow (libtiff) for 8 bits, tifffile for the rest.
+  not know a compression, Pillow (libtiff) for JPEG of 8 bits, tifffile for the rest.
 - BMP: Pillow; 5 bits a colour and alpha are to be refused.
 - JPEG: Pillow's libjpeg-turbo: gray or RGB, as stored and never turned; CMYK is to be refused. Lossless ones,
   which Pillow does not know, by the libjpeg-turbo of imagecodecs.
@@ -138,7 +138,9 @@ def arrays_of(found: Tiff) -> Arrays:
 
 
 def tiff_by_pillow(data: bytes, page: int) -> Arrays:
-    """For compressions that `tiff` does not know."""
+    """For JPEG in TIFF, which `tiff` does not know."""
+    if read_directories(data, page).one(259, 1) != 7:
+        raise NotJudged("another compression")
     _refuse_kinds(data, page)
     with _opened(data, "TIFF") as image:
         image.seek(page)

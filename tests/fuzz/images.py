@@ -12,8 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from seg.data.headers import read_header
-from seg.data.images import count_pages, decode_image
+from seg.data.images import count_pages, decode_image, read_header
 from seg.data.labels import read_label
 from seg.errors import ImageError
 from tests.foreign.png_truth import Damaged, NotJudged, OddChunks, decode_png
