@@ -36,11 +36,12 @@ def main(
         told = len(tallies[name].finds) - len(tally.finds)
         for find in tally.finds[: max(0, TOLD - told)]:
             print(f"{find.target}, input {find.number}: {find.kind}: {find.detail.strip()}", flush=True)
-    text = table(tallies)
-    print(f"{text}\n{time.monotonic() - began:.0f} s, seed {seed}")
+    done = sum(tally.counts["inputs"] for tally in tallies.values())
+    text = f"{done:,} inputs, seed {seed}:\n\n{table(tallies)}"
+    print(f"{text}\n{time.monotonic() - began:.0f} s")
     if docs is not None:
         before, _, rest = docs.read_text().partition(BEGIN)
-        docs.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        docs.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
     found = [find for tally in tallies.values() for find in tally.finds]
     if finds is not None:
         keep_finds(found, seed, finds)
