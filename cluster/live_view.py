@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seg.progress import plain_lines
+from seg.screen import open_console, visible
 
 LOOK_EVERY_S = 0.5
 LINE_EVERY_S = 15.0
@@ -57,7 +58,7 @@ def live_view(watched: Watched, *, line_every_s: float = LINE_EVERY_S) -> Iterat
     lines, one every `line_every_s` seconds. It is looked at no more than twice a second, however often news
     are announced.
     """
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     drawn = sys.stderr.isatty() and not console.is_dumb_terminal
     with _picture(watched, console) if drawn else _lines(watched, line_every_s) as show:
         show()
@@ -106,7 +107,7 @@ class Line:
     """A line of a picture: cut at the terminal's edge, not wrapped, so that the picture keeps its height."""
 
     def __init__(self, text: str, style: str = "") -> None:
-        self.text, self.style = text, style
+        self.text, self.style = visible(text), style
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         overflow = "crop" if options.ascii_only else "ellipsis"
@@ -121,7 +122,7 @@ def heading(title: str, share: float, count: str, seconds_left: str) -> Renderab
     row.add_column(ratio=1, min_width=8)
     row.add_column(no_wrap=True)
     row.add_column(no_wrap=True)
-    row.add_row(Text(title, "bold"), ProgressBar(total=1.0, completed=share), count, seconds_left)
+    row.add_row(Text(visible(title), "bold"), ProgressBar(total=1.0, completed=share), count, seconds_left)
     return row
 
 

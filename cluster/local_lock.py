@@ -4,13 +4,13 @@ import errno
 import json
 import os
 import re
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from cluster.lock_holder import Holder, LostLock, describe_ourselves, refuse_living
 from seg.errors import RequestError
 from seg.files import TEMPORARY
+from seg.screen import say
 from seg.storage import Place
 
 BEAT_S = 2.0
@@ -42,7 +42,7 @@ def try_to_take(place: Place, what: str) -> str:
     for number in there - {before + 1}:
         (folder / f"lock-{number}.json").unlink(missing_ok=True)
     if left_behind:
-        print(f"{folder}: taken over from {left_behind}", file=sys.stderr, flush=True)
+        say(f"{folder}: taken over from {left_behind}")
     return holder.token
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from math import ceil, floor
 
 from cluster.requests import TrainRequest
-from cluster.session import Session, say, workers_from_environment
+from cluster.session import Session, workers_from_environment
 from cluster.training.train_workers import WorkerSettings
 from seg.errors import RequestError
 from seg.progress import progress
+from seg.screen import say
 
 AUTOSCALER_MINUTES = 15.0
 """How long a cluster that starts nodes is waited for, where nothing else is said."""

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -28,7 +29,7 @@ def quiet_ray() -> Iterator[None]:
     native, log = tempfile.mkstemp(prefix=f"fringe-native-{os.getpid()}-", suffix=".log")
     screen = os.dup(2)
     python_stderr = sys.stderr
-    with os.fdopen(native, "ab") as file, os.fdopen(screen, "w", buffering=1) as stream:
+    with os.fdopen(native, "ab") as file, _open_screen(screen) as stream:
         sys.stderr = stream
         os.dup2(file.fileno(), 2)
         try:
@@ -37,6 +38,11 @@ def quiet_ray() -> Iterator[None]:
         finally:
             os.dup2(screen, 2)
             sys.stderr = python_stderr
+
+
+def _open_screen(descriptor: int) -> IO[str]:
+    """The terminal as Python's own standard error writes to it: what its letters lack, it spells out."""
+    return os.fdopen(descriptor, "w", buffering=1, errors="backslashreplace")
 
 
 def quiet_loggers() -> None:

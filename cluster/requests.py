@@ -122,6 +122,9 @@ class ScoreRequest:
     """Where ledger, masks, summary and report go; outside the archive."""
     labels: Annotated[str | None, FOLDER] = None
     """Where the labels are; images without one are predicted and not counted."""
+    label_map: tuple[tuple[int, int], ...] | None = None
+    """Pairs: id in a mask, class id (255: ignore): 255 1 for masks of 0 and 255; default: the model file's;
+    others are another run."""
     require_labels: bool = False
     """Set images without a label aside instead."""
     background: Annotated[Path | None, arg(metavar="FILE")] = None

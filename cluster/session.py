@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cluster.quiet import quiet_ray
 from seg.errors import RequestError
+from seg.screen import say
 
 _TOKEN = Path.home() / ".ray" / "auth_token"
 
@@ -213,8 +214,3 @@ def workers_from_environment() -> int:
     if not text.isdecimal() or int(text) < 1:
         raise RequestError(f"FRINGE_WORKERS is {text!r}, not a number of workers; set it to 1, or unset it")
     return int(text)
-
-
-def say(line: str) -> None:
-    """A line for whoever started the job."""
-    print(line, file=sys.stderr, flush=True)

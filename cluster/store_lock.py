@@ -7,10 +7,10 @@ Numbers grow: who takes a lock over has the next.
 """
 
 import re
-import sys
 import time
 
 from cluster.lock_holder import LostLock, describe_ourselves, refuse_living
+from seg.screen import say
 from seg.storage import SECOND_NS, Place, refusing
 
 BEAT_S = 10.0
@@ -43,7 +43,7 @@ def _take(place: Place, what: str) -> str:
         place.remove(ask)
     for name, whose in left_behind.items():
         place.remove(name)
-        print(f"{place}: taken over from {whose}", file=sys.stderr, flush=True)
+        say(f"{place}: taken over from {whose}")
     return holder.token
 
 

@@ -4,29 +4,29 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import tyro
 from tyro.conf import subcommand
 
 from jobs.convert_options import DatasetArgs, LabelsArgs
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
+from seg.screen import say
 
 Args = Annotated[DatasetArgs, subcommand("dataset")] | Annotated[LabelsArgs, subcommand("labels")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("convert", lambda: _convert(tyro.cli(Args, args=argv)))
+    return run_job("convert", lambda: _convert(parse_words(Args, argv)))
 
 
 def _convert(args: DatasetArgs | LabelsArgs) -> int:
     from seg.data import convert, old_labels  # here, so that --help loads no OpenCV
 
     if isinstance(args, LabelsArgs):
-        print(f"{args.out}: {old_labels.convert_labels(args.file, args.out, args.images)} new labels")
+        say(f"{args.out}: {old_labels.convert_labels(args.file, args.out, args.images)} new labels", out=True)
         return 0
     same = {name: getattr(args, name) for name in ("split", "seed", "share", "sequence", "label_map")}
     done = convert.convert_dataset(convert.Part(dataset=args.name, **same), args.source, args.out)
-    print(f"{args.out}: {done.images} images, {done.new} of them new ({done.how})")
+    say(f"{args.out}: {done.images} images, {done.new} of them new ({done.how})", out=True)
     return 0
 
 

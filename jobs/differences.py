@@ -2,10 +2,10 @@
 
 from math import isnan
 
-from rich.console import Console
 from rich.table import Table
 
 from cluster.report.comparison import Comparison, Difference
+from seg.screen import open_console
 
 
 def print_differences(comparison: Comparison) -> None:
@@ -16,7 +16,7 @@ def print_differences(comparison: Comparison) -> None:
         table.add_column(heading, justify="right")
     for row in (*comparison.classes, comparison.miou):
         table.add_row(row.name, _ratio(row.a), _ratio(row.b), _ratio(row.change, "+"), _interval(row))
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = open_console(soft_wrap=True)
     console.print(table)
     console.print(
         f"{comparison.images} images compared; {comparison.unlabelled} without a label, "

@@ -1,12 +1,13 @@
 """The figures of a summary as a table on the screen, plain where it is no terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from seg.screen import open_console, say
 
 ENDINGS = {
     "finished": "finished",
@@ -16,8 +17,8 @@ ENDINGS = {
 
 
 def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None:
-    """Print IoU and Dice by class, then the totals, then how the job ended and where its results are."""
-    console = Console(width=None, highlight=False, soft_wrap=True)
+    """Print IoU and Dice by class, alarms, the totals, then how the job ended and where its results are."""
+    console = open_console(soft_wrap=True)
     if summary.get("labelled", 1) and "confusion" in summary:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("class")
@@ -28,12 +29,20 @@ def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None
             table.add_row(name, _ratio(summary["iou"][name]), _ratio(summary["dice"][name]), f"{pixels:,}")
         console.print(table)
         console.print(f"mIoU {_ratio(summary['miou'])}  pixel accuracy {_ratio(summary['pixel_accuracy'])}")
+    print_alarms(job, summary.get("alarms", ()))
     if "images_found" in summary:
         console.print(
             f"{summary['images_found']} images: {summary['images_scored']} scored now, "
             f"{summary['images_skipped']} were in the ledger, {summary['images_quarantined']} in quarantine"
         )
-    console.print(f"{job}: {ENDINGS[summary['stopped_by']]}; {folder}")
+    say(f"{job}: {ENDINGS[summary['stopped_by']]}; {folder}", out=True)
+
+
+def print_alarms(job: str, alarms: Iterable[str]) -> None:
+    """Print each sign that a model learned nothing, as a warning's line."""
+    console = open_console(soft_wrap=True)
+    for alarm in alarms:
+        console.print(f"{job}: warning: {alarm}", style="bold red")
 
 
 def print_leaderboard(rows: list[dict[str, Any]], searched: Sequence[str], shown: int = 10) -> None:
@@ -47,11 +56,11 @@ def print_leaderboard(rows: list[dict[str, Any]], searched: Sequence[str], shown
     for row in rows[:shown]:
         numbers = _ratio(row["miou"]), str(row["epochs"])
         table.add_row(row["trial"], *numbers, row["status"], *(_setting(row[name]) for name in searched))
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = open_console(soft_wrap=True)
     console.print(table)
     for row in rows:
         if row["error"]:
-            console.print(f"trial {row['trial']}: {row['error']}")
+            say(f"trial {row['trial']}: {row['error']}", out=True)
 
 
 def _setting(value: Any) -> str:

@@ -4,15 +4,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-import tyro
-
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 from seg.labelling.request import LabelRequest
+from seg.screen import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("label", lambda: _label(tyro.cli(LabelRequest, args=argv)))
+    return run_job("label", lambda: _label(parse_words(LabelRequest, argv)))
 
 
 def _label(request: LabelRequest) -> int:
@@ -24,7 +23,7 @@ def _label(request: LabelRequest) -> int:
 
 def _leave() -> None:
     """End at once, as Ctrl-C does: nothing is unsaved."""
-    print("label: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+    say("label: stopped; the same command goes on from here")
     os._exit(4)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cluster.requests import PackRequest
 from jobs.recipe_options import RecipeArgs, run_recipe_job
+from seg.screen import say
 
 if TYPE_CHECKING:
     from cluster.session import Session
@@ -26,7 +27,7 @@ def _pack(args: Args, session: "Session") -> int:
     from cluster.training.packing import pack  # here, so that --help loads no torch and no ray
 
     for summary in pack(args, session):
-        print(summary.line)
+        say(summary.line, out=True)
     return 0
 
 

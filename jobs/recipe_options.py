@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import tyro
 
 from cluster.requests import DataRequest
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 from seg.recipe import Recipe
 from seg.recipes import RECIPES, find_recipe
+from seg.screen import open_console
 
 if TYPE_CHECKING:
     from cluster.session import Session
@@ -67,23 +68,22 @@ def parse(kind: type[Args], argv: Sequence[str] | None, default_recipe: str = CP
 
 def _parse(kind: type[Args], argv: list[str], recipe: str) -> Args:
     options = tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff
-    return tyro.cli(kind, args=argv, default=kind(recipe=find_recipe(recipe)), config=options)
+    return parse_words(kind, argv, default=kind(recipe=find_recipe(recipe)), config=options)
 
 
 def print_recipes() -> None:
     """A table on a terminal; elsewhere a line a recipe, name first, tab-separated (docs/formats.md)."""
     if not sys.stdout.isatty():
         for recipe in RECIPES.values():
-            print(*_describe(recipe), sep="\t")
+            print(*_describe(recipe), sep="\t")  # a table for scripts, without a name of the user's
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("recipe", "model", "data", "loss", box=None)
     table.add_column("parameters", justify="right")
     for recipe in RECIPES.values():
         table.add_row(*_describe(recipe))
-    Console().print(table)
+    open_console().print(table)
 
 
 def _describe(recipe: Recipe) -> tuple[str, ...]:

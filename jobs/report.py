@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import Positional, arg
 
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 from seg.errors import RequestError
+from seg.screen import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,30 +20,35 @@ class Args:
     folders: Positional[Annotated[tuple[str, ...], arg(metavar="DIR [DIR]")]]
     """The --out of a scoring, or of two: A, and B that is compared with it."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Page of a comparison; default: comparison-B.html in the first folder."""
+    """The page; default: report.html in the folder, or comparison-B.html in the first. With FILE.html of a
+    report comes FILE-review.csv."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("report", lambda: _report(tyro.cli(Args, args=argv)))
+    return run_job("report", lambda: _report(parse_words(Args, argv)))
 
 
 def _report(args: Args) -> int:
     from cluster.report.comparison import compare  # here, so that --help loads no torch and no ray
     from cluster.report.comparison_page import write_comparison
-    from cluster.report.report import write_report
+    from cluster.report.report import gather, write_report
     from cluster.report.review import write_review
     from jobs.differences import print_differences
+    from jobs.figures import print_alarms
     from seg.storage import as_place
 
     places = [as_place(folder) for folder in args.folders]
     if len(places) == 2:
         comparison = compare(*places)
         print_differences(comparison)
-        print(f"report: {write_comparison(comparison, *places, out=args.out)}")
-    elif len(places) == 1 and args.out is None:
-        print(f"report: {write_report(places[0])}")
-        print(f"what to label next: {write_review(places[0])}")
+        say(f"report: {write_comparison(comparison, *places, out=args.out)}", out=True)
+    elif len(places) == 1:
+        report = gather(places[0])
+        print_alarms("report", report.alarms)
+        say(f"report: {write_report(places[0], args.out, report)}", out=True)
+        review = args.out and args.out.with_name(f"{args.out.stem}-review.csv")
+        say(f"what to label next: {write_review(places[0], review)}", out=True)
     else:
         raise RequestError("give one scores folder, or two to compare and, if you like, --out for the page")
     return 0

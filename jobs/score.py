@@ -3,15 +3,13 @@
 import sys
 from collections.abc import Sequence
 
-import tyro
-
 from cluster.requests import ScoreRequest
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("score", lambda: _score(tyro.cli(ScoreRequest, args=argv)))
+    return run_job("score", lambda: _score(parse_words(ScoreRequest, argv)))
 
 
 def _score(request: ScoreRequest) -> int:
@@ -20,6 +18,7 @@ def _score(request: ScoreRequest) -> int:
     from cluster.scoring.scoring import score
     from cluster.session import compute_session
     from jobs.figures import print_figures
+    from seg.screen import say
 
     with compute_session(use_ray=request.workers != 0) as session:
         if request.dry_run:
@@ -28,9 +27,10 @@ def _score(request: ScoreRequest) -> int:
         with notifying(request) as ended:
             summary = score(request, session)
             ended(summary)
-            lines = write_results(summary.place, request.export)
+            lines = [] if summary.is_kept else write_results(summary.place, request.export)
             print_figures("score", summary.values, str(summary.place))
-            print("\n".join(lines))
+            for line in lines:
+                say(line, out=True)
     return summary.exit_code
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import Positional, arg
 
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
+from seg.screen import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Args:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("simulate", lambda: _simulate(tyro.cli(Args, args=argv)))
+    return run_job("simulate", lambda: _simulate(parse_words(Args, argv)))
 
 
 def _simulate(args: Args) -> int:
@@ -50,7 +50,7 @@ def _simulate(args: Args) -> int:
     plan = Simulation(num_sequences=args.sequences, num_frames=args.frames, size_px=args.size, **same)
     with progress("simulating", args.sequences * args.frames) as advance:
         num_made = simulate_archive(args.out, plan, workers=args.workers, advance=advance)
-    print(f"{args.out}: {args.sequences} x {args.frames} frames, {num_made} of them new")
+    say(f"{args.out}: {args.sequences} x {args.frames} frames, {num_made} of them new", out=True)
     return 0
 
 

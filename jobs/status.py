@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
-from jobs.outcome import run_job
+from jobs.outcome import parse_words, run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,7 @@ class Args:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job(
-        "status", lambda: _status(tyro.cli(Args, args=argv, config=(tyro.conf.FlagCreatePairsOff,)))
-    )
+    return run_job("status", lambda: _status(parse_words(Args, argv, config=(tyro.conf.FlagCreatePairsOff,))))
 
 
 def _status(args: Args) -> int:

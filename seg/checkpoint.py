@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
 from dataclasses import asdict, dataclass, field
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from seg.data.intensities import IntensityRange
 from seg.data.preprocess import Statistics
 from seg.errors import RequestError
 from seg.files import without_nan, write_bytes
-from seg.recipe import Preprocessing, Tiling, as_tuples
+from seg.plain_data import FROM_A_COPY, from_plain, parse_json, require_fields
+from seg.recipe import Preprocessing, Tiling
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fringe"
+CARD_DIGEST = "metadata_sha256"
+"""Of all other fields; files from before have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,8 @@ class ModelCard:
     """The recipe's regular expression for an image's sequence."""
     intensities: tuple[IntensityRange, ...] = ()
     """What the training images span as stored, a range for each bit depth; empty: an older file."""
+    class_shares: tuple[float, ...] = ()
+    """Share of each class in the pixels of the training labels that are not ignored; empty: an older file."""
     validation: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     """Recipe, data fingerprint, code version, package versions, seed, parent, weights_sha256."""
@@ -55,7 +61,8 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     values = asdict(card) | {"format_version": FORMAT_VERSION, "channels": card.channels}
     values["provenance"] = card.provenance | {"weights_sha256": weights_sha256(tensors)}
-    write_bytes(path, save(tensors, {METADATA_KEY: json.dumps(without_nan(values))}))
+    plain = json.loads(json.dumps(without_nan(values)))  # as it comes back
+    write_bytes(path, save(tensors, {METADATA_KEY: json.dumps(plain | {CARD_DIGEST: _card_digest(plain)})}))
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
@@ -116,38 +123,46 @@ def weights_sha256(tensors: dict[str, Tensor]) -> str:
 
 
 def _parse_card(path: Path, text: str) -> ModelCard:
-    try:
-        values = dict(json.loads(text))
-    except (ValueError, TypeError):
-        raise RequestError(f"model {path}: its metadata {METADATA_KEY!r} is no JSON object") from None
+    where = f"model {path}: its metadata {METADATA_KEY!r}"
+    values = require_fields({}, parse_json(text, where), where)
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise RequestError(
             f"model {path}: format_version is {version}, this fringe reads {FORMAT_VERSION}; train it again"
         )
-    values.pop("channels", None)  # a copy, for other readers
+    digest = values.pop(CARD_DIGEST, None)
+    fitting = {
+        name: value for name, value in values.items() if name != "channels"
+    }  # a copy, for other readers
     try:
-        statistics = values["statistics"]
-        return ModelCard(
-            **values
-            | {
-                "classes": tuple(values["classes"]),
-                "label_map": as_tuples(values["label_map"]),
-                "model_options": as_tuples(values.get("model_options", ())),
-                "preprocessing": _build(Preprocessing, values["preprocessing"]),
-                "statistics": statistics and _build(Statistics, statistics),
-                "tiling": _build(Tiling, values["tiling"]),
-                "intensities": tuple(_build(IntensityRange, part) for part in values.get("intensities", ())),
-            }
-        )
-    except (KeyError, TypeError, ValueError, RequestError) as error:
+        card: ModelCard = from_plain(ModelCard, fitting)
+        _check_card(card)
+    except (ValueError, re.error) as error:
         raise RequestError(
-            f"model {path}: its metadata does not fit format {FORMAT_VERSION}: {error}"
+            f"model {path}: its metadata does not fit format {FORMAT_VERSION}: {error}; {FROM_A_COPY}"
         ) from None
+    if digest not in (None, _card_digest(values | {"format_version": version})):
+        raise RequestError(f"{where} is damaged: it does not fit its {CARD_DIGEST}; {FROM_A_COPY}")
+    return card
 
 
-def _build(kind: Callable[..., Any], values: dict[str, Any]) -> Any:
-    return kind(**{name: as_tuples(value) for name, value in values.items()})
+def _check_card(card: ModelCard) -> None:
+    """ValueError, re.error: values that no training writes, and that would fail far from here."""
+    if not card.classes or len(set(card.classes)) < len(card.classes):
+        raise ValueError(f"classes are {', '.join(card.classes) or 'none'}")
+    if card.frames < 1 or any(not 0 <= number <= 255 for pair in card.label_map for number in pair):
+        raise ValueError(f"frames is {card.frames}, label_map {card.label_map}")
+    re.compile(card.sequence)
+    shares = card.class_shares
+    if shares and (
+        len(shares) != len(card.classes) or min(shares) < 0 or not isclose(sum(shares), 1, rel_tol=1e-6)
+    ):
+        count = len(card.classes)
+        raise ValueError(f"class_shares are no {count} shares from 0 to 1 that add up to 1")
+
+
+def _card_digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _check_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

@@ -5,12 +5,14 @@ import json
 import math
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+from seg.plain_data import FROM_A_COPY, parse_json
+from seg.screen import say
 
 TEMPORARY = ".part"
 """Ending of a file that is still being written; whatever finds one later may remove it."""
@@ -114,7 +116,7 @@ def persistently(write: Callable[[], Result], what: str, *, patience_s: float = 
             now = time.monotonic()
             if refused_at is None:
                 refused_at = now
-                print(f"{what}: {error}; trying for {patience_s:g} s", file=sys.stderr, flush=True)
+                say(f"{what}: {error}; trying for {patience_s:g} s")
             left_s = refused_at + patience_s - now
             if left_s <= 0:
                 raise _given_up(error, what, patience_s) from error
@@ -123,7 +125,7 @@ def persistently(write: Callable[[], Result], what: str, *, patience_s: float = 
         else:
             if refused_at is not None:
                 waited_s = time.monotonic() - refused_at
-                print(f"{what}: goes on after {waited_s:.0f} s", file=sys.stderr, flush=True)
+                say(f"{what}: goes on after {waited_s:.0f} s")
             return result
 
 
@@ -142,9 +144,9 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def read_json(path: Path) -> Any:
-    """Plain data of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, mend: str = FROM_A_COPY) -> Any:
+    """Plain data of a JSON file. RequestError, naming it: it is damaged; mend: what to do about that."""
+    return parse_json(path.read_bytes(), str(path), mend)
 
 
 def without_nan(value: Any) -> Any:
@@ -164,6 +166,8 @@ def first_difference(found: Any, wanted: Any, where: str = "") -> str:
         for key in sorted(set(found) | set(wanted)):
             if found.get(key) != wanted.get(key):
                 return first_difference(found.get(key), wanted.get(key), f"{where}.{key}" if where else key)
+        if odd := sorted(set(found) ^ set(wanted)):  # of which the other has none, and this one null
+            return f"{'no' if odd[0] in wanted else 'the unknown'} {f'{where}.' if where else ''}{odd[0]}"
     if isinstance(found, list):
         return f"other values of {where}"
     return f"{where} {found} instead of {wanted}"

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from seg.screen import open_console, say
+
 LINE_EVERY_S = 60.0
 """Seconds between two plain lines in a log."""
 
@@ -32,7 +34,6 @@ def progress(what: str, total: int, *, line_every_s: float = LINE_EVERY_S) -> It
 
 @contextmanager
 def _bar(what: str, total: int) -> Iterator[Advance]:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -42,7 +43,7 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=open_console(stderr=True)) as bar:
         task = bar.add_task(what, total=total, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:
@@ -57,9 +58,9 @@ def plain_lines(what: str, total: int, line_every_s: float, *, done: int = 0) ->
     started = last_line = time.monotonic()
     last_note = ""
 
-    def say(now: float) -> None:
+    def tell(now: float) -> None:
         note = f"  {last_note}" if last_note else ""
-        print(f"{what}: {done}/{total} in {now - started:.0f} s{note}", file=sys.stderr, flush=True)
+        say(f"{what}: {done}/{total} in {now - started:.0f} s{note}")
 
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal done, last_line, last_note
@@ -67,10 +68,10 @@ def plain_lines(what: str, total: int, line_every_s: float, *, done: int = 0) ->
         now = time.monotonic()
         if now - last_line >= line_every_s:
             last_line = now
-            say(now)
+            tell(now)
 
     try:
         yield advance
     finally:
         if time.monotonic() - started >= QUICK_S:
-            say(time.monotonic())
+            tell(time.monotonic())

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from seg import metrics
+from seg.alarms import find_alarms
 from seg.data.images import READER, split_page
 from seg.data.training_data import TrainingData
 from seg.errors import RequestError
 from seg.files import first_difference, is_leftover, replacing, write_bytes
+from seg.plain_data import FROM_A_COPY
 from seg.recipe import Recipe, recipe_to_dict
 from seg.state_files import newest_journal
 from seg.storage import Place, as_place, refusing
@@ -70,7 +73,9 @@ def claim_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader
             _refuse_foreign(place)
             place.write_json("run.json", wanted)
             return
-        if isinstance(found, dict) and "reader" in wanted:
+        if not isinstance(found, dict):
+            raise RequestError(f"{place}/run.json is damaged: it is no object; {FROM_A_COPY}")
+        if "reader" in wanted:
             found = _with_reader(found, wanted["reader"] if older_reader else 1)
         if found != wanted:
             raise RequestError(
@@ -110,9 +115,16 @@ def write_history(folder: Path, journal: Journal) -> None:
 
 
 def training_summary(
-    folder: Path, recipe: Recipe, classes: tuple[str, ...], journal: Journal
+    folder: Path,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    journal: Journal,
+    trained: Sequence[float] = (),
 ) -> dict[str, Any]:
-    """The figures of summary.json that the journal gives: those of the best epoch, on validation."""
+    """The figures of summary.json that the journal gives: those of the best epoch, on validation.
+
+    trained: share of each class in the training's labels, for the alarms; empty: not known.
+    """
     confusion = np.array(journal.best_confusion, np.int64).reshape(-1, len(classes))
     if not len(confusion):
         confusion = np.zeros((len(classes), len(classes)), np.int64)
@@ -124,6 +136,7 @@ def training_summary(
         "best_epoch": journal.best_epoch,
         "classes": classes,
         **score_figures(confusion, classes),
+        "alarms": find_alarms(classes, confusion, trained=trained),
         "images_per_second": sum(rates) / max(1, len(rates)),
         "seconds": seconds,
         "model_file": str(folder / "best.safetensors"),

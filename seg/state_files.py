@@ -22,7 +22,8 @@ from seg.files import replacing, write_bytes
 
 METADATA_KEY = "fringe-state"
 """One key, as safetensors writes several in any order: the same state is the same file, byte for byte."""
-DIGEST = "sha256"
+DIGEST, JOURNAL_DIGEST = "sha256", "journal_sha256"
+"""Of all that a state holds, and of its journal, which is read alone; states from before lack the second."""
 
 _NAME = re.compile(r"epoch-(\d{4,})\.safetensors")
 _Content = TypeVar("_Content")
@@ -71,7 +72,8 @@ def write_state(folder: Path, state: State) -> None:
 
     The one before it stays, for the day that the newest is damaged; all others go.
     """
-    values = {DIGEST: _digest(state.journal, state.tensors)} | state.journal
+    digests = {DIGEST: _digest(state.journal, state.tensors), JOURNAL_DIGEST: _journal_digest(state.journal)}
+    values = digests | state.journal
     content = save(state.tensors, {METADATA_KEY: json.dumps(values)})
     write_bytes(last_folder(folder) / epoch_name(state.epoch), content)
     keep_epochs(last_folder(folder), (state.epoch, state.epoch - 1))
@@ -90,10 +92,14 @@ def read_state(path: Path) -> State:
 def read_journal(path: Path) -> dict[str, Any]:
     """The journal of a state file, without reading the tensors.
 
-    DamagedState: the file is cut off, or no state. Bytes that changed in place are not noticed here.
+    DamagedState: the file is cut off, no state, or its journal not as it was written. Tensors that changed in
+    place are not noticed here.
     """
     with _refuse_damage(path), safe_open(path, framework="pt") as file:
-        return _parse(file.metadata())[1]
+        metadata = file.metadata()
+        journal = _parse(metadata)[1]
+    is_checked = JOURNAL_DIGEST in json.loads(metadata[METADATA_KEY])
+    return journal if is_checked else read_state(path).journal
 
 
 def newest_state(folder: Path) -> State | None:
@@ -164,7 +170,7 @@ def _refuse_damage(path: Path) -> Iterator[None]:
     """Name the file in what is found wrong with it."""
     try:
         yield
-    except (SafetensorError, DamagedState, ValueError) as error:
+    except (SafetensorError, DamagedState, ValueError, RecursionError) as error:
         raise DamagedState(f"state {path} is damaged ({error})") from None
 
 
@@ -173,7 +179,14 @@ def _parse(metadata: dict[str, str] | None) -> tuple[str, dict[str, Any]]:
     values = json.loads((metadata or {}).get(METADATA_KEY, "null"))
     if not isinstance(values, dict) or DIGEST not in values:
         raise DamagedState(f"it has no metadata {METADATA_KEY!r} with a {DIGEST}")
-    return values.pop(DIGEST), values
+    digest, of_journal = values.pop(DIGEST), values.pop(JOURNAL_DIGEST, None)
+    if of_journal not in (None, _journal_digest(values)):
+        raise DamagedState(f"its journal does not fit its {JOURNAL_DIGEST}")
+    return digest, values
+
+
+def _journal_digest(journal: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(journal).encode()).hexdigest()
 
 
 def _digest(journal: dict[str, Any], tensors: dict[str, Tensor]) -> str:

@@ -1,8 +1,8 @@
 """Folders that a URI names, on any filesystem that pyarrow knows: local, S3, Google Cloud, Azure, HDFS."""
 
 import hashlib
-import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,19 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from seg.errors import RequestError
 from seg.files import json_bytes, replacing, write_bytes
+from seg.plain_data import FROM_A_COPY, parse_json
 
 COPY_BYTES, HASH_BYTES = 1 << 24, 1 << 20
 FORMS = "give s3://BUCKET/PATH, gs://BUCKET/PATH, another URI that pyarrow knows, or an absolute path"
 GOOGLE_PATIENCE_S = 30
 """Its client tries for 15 minutes by default, where no server answers, before it says so."""
 SECOND_NS = 10**9
+HARMLESS = frozenset({"region", "scheme", "endpoint_override", "retry_limit_seconds"})
+"""Options of a URI that are no secrets."""
+
+_HOST = re.compile(r"(\[.*|[^:]*)(?::(.*))?", re.DOTALL)
 
 
 class FileStat(NamedTuple):
@@ -129,9 +134,14 @@ class Place:
         return total.hexdigest()
 
     def read_json(self, name: str) -> Any:
-        """Plain data of a JSON file; None where there is no such file. ValueError: it is no JSON."""
+        """Plain data of a JSON file; None where there is no such file. RequestError, naming it: damaged."""
         content = self.read(name)
-        return None if content is None else json.loads(content)
+        if content is None:
+            return None
+        value = parse_json(content, f"{self}/{name}")
+        if value is None:  # which would say that there is no file
+            raise RequestError(f"{self}/{name} is damaged: it holds null; {FROM_A_COPY}")
+        return value
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file."""
@@ -209,11 +219,14 @@ def open_place(uri: str) -> Place:
 
     RequestError: not a URI that pyarrow knows, or one with a password.
     """
-    parts = urlsplit(uri)
+    shown = shown_uri(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # half an IPv6 address
+        raise RequestError(f"{shown} cannot be opened ({error}); {FORMS}") from None
     if parts.password:
-        shown = uri.replace(f":{parts.password}@", ":...@")
         raise RequestError(
-            f"{shown} holds a password, which lists of processes show; "
+            f"{shown}, as given, holds a password, which lists of processes show; "
             "give it as AWS_SECRET_ACCESS_KEY or in ~/.aws/credentials"
         )
     if parts.scheme == "gs" and "retry_limit_seconds" not in parts.query:
@@ -222,10 +235,36 @@ def open_place(uri: str) -> Place:
     try:
         filesystem, path = FileSystem.from_uri(uri if parts.scheme != "gs" else parts.geturl())
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise RequestError(f"{uri} cannot be opened ({_first_line(error)}); {FORMS}") from None
+        why = without_secrets(_first_line(error), uri)
+        raise RequestError(f"{shown} cannot be opened ({why}); {FORMS}") from None
     if not path:
-        raise RequestError(f"{uri} names no bucket; {FORMS}")
-    return Place(uri.partition("?")[0], filesystem, path)
+        raise RequestError(f"{shown} names no bucket; {FORMS}")
+    # a user stays, who is somebody else's folder on HDFS; of S3 it is the name of a key
+    return Place(shown if parts.scheme == "s3" else uri.partition("?")[0], filesystem, path)
+
+
+def shown_uri(uri: str) -> str:
+    """A URI for people: without user, password and what follows a question mark or hash: maybe keys."""
+    scheme, mark, rest = re.split("[?#]", uri, maxsplit=1)[0].partition("://")
+    server, slash, path = rest.partition("/")
+    found = _HOST.fullmatch(server.rpartition("@")[2])
+    assert found is not None, "the expression fits all"
+    host, port = found.groups()
+    if port and not port.isdecimal():  # a key with a slash in it, before an @ that comes later
+        return f"{scheme}{mark}..."
+    return f"{scheme}{mark}{host}{f':{port}' if port else ''}{slash}{path}"
+
+
+def without_secrets(text: str, uri: str) -> str:
+    """What somebody else says of a URI, without what `shown_uri` leaves out of it but harmless options."""
+    before, _, after = uri.partition("://")[2].replace("#", "?").partition("?")
+    options = (option.partition("=") for option in after.split("&"))
+    hidden = [value or name for name, _, value in options if name not in HARMLESS]
+    hidden += [before.rpartition("@")[0], *before.rpartition("@")[0].split(":")]
+    text = text.replace(uri, shown_uri(uri))
+    for secret in sorted({*hidden, *map(unquote, hidden)} - {""}, key=len, reverse=True):
+        text = text.replace(secret, "...")
+    return text
 
 
 @contextmanager

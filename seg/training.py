@@ -225,6 +225,7 @@ class Training:
             preprocessing=recipe.preprocessing,
             statistics=self.statistics,
             intensities=self.train_pack.intensities(),
+            class_shares=self.train_pack.class_shares(),
             tiling=recipe.tiling,
             validation=result.row() | {"confusion": result.confusion.tolist()},
             provenance={

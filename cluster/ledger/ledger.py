@@ -90,6 +90,7 @@ TOTALS_COLUMNS = [
     "height",
     "width",
     "confusion",
+    "class_pixels",
     *OBJECT_COUNTS,
     *(n for n in LEDGER_SCHEMA.names if n.startswith("seconds_")),
 ]

@@ -15,6 +15,8 @@ class Totals:
 
     confusion: NDArray[np.int64]
     """[C, C]"""
+    class_pixels: NDArray[np.int64]
+    """[C], predicted as each class, labelled or not."""
     objects_found: NDArray[np.int64]
     """[C], as the two below; over the images that are labelled."""
     objects_missed: NDArray[np.int64]
@@ -27,15 +29,15 @@ class Totals:
     @classmethod
     def zeros(cls, num_classes: int) -> "Totals":
         """The sums over no rows."""
-        found, missed, invented = np.zeros((3, num_classes), np.int64)
-        return cls(np.zeros((num_classes, num_classes), np.int64), found, missed, invented)
+        pixels, found, missed, invented = np.zeros((4, num_classes), np.int64)
+        return cls(np.zeros((num_classes, num_classes), np.int64), pixels, found, missed, invented)
 
     def add(self, rows: pa.Table) -> None:
         """Add a table of ledger rows."""
         self.images += rows.num_rows
         self.pixels += int((_integers(rows["height"]) * _integers(rows["width"])).sum())
         self.labelled += rows.num_rows - rows["confusion"].null_count
-        for name in ("confusion", *OBJECT_COUNTS):
+        for name in ("confusion", "class_pixels", *OBJECT_COUNTS):
             total: NDArray[np.int64] = getattr(self, name)
             total += _integers(rows[name].combine_chunks().flatten()).reshape(-1, *total.shape).sum(0)
         for name in rows.column_names:

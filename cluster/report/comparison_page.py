@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.ledger.ledger import Ledger
-from cluster.pages import open_templates
+from cluster.pages import open_templates, put_page
 from cluster.report.comparison import Comparison, Difference, ImageChange
 from cluster.report.report import read_scores
 from cluster.report.report_pictures import PICTURE_COLUMNS, Picture, draw_both, picture_sources
 from cluster.report.ticks import Tick, nice_ticks, share
 from seg.data.images import split_page
-from seg.files import write_bytes
 from seg.palette import IGNORED
 from seg.storage import Place
 
@@ -77,11 +76,7 @@ def write_comparison(comparison: Comparison, place_a: Place, place_b: Place, out
     base = out.resolve().parent if out else place_a.local() if place_a.is_local else None
     rows = Rows(place_a, place_b, base)
     page = render(comparison, rows.show(comparison.better), rows.show(comparison.worse)).encode()
-    if out is not None:
-        write_bytes(out, page)
-        return str(out)
-    place_a.write(name, page)
-    return f"{place_a.uri}/{name}"
+    return put_page(place_a, name, page, out)
 
 
 def render(comparison: Comparison, better: list[Row], worse: list[Row]) -> str:

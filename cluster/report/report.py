@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import isnan
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from cluster.ledger.ledger import Ledger
 from cluster.outcome import StoppedBy
+from cluster.pages import put_page
 from cluster.report import report_figures as figures
 from cluster.report.ledger_survey import (
     OBJECT_COLUMNS,
@@ -20,9 +22,11 @@ from cluster.report.ledger_survey import (
 )
 from cluster.report.report_page import ImageFigures, Report, render
 from cluster.report.report_pictures import Picture, PictureSources, draw_panels, picture_sources
+from seg.alarms import find_alarms
 from seg.errors import RequestError
 from seg.metrics import iou, mean_present, pixel_accuracy
 from seg.palette import class_colours, error_legend
+from seg.plain_data import require_fields
 from seg.storage import Place
 
 PICTURED = 8
@@ -38,26 +42,61 @@ STOPPED = {
 }
 
 
-def write_report(place: Place) -> str:
+RUN_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("archive", "masks", "sequence"), str),
+    "labels": str | None,
+    "classes": list[str],
+    "label_map": list[tuple[int, int]],
+}
+"""Fields of a scoring's run.json that pages and exports read."""
+SUMMARY_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("images_found", "images_scored", "images_skipped", "images_quarantined"), int),
+    **dict.fromkeys(("images_left", "pixels"), int),
+    **dict.fromkeys(("megapixels_per_second", "images_per_second"), float | None),
+    "images_ignored": dict[str, int],
+    "classes": list[str],
+    "stage_seconds": dict[str, float],
+    "bound_by": str | None,
+    "stopped_by": str,
+}
+"""The same of its summary.json."""
+
+
+def write_report(place: Place, out: Path | None = None, report: Report | None = None) -> str:
     """Write report.html of a scores folder, from its run.json, summary.json, parts and masks; where it is.
 
+    out: the page, where not in that folder. report: what `gather` found, where that is at hand.
     The same folder gives the same bytes. Memory is that of a part of the ledger, a name and three numbers an
-    image and the images shown. RequestError: it is no scores folder, or its first scoring has not ended.
+    image and the images shown. RequestError: it is no scores folder, or its first scoring has not ended; as
+    of `put_page`.
     """
-    place.write("report.html", render(gather(place)).encode())
-    return f"{place.uri}/report.html"
+    return put_page(place, "report.html", render(report or gather(place)).encode(), out)
 
 
 def read_scores(place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
-    """run.json and summary.json. RequestError: one is missing, or it is of something else than a scoring."""
+    """run.json and summary.json. RequestError: one is missing or damaged, or not of a scoring."""
     run, summary = place.read_json("run.json"), place.read_json("summary.json")
-    if run is None or "archive" not in run:
+    if run is None or (isinstance(run, dict) and "archive" not in run):
         raise RequestError(f"{place.uri} is no scores folder; give the --out of a scoring")
+    require_fields(RUN_FIELDS, run, f"{place.uri}/run.json")
     if summary is None:
         raise RequestError(
             f"{place.uri} has no summary.json yet; end its scoring with the command it began with"
         )
+    _check_summary(run, summary, f"{place.uri}/summary.json")
     return run, summary
+
+
+def _check_summary(run: dict[str, Any], summary: Any, where: str) -> None:
+    """RequestError: it is damaged."""
+    mend = "remove it, and the scoring's command writes it again"
+    require_fields(SUMMARY_FIELDS, summary, where, mend)
+    later = dict.fromkeys(("images_changed", "images_out_of_range"))  # older ones lack them
+    require_fields(dict.fromkeys(later, int | None), later | summary, where, mend)
+    rates = {summary["megapixels_per_second"] is None, summary["images_per_second"] is None}
+    fits = summary["classes"] == run["classes"] and len(rates) == 1 and summary["stopped_by"] in STOPPED
+    if not fits or not summary["classes"]:
+        raise RequestError(f"{where} is damaged: its classes, rates or end are impossible; {mend}")
 
 
 def gather(place: Place) -> Report:
@@ -77,6 +116,7 @@ def gather(place: Place) -> Report:
         run=run,
         summary=summary,
         stopped=STOPPED[summary["stopped_by"]],
+        alarms=find_alarms(classes, survey.confusion, survey.class_pixels, _trained(summary)),
         started=survey.started,
         finished=survey.finished,
         images=len(images),
@@ -99,6 +139,12 @@ def gather(place: Place) -> Report:
         quarantine=survey_quarantine(ledger.quarantine_rows()),
         error_legend=error_legend(classes),
     )
+
+
+def _trained(summary: dict[str, Any]) -> list[float]:
+    """Share of each class in the training's labels, in id order; empty: not known."""
+    shares = summary.get("class_shares_trained") or {}
+    return [shares[name] for name in summary["classes"]] if shares else []
 
 
 def _listed(survey: Survey) -> list[dict[str, Any]]:

@@ -148,6 +148,8 @@ class Report:
     run: dict[str, Any]
     summary: dict[str, Any]
     stopped: str
+    alarms: list[str]
+    """Signs that the model learned nothing."""
     started: datetime | None
     finished: datetime | None
     images: int

@@ -5,11 +5,13 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from cluster.ledger.ledger import Ledger
+from cluster.pages import put_page
 from cluster.report.image_ious import hits_and_unions, matrix_of, mean_ious
 from cluster.report.ledger_survey import Lowest
 from cluster.report.report import read_scores
@@ -75,12 +77,12 @@ class Spread:
         self.choices = sorted(choices, key=lambda one: (-one.worth, one.candidate.image))[: self.count]
 
 
-def write_review(place: Place) -> str:
+def write_review(place: Place, out: Path | None = None) -> str:
     """Write review.csv of a scores folder, by its ledger; where it is.
 
     First the unlabelled images that are most worth a label (`Spread`), then the labelled ones of the lowest
     mIoU: where the model is far off, it may be the label that is wrong. Memory is that of a part of the
-    ledger and of the rows written. RequestError: as of `read_scores`.
+    ledger and of the rows written. RequestError: as of `read_scores` and `put_page`.
     """
     run, summary = read_scores(place)
     classes = summary["classes"]
@@ -93,8 +95,7 @@ def write_review(place: Place) -> str:
         labelled = rows.filter(rows["confusion"].is_valid())
         miou = mean_ious(*hits_and_unions(labelled["confusion"], len(classes)))
         checks.add(miou, labelled.append_column("miou", pa.array(miou, pa.float64())))
-    place.write("review.csv", _csv(_rows(spread.choices, checks.rows), classes).encode())
-    return f"{place.uri}/review.csv"
+    return put_page(place, "review.csv", _csv(_rows(spread.choices, checks.rows), classes).encode(), out)
 
 
 def _candidates(rows: pa.Table, pattern: str, num_classes: int) -> Iterator[Candidate]:

@@ -3,7 +3,7 @@
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster.scoring.dry_run_tables import print_dry_run
 from cluster.scoring.rehearsal import Estimate, Power, Rest, choose_rehearsal, estimate_night, free_bytes
 from seg.ahead import map_ahead
 from seg.data.formats.header import Header
 from seg.data.images import split_page
+from seg.data.label_sample import draw_sample
+from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.listing import Listing
 from seg.data.orientation import Turned
 from seg.data.stacks import ImageFiles
-from seg.errors import DataWarning, ImageError, UnreadableImage
+from seg.errors import DataWarning, ImageError, LabelMismatch, UnreadableImage
 from seg.progress import progress
 from seg.storage import Place, as_place
 
@@ -28,9 +31,36 @@ HEADERS = 2000
 """Headers read at most, spread evenly over the archive; of fewer images all are."""
 THREADS = 16
 """That read headers: on a server or an object store each waits for an answer."""
+LABEL_THREADS, ROWS_AT_ONCE = 4, 256
+"""That decode labels, and rows of a mask that are counted together: counting takes 8 bytes a pixel."""
 
 ScoreSample = Callable[[list[str], Place], Iterable[dict[str, Any]]]
 """Scores some images in this process, with masks and backgrounds in the folder given; their outcome rows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Truth:
+    """The labels of an archive."""
+
+    place: Place
+    names: Mapping[str, str]
+    """Each labelled image's, relative to `place`."""
+    classes: tuple[str, ...]
+    label_map: LabelMap
+    trained: tuple[float, ...] = ()
+    """Share of each class in the labels that the model was trained on; empty: not known."""
+
+
+@dataclass(slots=True)
+class LabelSurvey:
+    """What a sample of the labels holds."""
+
+    pixels: NDArray[np.int64]
+    """Of each class [C], and last those that are ignored."""
+    read: int = 0
+    """Labels whose pixels these are."""
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    """Image and detail of labels that go to quarantine with their image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +77,8 @@ class DryRun:
     """Of the images, those in the ledger."""
     quarantined: int
     pending: Sequence[str]
+    truth: Truth | None = None
+    """Where the labels are and what they mean; None: there are none to look into."""
     out: Place
     masks: bool
     power: Power
@@ -76,13 +108,14 @@ def dry_run(plan: DryRun, score_sample: ScoreSample) -> dict[str, Any]:
     Nothing is written in `out`: the timed images' masks go to a temporary folder.
     """
     survey = survey_headers(plan.archive, plan.listing.images)
+    truth = plan.truth and survey_labels(plan.archive, plan.listing.images, plan.truth)
     bad = {image for found in survey.bad.values() for image, _ in found}
     pending = frozenset(plan.pending)
     waiting = np.fromiter((image in pending for image in plan.listing.images), bool)
     rest = Rest(len(plan.pending), int(plan.listing.bytes[waiting].sum()))
     sound = [image for image in plan.pending if image not in bad]
     rows, estimate = time_sample(choose_rehearsal(sound), rest, plan.power, score_sample)
-    values = describe(plan, survey, rows, estimate)
+    values = describe(plan, survey, rows, estimate) | describe_labels(plan.truth, truth)
     print_dry_run(values)
     if survey.turned.warning:
         warnings.warn(DataWarning(survey.turned.warning), stacklevel=2)
@@ -117,6 +150,43 @@ def _look(files: ImageFiles, image: str) -> tuple[Header, int] | ImageError:
         return UnreadableImage(f"{files.place}/{file} cannot be read: {error.strerror or error}")
 
 
+def survey_labels(archive: Place, images: Sequence[str], truth: Truth) -> LabelSurvey:
+    """Count the pixels of a sample of the images' labels by class, as scoring will see them."""
+    survey = LabelSurvey(np.zeros(len(truth.classes) + 1, np.int64))
+    chosen = draw_sample([image for image in images if image in truth.names])
+    with ThreadPoolExecutor(LABEL_THREADS) as pool, progress("labels", len(chosen)) as advance:
+        found = map_ahead(pool, partial(_count_label, ImageFiles(archive), truth), chosen, 2 * LABEL_THREADS)
+        for image, pixels in zip(chosen, found, strict=True):
+            if isinstance(pixels, LabelMismatch):
+                survey.bad.append((image, str(pixels)))
+            elif pixels is not None:
+                survey.pixels += pixels
+                survey.read += 1
+            advance()
+    return survey
+
+
+def _count_label(files: ImageFiles, truth: Truth, image: str) -> NDArray[np.int64] | LabelMismatch | None:
+    """Pixels of one label, int64 [C + 1], the last ignored; None: its image has a bad header."""
+    found, name = _look(files, image), truth.names[image]
+    if isinstance(found, ImageError):
+        return None
+    header = found[0]
+    where, size, num_classes = f"{truth.place}/{name}", (header.height, header.width), len(truth.classes)
+    try:
+        data = truth.place.read(name)
+        if data is None:
+            return LabelMismatch(f"label {where} is no longer there")
+        mask = decode_label(data, Path(where), size, truth.classes, truth.label_map)
+    except LabelMismatch as error:
+        return error
+    except OSError as error:
+        return LabelMismatch(f"label {where} cannot be read: {error.strerror or error}")
+    strips = np.array_split(mask, range(ROWS_AT_ONCE, size[0], ROWS_AT_ONCE))
+    counts = np.sum([np.bincount(strip.ravel(), minlength=IGNORE + 1) for strip in strips], 0)
+    return np.append(counts[:num_classes], counts[IGNORE])
+
+
 def time_sample(
     images: list[str], rest: Rest, power: Power, score_sample: ScoreSample
 ) -> tuple[list[dict[str, Any]], Estimate]:
@@ -125,6 +195,23 @@ def time_sample(
         rows = list(score_sample(images, as_place(folder))) if images else []
         masks = [path for path in (Path(folder) / "masks").rglob("*") if path.is_file()]
         return rows, estimate_night(rows, rest, power, sum(path.stat().st_size for path in masks))
+
+
+def describe_labels(truth: Truth | None, survey: LabelSurvey | None) -> dict[str, Any]:
+    """What a sample of the labels holds, as plain values."""
+    if truth is None or survey is None:
+        return {"labels_read": 0, "label_classes": [], "bad_labels": []}
+    counted = max(1, int(survey.pixels[:-1].sum()))
+    trained = truth.trained or [None] * len(truth.classes)
+    return {
+        "labels_read": survey.read + len(survey.bad),
+        "label_classes": [
+            {"class": name, "pixels": pixels, "share": pixels / counted, "trained": share}
+            for name, pixels, share in zip(truth.classes, survey.pixels[:-1].tolist(), trained, strict=True)
+        ],
+        "label_ignored": int(survey.pixels[-1]),
+        "bad_labels": [{"image": image, "detail": detail} for image, detail in survey.bad],
+    }
 
 
 def describe(

@@ -3,10 +3,10 @@
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from cluster.live_view import time_span
+from seg.screen import open_console, visible
 
 PLAIN_WIDTH = 1000
 """Off a terminal nothing is wrapped."""
@@ -16,10 +16,17 @@ KINDS_SHOWN, BAD_SHOWN = 12, 3
 
 def print_dry_run(values: dict[str, Any]) -> None:
     """Print what a dry run found, on standard output."""
-    console = Console(highlight=False, markup=False)
+    console = open_console()
     if not console.is_terminal:
         console.width = PLAIN_WIDTH
-    for title, table in (_totals(values), _kinds(values), _bad(values), _estimate(values)):
+    for title, table in (
+        _totals(values),
+        _kinds(values),
+        _bad(values),
+        _label_classes(values),
+        _bad_labels(values),
+        _estimate(values),
+    ):
         if table.row_count:
             table.box = box.ROUNDED if console.is_terminal else None
             table.pad_edge = console.is_terminal
@@ -67,10 +74,34 @@ def _kinds(values: dict[str, Any]) -> tuple[str, Table]:
     return title, table
 
 
+def _label_classes(values: dict[str, Any]) -> tuple[str, Table]:
+    """Pixels by class of a sample of labels, beside the shares that the model was trained on."""
+    read, classes = values["labels_read"], values["label_classes"]
+    known = any(row["trained"] is not None for row in classes)
+    table = _table("class", "pixels>", "share>", *(["in training>"] if known else []))
+    for row in classes if read else []:
+        trained = [f"{row['trained']:.2%}"] if known else []
+        table.add_row(row["class"], f"{row['pixels']:,}", f"{row['share']:.2%}", *trained)
+    if read and values["label_ignored"]:
+        table.add_row("ignored", f"{values['label_ignored']:,}", "", *([""] if known else []))
+    labelled = values["labelled"] or 0
+    looked_at = f"all {read:,}" if read == labelled else f"{read:,} of {labelled:,}"
+    return f"labels, {looked_at}", table
+
+
+def _bad_labels(values: dict[str, Any]) -> tuple[str, Table]:
+    table, found = _table("", ""), values["bad_labels"]
+    for bad in found[:BAD_SHOWN]:
+        table.add_row(bad["image"], bad["detail"])
+    if len(found) > BAD_SHOWN:
+        table.add_row(f"and {len(found) - BAD_SHOWN:,} more", "")
+    return "bad labels among these: their images go to quarantine", table
+
+
 def _bad(values: dict[str, Any]) -> tuple[str, Table]:
     table = _table("reason", "images>", "which")
     for reason, found in values["bad_headers"].items():
-        lines = [f"{bad['image']}: {bad['detail']}" for bad in found[:BAD_SHOWN]]
+        lines = [f"{visible(bad['image'])}: {visible(bad['detail'])}" for bad in found[:BAD_SHOWN]]
         if len(found) > BAD_SHOWN:
             lines.append(f"and {len(found) - BAD_SHOWN:,} more")
         table.add_row(reason, f"{len(found):,}", "\n".join(lines))

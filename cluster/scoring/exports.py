@@ -14,10 +14,11 @@ from typing import Any, Literal, TextIO
 import numpy as np
 
 from cluster.ledger.parts import Parts
+from cluster.scoring.out_paths import yolo_name
 from seg.ahead import map_ahead
-from seg.data.layout import label_stem
 from seg.errors import RequestError
 from seg.files import replacing
+from seg.plain_data import require_fields
 from seg.storage import Place
 
 ExportKind = Literal["coco", "yolo"]
@@ -57,7 +58,8 @@ def export_objects(place: Place, kind: ExportKind) -> Exported:
         raise RequestError(
             f"{place} holds no run.json, so it is no scores folder; give the --out of a scoring"
         )
-    return {"coco": _export_coco, "yolo": _export_yolo}[kind](place, identity["classes"])
+    classes = require_fields({"classes": list[str]}, identity, f"{place}/run.json")["classes"]
+    return {"coco": _export_coco, "yolo": _export_yolo}[kind](place, classes)
 
 
 def _export_coco(place: Place, classes: list[str]) -> Exported:
@@ -116,7 +118,7 @@ def _export_yolo(place: Place, classes: list[str]) -> Exported:
     def write(one: tuple[Image, Found]) -> int:
         image, rows = one
         text = "".join(_yolo_line(row, image) for row in rows)
-        folder.write(_yolo_name(image["image"]), text.encode())
+        folder.write(yolo_name(image["image"]), text.encode())
         return len(rows)
 
     images = objects = 0
@@ -124,10 +126,6 @@ def _export_yolo(place: Place, classes: list[str]) -> Exported:
         for written in map_ahead(pool, write, _read_images(place, BOX_COLUMNS), 2 * WRITERS):
             images, objects = images + 1, objects + written
     return Exported(str(folder), images, objects)
-
-
-def _yolo_name(image: str) -> str:
-    return f"{label_stem(image)}.txt"
 
 
 def _yolo_line(row: dict[str, Any], image: Image) -> str:
@@ -146,12 +144,12 @@ def refuse_shared_files(names: Callable[[], Iterable[str]]) -> None:
 
     names: gives all images, each time that it is called.
     """
-    files = chain(["classes.txt"], map(_yolo_name, names()))
+    files = chain(["classes.txt"], map(yolo_name, names()))
     values, uses = np.unique(np.array(array("q", map(hash, files))), return_counts=True)
     twice = set(values[uses > 1].tolist())  # hashes take 8 bytes an image, where names would take 100
     seen = {"classes.txt": "the list of classes"}
     for image in names() if twice else ():
-        name = _yolo_name(image)
+        name = yolo_name(image)
         if hash(name) in twice and seen.setdefault(name, image) != image:
             raise RequestError(
                 f"exports/yolo/{name} would be of {seen[name]} and of {image}; export coco, "

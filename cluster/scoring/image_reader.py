@@ -19,7 +19,7 @@ from cluster.scoring.inflight import DECODE, READ, InFlight
 from seg.checkpoint import ModelCard
 from seg.data.background import Background, Backgrounds
 from seg.data.images import FileBytes, Pixels, read_from, split_page
-from seg.data.labels import Label, read_label
+from seg.data.labels import Label, LabelMap, read_label
 from seg.data.orientation import UPRIGHT
 from seg.data.preprocess import bit_depth, choose_statistics, preprocess
 from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, announced_bytes
@@ -27,6 +27,7 @@ from seg.data.sequences import fill_window, sequence_key
 from seg.data.stacks import ImageFiles, Stack
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
 from seg.files import persistently
+from seg.plain_data import require_fields
 from seg.predict import Frame
 from seg.recipe import Tiling
 from seg.storage import Place
@@ -66,6 +67,8 @@ class ScorerSettings:
     threads: int
     background: Path | None = None
     """A measured background for all images, in place of their sequences' means."""
+    label_map: LabelMap | None = None
+    """In place of the model file's."""
     require_labels: bool = False
     """Whether an image without a label is set aside."""
     min_object_px: int = 64
@@ -136,6 +139,7 @@ class ImageReader:
         """`inflight`: where images are noted before they are touched; None: nowhere."""
         cv2.setNumThreads(1)  # images are the parallelism
         self.settings, self.card = settings, card
+        self.label_map = card.label_map if settings.label_map is None else settings.label_map
         self.inflight = inflight or InFlight(None, "")
         self.files = ImageFiles(settings.archive)
         self.backgrounds = Backgrounds(
@@ -218,8 +222,9 @@ class ImageReader:
         return self.files.decode(file, page)
 
     def _frames_of(self, sequence: str) -> list[tuple[str, str]]:
-        names = self.settings.backgrounds.read_json(sequence_file(sequence))["frames"]
-        return [(name, split_page(name)[0]) for name in names]
+        place, file = self.settings.backgrounds, sequence_file(sequence)
+        found = require_fields({"frames": list[str]}, place.read_json(file), f"{place}/{file}")
+        return [(name, split_page(name)[0]) for name in found["frames"]]
 
     def _fill_window(self, window: list[str] | tuple[()], sequence: str, frame: Frame) -> list[Frame]:
         earlier = [self._neighbour(name, sequence) for name in window]
@@ -295,7 +300,7 @@ class ImageReader:
             "label_mtime_ns": file.mtime_ns,
             "label_sha256": file.sha256,
         }
-        return read_label(file.data, Path(where), size, self.card.classes, self.card.label_map)
+        return read_label(file.data, Path(where), size, self.card.classes, self.label_map)
 
 
 class Recent(Generic[Value]):

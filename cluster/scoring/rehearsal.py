@@ -1,7 +1,6 @@
 """Before a night: three images end to end, then one line that says how long it takes and what it fills."""
 
 import shutil
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from cluster.live_view import time_span
 from cluster.scoring.image_scorer import AHEAD, WRITERS
 from seg.data.intensities import IntensityRange, OutOfRange, count_outside
 from seg.errors import DataWarning
+from seg.screen import say
 from seg.storage import Place
 
 ROW_BYTES, OBJECT_BYTES = 1000, 60
@@ -117,7 +117,7 @@ def tell_ready(
         if text:
             warnings.warn(DataWarning(text), stacklevel=2)
     now = datetime.now().astimezone()
-    print(ready_line(estimate, now, deadline and deadline.astimezone()), file=sys.stderr, flush=True)
+    say(ready_line(estimate, now, deadline and deadline.astimezone()))
     return estimate
 
 

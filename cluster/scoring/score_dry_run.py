@@ -8,10 +8,10 @@ import torch
 
 from cluster.ledger.ledger import Ledger
 from cluster.requests import ScoreRequest
-from cluster.scoring.dry_run import DryRun, dry_run
+from cluster.scoring.dry_run import DryRun, Truth, dry_run
 from cluster.scoring.image_scorer import ImageScorer
 from cluster.scoring.score_folder import look_into, refuse_changed
-from cluster.scoring.score_plan import plan_scoring
+from cluster.scoring.score_plan import ScorePlan, plan_scoring
 from cluster.scoring.score_queue import Task
 from cluster.scoring.workplace import choose_workplace
 from cluster.session import Session
@@ -42,8 +42,22 @@ def look_only(request: ScoreRequest, session: Session) -> dict[str, Any]:
         finished=plan.asked - folder.num_left - folder.quarantined,
         quarantined=folder.quarantined,
         pending=folder.pending,
+        truth=find_truth(plan),
         out=plan.out,
         masks=plan.settings.masks,
         power=replace(workplace.power, on_gpu=torch.cuda.is_available()),
     )
     return dry_run(looked, score_sample)
+
+
+def find_truth(plan: ScorePlan) -> Truth | None:
+    """Where a plan's labels are; None: it has none."""
+    if plan.settings.labels is None:
+        return None
+    return Truth(
+        place=plan.settings.labels,
+        names=plan.labels.names,
+        classes=plan.card.classes,
+        label_map=plan.card.label_map,
+        trained=plan.card.class_shares,
+    )

@@ -15,8 +15,8 @@ from cluster.scoring.inflight import Note, take_over, write_suspects
 from cluster.scoring.old_reader import find_old_readings, leave_old_reader
 from cluster.scoring.score_plan import ScorePlan
 from cluster.scoring.score_queue import given_up
-from cluster.session import say
 from seg.data.images import split_page
+from seg.screen import say
 from seg.storage import Place
 
 

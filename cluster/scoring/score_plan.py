@@ -1,6 +1,5 @@
 """A scoring as asked for, checked against what is on disk; nothing is written."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -11,6 +10,7 @@ from cluster.requests import ScoreRequest
 from cluster.scoring.exports import refuse_shared_files
 from cluster.scoring.image_reader import ScoreRow, ScorerSettings, sequence_file
 from cluster.scoring.notify import parse_notify
+from cluster.scoring.out_paths import check_masks, check_yolo, refuse_links
 from cluster.scoring.score_queue import Task
 from cluster.scoring.stopping import parse_deadline
 from seg.blending import check_blend
@@ -18,14 +18,22 @@ from seg.checkpoint import ModelCard, load_model, read_model
 from seg.data.background import Backgrounds
 from seg.data.fingerprint import file_sha256
 from seg.data.images import READER, split_page
-from seg.data.layout import Labels, find_labels, is_plain_layout, label_folder, parse_classes, refuse_link
+from seg.data.label_sample import refuse_all_ignored
+from seg.data.labels import IGNORE, LabelMap
+from seg.data.layout import (
+    Labels,
+    find_labels,
+    is_plain_layout,
+    label_folder,
+    nearest_labels,
+    parse_classes,
+    refuse_link,
+    warn_of_unmatched,
+)
 from seg.data.listing import Listing, list_images, refuse_unlisted
 from seg.data.sequences import Sequences
 from seg.errors import RequestError
 from seg.storage import Place, as_place
-
-NAME_BYTES = 255
-"""Of a file's name at most, in all file systems in use (NAME_MAX)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,9 +105,11 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     elif request.require_labels:
         raise RequestError(f"--require-labels: archive {archive} comes without labels; give --labels DIR")
     listing = _list(archive, request)
+    refuse_links(out)
     if request.masks == "png":
-        _check_names(listing.images[: request.limit])
+        check_masks(out, listing.images[: request.limit])
     if request.export == "yolo":
+        check_yolo(out, listing.images[: request.limit])
         refuse_shared_files(lambda: listing.images[: request.limit])
     settings = ScorerSettings(
         archive=archive,
@@ -113,6 +123,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         precision=request.precision,
         threads=request.threads,
         background=request.background and request.background.resolve(),
+        label_map=request.label_map,
         require_labels=request.require_labels,
         min_object_px=request.min_object_px,
     )
@@ -121,7 +132,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         card=card,
         listing=listing,
         asked=len(listing.images[: request.limit]),
-        labels=Labels.none(len(listing.images)) if labels is None else find_labels(listing.images, labels),
+        labels=_find_labels(listing.images, labels, card, given=request.labels is not None),
         sequences=_find_sequences(listing.images, card, request.background),
         identity=make_identity(settings, card),
         deadline=deadline,
@@ -129,13 +140,19 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
 
 
 def _read_card(request: ScoreRequest) -> ModelCard:
-    """What the model file says of itself. RequestError: it is damaged, or none of ours.
+    """What the model file says of itself, with the request's label_map where one is given.
+
+    RequestError: the file is damaged, or none of ours; the label_map does not fit its classes.
 
     Tensors that fit no network of ours are refused where the network is built: here, or by the first worker,
     so that with workers this process needs no network.
     """
     read = load_model if request.workers == 0 else read_model
-    return read(request.model)[1]
+    card = read(request.model)[1]
+    if request.label_map is None:
+        return card
+    _check_label_map(request.label_map, len(card.classes))
+    return replace(card, label_map=request.label_map)
 
 
 def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
@@ -224,24 +241,44 @@ def _list(archive: Place, request: ScoreRequest) -> Listing:
     return listing
 
 
-def _check_names(images: Iterable[str]) -> None:
-    """A mask's name is its image's with an ending, which may be too much for it."""
-    room = NAME_BYTES - len(".png")
-    long = [image for image in images if len(os.fsencode(image.rpartition("/")[2])) > room]
-    if long:
-        more = f" and {len(long) - 1} more" if len(long) > 1 else ""
+def _check_label_map(label_map: LabelMap, num_classes: int) -> None:
+    for stored, meant in label_map:
+        if not 0 <= stored <= IGNORE or meant not in (*range(num_classes), IGNORE):
+            raise RequestError(
+                f"--label-map {stored} {meant}: the first is the id in a mask, 0 to 255, the second one of "
+                f"the model's classes, 0 to {num_classes - 1}, or 255 to ignore it; try --label-map 255 1"
+            )
+
+
+def _find_labels(images: list[str], labels: Place | None, card: ModelCard, *, given: bool) -> Labels:
+    """The labels of the whole listing, whatever --limit says.
+
+    given: by --labels. RequestError: none of these is an image's; masks mark nothing. DataWarning: few are.
+    """
+    if labels is None:
+        return Labels.none(len(images))
+    found = find_labels(images, labels)
+    if given and not found.names:
         raise RequestError(
-            f"archive: {long[0]}{more}: the name is longer than {room} bytes and leaves no room for its "
-            "mask's .png; rename the file, leave it out with --exclude, or give --masks none"
+            f"--labels {labels}: no file in it is the label of an image of the archive: "
+            f"{nearest_labels(images, found, labels) or 'it is empty'}; rename the files after their images, "
+            "or give the folder that holds the labels"
         )
+    warn_of_unmatched(images, found, labels)
+
+    def read(image: str) -> bytes:
+        return labels.read(found.names[image]) or b""
+
+    refuse_all_ignored(f"labels {labels}", found.names.masks(), read, card.label_map)
+    return found
 
 
 def _check_classes(labels: Place, card: ModelCard) -> None:
     for place in (labels, labels.above):
         if place.is_local:
             refuse_link(place.local("classes.txt"))
-        text, file = place.read("classes.txt"), f"{place}/classes.txt"
-        found = card.classes if text is None else parse_classes(text.decode(), file)
+        content, file = place.read("classes.txt"), f"{place}/classes.txt"
+        found = card.classes if content is None else parse_classes(content, file)
         if found != card.classes:
             raise RequestError(
                 f"labels {file} names the classes {', '.join(found)} but the model knows "

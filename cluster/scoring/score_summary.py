@@ -10,6 +10,7 @@ from cluster.scoring.score_plan import ScorePlan
 from cluster.scoring.score_screen import Screen
 from cluster.scoring.scoring_progress import LANES
 from cluster.scoring.scoring_status import limiting_stage
+from seg.alarms import find_alarms
 from seg.data.intensities import OutOfRange, count_outside
 from seg.data.orientation import UPRIGHT, Turned
 from seg.object_matching import summarise_objects
@@ -23,6 +24,8 @@ class ScoreSummary:
 
     place: Place
     values: dict[str, Any]
+    is_kept: bool = False
+    """The folder was only looked at, since nobody here may write to it: no results are to be made in it."""
 
     @property
     def exit_code(self) -> int:
@@ -58,6 +61,7 @@ class Command:
 def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, Any]:
     """What summary.json holds (docs/formats.md)."""
     totals = ledger.totals(len(plan.card.classes))
+    classes, trained = plan.card.classes, plan.card.class_shares
     reasons = Counter(
         reason for rows in ledger.quarantine_rows(["reason"]) for reason in rows["reason"].to_pylist()
     )
@@ -77,10 +81,12 @@ def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, An
         "quarantine_reasons": dict(reasons),
         "labelled": totals.labelled,
         "pixels": totals.pixels,
-        "classes": plan.card.classes,
-        **score_figures(totals.confusion, plan.card.classes),
+        "classes": classes,
+        **score_figures(totals.confusion, classes),
+        "alarms": find_alarms(classes, totals.confusion, totals.class_pixels, trained),
+        "class_shares_trained": dict(zip(classes, trained, strict=True)) if trained else None,
         "objects": summarise_objects(
-            totals.objects_found, totals.objects_missed, totals.objects_invented, plan.card.classes
+            totals.objects_found, totals.objects_missed, totals.objects_invented, classes
         ),
         "megapixels_per_second": pixels / 1e6 / seconds if seconds else None,
         "images_per_second": ledger.committed / seconds if seconds else None,

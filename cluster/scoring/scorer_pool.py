@@ -14,8 +14,8 @@ from cluster.scoring.inflight import READ, Note, forget_process, read_notes, wri
 from cluster.scoring.score_queue import ScoreQueue, Task, Watchdog, find_overdue
 from cluster.scoring.scorer_workers import DEEPEST, Crew, Died, Event, Raised, Scored, Started, Told
 from cluster.scoring.stopping import Pace, Stopping
-from cluster.session import say
 from seg.errors import RequestError
+from seg.screen import say
 from seg.storage import Place
 
 LOOK_EVERY_S = 1.0

@@ -10,6 +10,7 @@ from typing import Any
 from cluster.folder_lock import FolderLock, LostLock
 from cluster.outcome import StoppedBy
 from cluster.requests import ScoreRequest
+from cluster.scoring.finished import is_read_only, look_back
 from cluster.scoring.rehearsal import intensity_warning
 from cluster.scoring.score_folder import ScoreFolder, open_folder, refuse_changed
 from cluster.scoring.score_plan import plan_scoring
@@ -33,6 +34,8 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     """
     workplace = choose_workplace(request, session)
     plan = plan_scoring(request)
+    if is_read_only(plan.out):
+        return look_back(plan, request)
     claim_folder(plan.out, plan.identity, older_reader=True)  # a new folder alone is written
     again = refuse_changed(plan, request)
     with FolderLock(plan.out, what="scoring") as lock:

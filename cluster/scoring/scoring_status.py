@@ -1,12 +1,12 @@
 """How far a scoring is, as plain values: what status.json holds (docs/formats.md)."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from cluster.outcome import DONE, EXIT_CODES, FAILED, QUARANTINED, StoppedBy
+from seg.plain_data import from_plain, parse_json, require_fields
 
 STARTING, SCORING, FINISHING = "starting", "scoring", "finishing"
 RUNNING = frozenset({STARTING, SCORING, FINISHING})
@@ -68,15 +68,14 @@ class ScoringStatus:
 
     @staticmethod
     def from_json(content: bytes) -> "ScoringStatus":
-        """What a status.json says. TypeError, ValueError: it is none, or another version's."""
-        values = json.loads(content)
-        if not isinstance(values, dict):
-            raise ValueError("no JSON object")
-        status = ScoringStatus(**values)
+        """What a status.json says. ValueError: it is none, or another version's."""
+        status: ScoringStatus = from_plain(ScoringStatus, parse_json(content, "its content"))
         if not status.runs:
             StoppedBy(status.state)
+        for held in status.in_flight:
+            require_fields({"image": str, "stage": str, "seconds": float}, held, "in_flight")
         for moment in (status.updated, status.deadline, status.ends_at):
-            datetime.fromisoformat(moment or status.updated)
+            _check_moment(moment or status.updated)
         return status
 
     @property
@@ -108,6 +107,13 @@ class ScoringStatus:
         if self.deadline is None or self.ends_at is None:
             return False
         return datetime.fromisoformat(self.ends_at) > datetime.fromisoformat(self.deadline)
+
+
+def _check_moment(text: str) -> None:
+    """ValueError: a time that cannot be shown, or that does not say where on Earth."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None or not 1970 <= moment.year <= 9000:
+        raise ValueError(f"{text!r} is no time of ours")
 
 
 def limiting_stage(seconds: Mapping[str, float], lanes: Mapping[str, int]) -> str | None:

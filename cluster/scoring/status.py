@@ -1,18 +1,20 @@
 """status.json of a scores folder: written once a minute while it is scored, read by whoever wants to know."""
 
+import json
 import time
 import warnings
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from cluster.live_view import live_view
 from cluster.scoring.scoring_picture import draw_status, log_note, silence
 from cluster.scoring.scoring_status import ScoringStatus
 from seg.errors import DataWarning, RequestError
-from seg.files import json_bytes
+from seg.files import without_nan
+from seg.screen import open_console, say
 from seg.storage import Place, refusing
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class StatusReader:
             raise RequestError(f"{where} is not there; give the folder that was --out of a scoring")
         try:
             return ScoringStatus.from_json(content)
-        except (TypeError, ValueError) as error:
+        except (ValueError, RequestError) as error:
             raise RequestError(
                 f"{where} is no status of a scoring ({error}); was another version at work?"
             ) from None
@@ -111,10 +113,12 @@ def show_status(place: Place, *, watch: bool = False, as_json: bool = False) -> 
     if watch:
         watch_status(reader)
     elif not as_json:
-        console = Console(highlight=False)
+        console = open_console()
         console.print(reader.picture(console.height))
     if as_json:
-        print(json_bytes(asdict(reader.status) | {"silent_seconds": reader.silence_s}).decode(), end="")
+        values = without_nan(asdict(reader.status) | {"silent_seconds": reader.silence_s})
+        for line in json.dumps(values, indent=2).splitlines():  # in ASCII: a name's controls do nothing
+            say(line, out=True)
     return reader.exit_code
 
 

@@ -2,12 +2,13 @@
 
 import os
 import shutil
-import sys
 import time
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cluster.folder_lock import FolderLock
@@ -42,20 +43,31 @@ from cluster.search.trials import (
 from cluster.session import Session
 from cluster.training.training import check_packs, check_recipe
 from cluster.watching import watch_thread
+from seg.alarms import find_alarms
 from seg.checkpoint import load_model, save_model
 from seg.data.default import default_data
 from seg.data.training_data import TrainingData, open_packs, open_training_data
-from seg.errors import RequestError
+from seg.errors import DataWarning, RequestError
 from seg.files import read_json, write_json
 from seg.models import MODELS
+from seg.plain_data import require_fields
 from seg.predict import Predictor
 from seg.recipe import Recipe
 from seg.run_folder import claim_folder, run_identity, run_name, score_figures
+from seg.screen import say
 from seg.training import count_confusion
 
 LOSSES = ("cross_entropy", "cross_entropy+dice", "focal")
 RATE_RANGE = 10.0
 """The learning rate is searched from a tenth of the recipe's to ten times it, by logarithm."""
+SUMMARY_FIELDS: dict[str, Any] = {
+    "trials": int,
+    "classes": list[str],
+    "confusion": list[list[int]],
+    **dict.fromkeys(("miou", "pixel_accuracy"), float | None),
+    **dict.fromkeys(("iou", "dice"), dict[str, float | None]),
+}
+"""What is shown of a finished search."""
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # an epoch's line is in the trial's folder already
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -113,7 +125,7 @@ def _search(plan: SearchPlan, session: Session) -> SearchSummary:
         session.start()
         stopped_by = _run_trials(plan)
     elif summary := _read_finished(plan):
-        print(f"nothing left to search in {plan.folder}", file=sys.stderr)
+        say(f"nothing left to search in {plan.folder}")
         rows = [trial.row() for trial in read_trials(plan.job.trials)]
         return SearchSummary(plan.folder, summary, rows, tuple(plan.space))
     return _conclude(plan, stopped_by, time.perf_counter() - started)
@@ -221,10 +233,27 @@ def _count_left(plan: SearchPlan) -> int:
 
 def _read_finished(plan: SearchPlan) -> dict[str, Any] | None:
     """The summary that a finished search left, of as many trials as there are now; None: it is to be made."""
-    file = plan.folder / "summary.json"
-    summary = read_json(file) if file.is_file() else {}
-    done = summary.get("stopped_by") == StoppedBy.FINISHED
-    return summary if done and summary["trials"] == len(read_trials(plan.job.trials)) else None
+    file, mend = plan.folder / "summary.json", "it is made again"
+    if not file.is_file():
+        return None
+    try:
+        summary = require_fields({"stopped_by": str}, read_json(file, mend), str(file), mend)
+        if summary["stopped_by"] != StoppedBy.FINISHED:
+            return None
+        _check_figures(summary, list(plan.job.data.classes), str(file), mend)
+    except RequestError as error:
+        warnings.warn(DataWarning(str(error)), stacklevel=2)
+        return None
+    return summary if summary["trials"] == len(read_trials(plan.job.trials)) else None
+
+
+def _check_figures(summary: dict[str, Any], classes: list[str], where: str, mend: str) -> None:
+    """RequestError: what is shown of a finished search is not there, or not of these classes."""
+    require_fields(SUMMARY_FIELDS, summary, where, mend)
+    for name in ("iou", "dice"):
+        require_fields(dict.fromkeys(classes, float | None), summary[name], f"{where}, {name}", mend)
+    if summary["classes"] != classes or len(summary["confusion"]) != len(classes):
+        raise RequestError(f"{where} is damaged: it has other classes than the data; {mend}")
 
 
 def _run_trials(plan: SearchPlan) -> StoppedBy:
@@ -265,15 +294,24 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
     rows = [trial.row() for trial in trials]
     write_leaderboard(plan.folder / "leaderboard.csv", rows)
     summary = _count_endings(plan, trials) | {"seconds": seconds, "stopped_by": stopped_by}
+    if summary["best"] is not None:
+        summary["alarms"] = _find_alarms(plan, trials[0].journal.best_confusion)
     if stopped_by is StoppedBy.FINISHED:
         if summary["best"] is None:
             raise RuntimeError(f"no trial finished an epoch; the first: {rows[0]['error']}")
         winner = plan.folder / "best.safetensors"
         figures = _evaluate_winner(plan, trials[0], winner)
         summary |= {"model_file": str(winner), "classes": plan.job.data.classes, **figures}
+        summary["alarms"] = _find_alarms(plan, figures["confusion"])
     write_page(plan.folder, plan.space, trials, summary)
     write_json(plan.folder / "summary.json", summary)
     return SearchSummary(plan.folder, summary, rows, tuple(plan.space))
+
+
+def _find_alarms(plan: SearchPlan, confusion: list[list[int]]) -> list[str]:
+    """What the best trial's predictions on validation alarm of."""
+    trained = open_packs(plan.job.data, plan.job.recipe)[0].class_shares()
+    return find_alarms(plan.job.data.classes, np.array(confusion, np.int64), trained=trained)
 
 
 def _count_endings(plan: SearchPlan, trials: list[TrialRecord]) -> dict[str, Any]:

@@ -8,11 +8,12 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cluster.search.search_space import Params
 from cluster.watching import worker_failure
 from seg.files import read_json, write_bytes, write_json
+from seg.plain_data import require
 from seg.recipe import Recipe, as_tuples
 from seg.run_folder import read_run
 from seg.training_state import Journal
@@ -22,8 +23,17 @@ FINISHED, PRUNED, ERRORED, RUNNING = "finished", "pruned", "errored", "running"
 ATTEMPTS = 2
 """Times a trial is begun before its failure is final."""
 CAUSE_LETTERS = 300
+MEND = "put it back from a copy, or remove its folder: another trial is begun in its place"
 OWN = 0
 """Number of the trial that tries the recipe as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """What ended.json holds."""
+
+    status: Literal["finished", "pruned", "errored", "running"] = "running"
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +123,15 @@ def note_failure(folder: Path, cause: str) -> None:
 
 def read_failures(folder: Path) -> list[str]:
     """The causes of a trial's failed attempts."""
-    return read_json(folder / FAILURES) if (folder / FAILURES).is_file() else []
+    file = folder / FAILURES
+    return require(list[str], read_json(file, MEND), str(file), MEND) if file.is_file() else []
 
 
 def read_params(folder: Path) -> Params:
     """What a trial tries."""
-    return {name: as_tuples(value) for name, value in read_json(folder / PARAMETERS).items()}
+    file = folder / PARAMETERS
+    values = require(dict[str, Any], read_json(file, MEND), str(file), MEND)
+    return {name: as_tuples(value) for name, value in values.items()}
 
 
 def describe_cause(error: BaseException) -> str:
@@ -136,14 +149,15 @@ def read_trials(folder: Path) -> list[TrialRecord]:
 
 def _read_trial(folder: Path) -> TrialRecord:
     file = folder / ENDING
-    ending = read_json(file) if file.is_file() else {"status": RUNNING, "error": None}
+    ending = require(_Ending, read_json(file, MEND), str(file), MEND) if file.is_file() else _Ending()
     return TrialRecord(
         number=int(folder.name),
         folder=folder,
         params=read_params(folder),
         journal=read_run(folder) or Journal(),
         failures=read_failures(folder),
-        **ending,
+        status=ending.status,
+        error=ending.error,
     )
 
 

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from platform import node
 
+from seg.errors import RequestError
 from seg.files import read_json, show_text
+from seg.plain_data import require
 from seg.training import Training
 from seg.training_reports import Position
 
@@ -53,9 +55,12 @@ def beating(training: Training) -> Iterator[None]:
 
 
 def read_beats(run: Path) -> list[Beat]:
-    """The last beat of each worker."""
-    values = [read_json(file) for file in sorted(_folder(run).glob("[!.]*.json"))]
-    return [Beat(**value | {"position": Position(**value["position"])}) for value in values]
+    """The last beat of each worker; one that a power loss has torn is nobody's."""
+    beats: list[Beat] = []
+    for file in sorted(_folder(run).glob("[!.]*.json")):
+        with suppress(RequestError):
+            beats.append(require(Beat, read_json(file), str(file)))
+    return beats
 
 
 def describe_late(beats: list[Beat], world_size: int) -> str:

@@ -14,8 +14,10 @@ from cluster.outcome import StoppedBy
 from cluster.training.sinks import Epoch
 from seg.errors import RequestError
 from seg.files import read_json, write_json
+from seg.plain_data import require
 from seg.provenance import code_version
 from seg.recipe import recipe_to_dict
+from seg.storage import shown_uri, without_secrets
 from seg.training import TrainingPlan
 
 if TYPE_CHECKING:
@@ -78,8 +80,9 @@ def _refusing(uri: str) -> Iterator[None]:
         with _plain_errors():
             yield
     except OSError as error:
+        why = without_secrets(str(error), uri)
         raise RequestError(
-            f"--mlflow {uri} takes no runs: {error}; start the server, or leave --mlflow out"
+            f"--mlflow {shown_uri(uri)} takes no runs: {why}; start the server, or leave --mlflow out"
         ) from error
 
 
@@ -106,7 +109,7 @@ def _check_uri(uri: str) -> None:
         address = urlsplit("")
     web = address.scheme in ("http", "https")
     if uri != "databricks" and ("://" not in uri or not address.scheme or (web and not address.hostname)):
-        raise RequestError(f"--mlflow {uri} is no URI; try --mlflow http://localhost:5000")
+        raise RequestError(f"--mlflow {shown_uri(uri)} is no URI; try --mlflow http://localhost:5000")
     if address.username or address.password:  # it would stand in files and on screens
         raise RequestError(
             "--mlflow holds a user or a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -135,14 +138,15 @@ class MlflowRun:
 
     def __init__(self, server: MlflowServer, plan: TrainingPlan) -> None:
         """Go on with the run that the folder names, or begin one. RequestError: the server takes none."""
-        self.name, self.client = f"mlflow {server.uri}", server.client
+        self.name, self.client = f"mlflow {shown_uri(server.uri)}", server.client
         with _refusing(server.uri):
             self.run_id = self._open(server, plan)
         self.there: set[int] | None = None  # epochs that the server has; None: it must be asked
 
     def _open(self, server: MlflowServer, plan: TrainingPlan) -> str:
         file = plan.folder / "mlflow.json"
-        runs = read_json(file) if file.is_file() else {}
+        mend = "remove it, and the server gets another run of this training"
+        runs = require(dict[str, str], read_json(file, mend), str(file), mend) if file.is_file() else {}
         run = self._find(runs.get(server.uri))
         if run is None:
             run = self.client.create_run(server.experiment, run_name=plan.folder.name, tags=_tags(plan))

@@ -1,6 +1,5 @@
 """Packs whose rows are prepared by tasks on a cluster, or by threads here; one process writes them."""
 
-import sys
 import time
 import warnings
 from collections import deque
@@ -28,6 +27,7 @@ from seg.data.training_data import (
     warn_of_orientation,
 )
 from seg.errors import DataWarning, RequestError
+from seg.screen import say
 
 SHARD_BYTES = 2**25
 """What a task hands over at most, or one image: a worker's memory, and the object store's, stay small."""
@@ -63,7 +63,7 @@ def pack(request: PackRequest, session: Session) -> tuple[PackSummary, ...]:
     data = open_training_data(
         request.data or default_data(), request.recipe, seed=request.seed, limit=request.limit
     )
-    print(f"data {data.root}: {data.split.how}", file=sys.stderr, flush=True)
+    say(f"data {data.root}: {data.split.how}")
     prepare = choose_preparation(session, request.workers)
     plans = plan_packs(data, request.recipe)
     summaries = tuple(

@@ -1,6 +1,5 @@
 """What others see of a training while it runs: TensorBoard always, an MLflow server where asked for."""
 
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,6 +8,7 @@ from cluster.outcome import StoppedBy
 from cluster.training.mlflow_run import MlflowRun, MlflowServer
 from cluster.training.sinks import Epoch, EventFile, Sink, list_epochs
 from seg.run_folder import read_run
+from seg.screen import say
 from seg.training import TrainingPlan
 
 
@@ -72,4 +72,4 @@ class Tracking:
 
 
 def _warn(text: str) -> None:
-    print(f"train: warning: {text}", file=sys.stderr, flush=True)
+    say(f"train: warning: {text}")

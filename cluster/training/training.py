@@ -1,6 +1,5 @@
 """A training on Ray Train or in this process: the same loop and folder, resumed by the same request."""
 
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,7 @@ from seg.models.build import build, takes_frames
 from seg.recipe import Recipe
 from seg.run_folder import claim_folder, read_run, run_identity, run_name, training_summary, write_history
 from seg.run_pictures import draw_confusion, draw_examples
+from seg.screen import say
 from seg.state_files import settle_best
 from seg.training import TrainingPlan, find_class_weights, fit_statistics
 from seg.training_state import Journal
@@ -70,7 +70,7 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
         if not _is_finished(plan):
             stopped_by = _train_pending(plan, settings, session, tracking)
         else:
-            print(f"nothing left to train in {plan.folder}", file=sys.stderr)
+            say(f"nothing left to train in {plan.folder}")
         summary = _summarise(plan, workers, stopped_by)
         tracking.conclude(summary)
     return TrainSummary(plan.folder, summary)
@@ -85,7 +85,7 @@ def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
     )
     check_recipe(request.recipe, len(data.classes))
     counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
-    print(f"data {data.root}: {counts}; {data.split.how}", file=sys.stderr, flush=True)
+    say(f"data {data.root}: {counts}; {data.split.how}")
     identity = run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_name(identity)).resolve()
     check_packs(data, request.recipe, session)  # before the claim: bad data is refused with nothing written
@@ -110,7 +110,7 @@ def _fetch_checkpoints(plan: TrainingPlan) -> None:
     store = CheckpointStore.open(plan.checkpoints, plan.folder.name)
     store.claim(read_json(plan.folder / "run.json"))
     if store.fetch(plan.folder):
-        print(f"going on from {store.place.uri}", file=sys.stderr, flush=True)
+        say(f"going on from {store.place.uri}")
 
 
 def _settle_checkpoints(plan: TrainingPlan, journal: Journal) -> None:
@@ -185,7 +185,8 @@ def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> d
         _settle_checkpoints(plan, journal)
     _draw(plan, journal)
     write_history(plan.folder, journal)  # killed after its last epoch was saved, a run may lack its line
-    summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal) | ending
+    trained = open_packs(plan.data, plan.recipe)[0].class_shares()
+    summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal, trained) | ending
     write_json(plan.folder / "summary.json", summary)
     return summary
 

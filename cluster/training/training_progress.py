@@ -1,7 +1,6 @@
 """How far a training is: rank 0 leaves it in the run's folder, the job's process shows it."""
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from cluster.live_view import Line, duration, heading, ratio, sparkline
 from seg.files import read_json, show_text, without_nan
 from seg.memory import peak_memory_bytes
 from seg.run_folder import read_run
+from seg.screen import say
 from seg.training import Training, TrainingPlan
 from seg.training_reports import StepReport
 from seg.training_state import Journal
@@ -135,7 +135,7 @@ class BoardReader:
         with suppress(OSError):  # no worker died, or storage is away
             lines = failures_file(self.plan.folder).read_text(encoding="utf-8").splitlines()
             for line in lines[self.failures_told :]:
-                print(f"train: {line}; going on from the last finished epoch", file=sys.stderr, flush=True)
+                say(f"train: {line}; going on from the last finished epoch")
             self.failures_told = len(lines)
 
     @property

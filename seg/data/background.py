@@ -4,6 +4,8 @@ import io
 import json
 import threading
 import warnings
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -130,16 +132,25 @@ class Backgrounds:
             saved = _encode_background(mean, sequence, used)
             del mean  # 8 bytes a sample, and the same again below
             self.folder.write(name, saved)
-        with np.load(io.BytesIO(saved), allow_pickle=False) as arrays:
-            mean, used = arrays["mean"], json.loads(str(arrays["about"]))["frames"]
+        mean, num_frames = _decode_background(saved, f"{self.folder}/{name}")
         del saved
-        return None if len(used) < FEWEST_FRAMES else self._shift(mean, len(used))
+        return None if num_frames < FEWEST_FRAMES else self._shift(mean, num_frames)
 
     def _shift(self, mean: NDArray[np.generic], num_frames: int) -> Background:
         shift = mean.astype(np.float64)
         shift -= shift.mean(axis=(0, 1), keepdims=True)
         shift *= self.settings.background_factor  # in place: at the pixel limit it is 2 GB a channel
         return Background(shift.astype(np.float32), num_frames)
+
+
+def _decode_background(saved: bytes, where: str) -> tuple[NDArray[np.generic], int]:
+    """A mean frame and how many are in it. RequestError, naming `where`: the file is damaged."""
+    try:
+        with np.load(io.BytesIO(saved), allow_pickle=False) as arrays:
+            return arrays["mean"], len(json.loads(str(arrays["about"]))["frames"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        why = str(error).partition("\n")[0]
+        raise RequestError(f"background {where} is damaged ({why}); put it back from a copy") from None
 
 
 def choose_frames(count: int, every: int) -> range:

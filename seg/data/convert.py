@@ -172,7 +172,7 @@ def is_converted(out: Path, record: dict[str, Any]) -> bool:
 def _read_record(folder: Path) -> Any:
     try:
         return read_json(folder / RECORD)
-    except (OSError, ValueError):
+    except (OSError, RequestError):
         return None
 
 

@@ -1,5 +1,6 @@
 """Images with their labels: pairing by name, and the plain layout (docs/formats.md)."""
 
+import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from seg.data.listing import (
     refuse_unlisted,
     sequence_of,
 )
+from seg.data.unmatched_labels import count_label_files, describe_unmatched
 from seg.errors import DataWarning, RequestError
 from seg.storage import Place, as_place
 
@@ -28,6 +30,8 @@ MAX_CLASSES = 255
 """A mask has 8 bits, and its 255 is no class."""
 LOOK_UPS = 1 << 16
 """Images whose labels are looked for at once."""
+MASK_FORMS = 2
+"""Of the names that an image's label may have, the first so many are masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,10 @@ class LabelNames(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._forms)
 
+    def masks(self) -> list[str]:
+        """Images whose label is a mask."""
+        return [image for image, form in self._forms.items() if form < MASK_FORMS]
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -95,7 +103,7 @@ class Labels:
     mtime_ns: NDArray[np.int64]
     """When each image's label was changed last [N]; -1 where it has none."""
     unused: int
-    """Files of the label folder that are no image's label."""
+    """Files of the label folder that end as labels do and are no image's."""
     links: int = 0
     """Left out of it: links to folders, and links to files outside of it."""
 
@@ -135,7 +143,8 @@ def find_labels(images: list[str], folder: Place | Path) -> Labels:
     pa.default_memory_pool().release_unused()
     _refuse_shared(place, images, at)
     sizes, times = np.append(sizes, -1), np.append(times, -1)  # the last is that of no label
-    return Labels(LabelNames(forms), sizes[at], times[at], len(files) - len(forms), len(links))
+    unused = count_label_files(files) - len(forms)
+    return Labels(LabelNames(forms), sizes[at], times[at], unused, len(links))
 
 
 def _warn_of_links(place: Place, links: list[str]) -> None:
@@ -147,6 +156,21 @@ def _warn_of_links(place: Place, links: list[str]) -> None:
             DataWarning,
             stacklevel=3,
         )
+
+
+def nearest_labels(images: list[str], labels: Labels, folder: Place | Path) -> str:
+    """What the first image without a label would want, and the unused names nearest to it; empty: none is."""
+    return describe_unmatched(as_place(folder), images, labels.names, _label_names)
+
+
+def warn_of_unmatched(images: list[str], labels: Labels, folder: Place | Path) -> None:
+    """Say where fewer than half of the label files are an image's label: their names may not be as meant."""
+    matched, there = len(labels.names), len(labels.names) + labels.unused
+    if matched and 2 * matched >= there:
+        return
+    if near := nearest_labels(images, labels, folder):
+        text = f"labels {folder}: ONLY {matched} of its {there} label files fit an image: {near}"
+        warnings.warn(text, DataWarning, stacklevel=2)
 
 
 def _look_up(images: list[str], files: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -187,27 +211,35 @@ def _label_names(image: str) -> list[str]:
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names of a classes.txt. RequestError: as of `parse_classes` and `refuse_link`."""
+    """Class names of a classes.txt. RequestError: it cannot be read; as of `parse_classes`, `refuse_link`."""
     refuse_link(file)
-    return parse_classes(file.read_text(encoding="utf-8"), str(file))
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{file} cannot be read ({error.strerror}); mend its permissions") from None
+    return parse_classes(content, str(file))
 
 
-def parse_classes(text: str, file: str) -> tuple[str, ...]:
-    """Class names of a classes.txt, one a line in id order; `file` is for people.
+def parse_classes(content: bytes, file: str) -> tuple[str, ...]:
+    """Class names of a classes.txt, UTF-8, one a line in id order; `file` is for people.
 
-    RequestError: an empty or repeated name, or more than ids below 255.
+    RequestError: another encoding, an empty or repeated name, or more than ids below 255.
     """
-    names = tuple(text.split("\n"))
-    names = names[:-1] if names and not names[-1] else names
-    names = tuple(name.strip() for name in names)
-    if not names or "" in names or len(set(names)) < len(names):
-        wrong = next((k for k, name in enumerate(names) if not name or name in names[:k]), 0)
+    try:
+        lines = re.split("\r\n|\r|\n", content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
         raise RequestError(
-            f"{file}, line {wrong + 1}: class names must be there, one a line, and differ; mend this line"
-        )
+            f"{file} is no UTF-8 (its byte {error.start}); save it as UTF-8, one class name a line"
+        ) from None
+    names = tuple(name.strip() for name in (lines if lines[-1] else lines[:-1]))
     if len(names) > MAX_CLASSES:
         raise RequestError(
             f"{file}: {len(names)} classes, but ids end at {MAX_CLASSES - 1} and 255 is ignored"
+        )
+    wrong = next((k for k, name in enumerate(names) if not name or name in names[:k]), None if names else 0)
+    if wrong is not None:
+        raise RequestError(
+            f"{file}: class names must be there, one a line, and differ; look at line {wrong + 1}"
         )
     return names
 
@@ -242,9 +274,12 @@ def open_plain(root: Path, sequence: str = "") -> DataSet:
         )
     images, folder = root / "images", root / labels_in
     listed = list_images(images).images
-    labels = pair_labels(listed, folder)
-    if not labels:
-        raise RequestError(f"data {root}: none of its {len(listed)} images has a label in {folder.name}/")
+    found = find_labels(listed, folder)
+    if not found.names:
+        near = ": ".join(filter(None, (f"{folder.name}/", nearest_labels(listed, found, folder))))
+        raise RequestError(f"data {root}: none of its {len(listed)} images has a label in {near}")
+    warn_of_unmatched(listed, found, folder)
+    labels = dict(found.names)
     frames = [
         Sample(
             name,

@@ -1,5 +1,6 @@
 """Which files of an archive are images, in natural order, and which were left aside."""
 
+import errno
 import os
 import re
 from array import array
@@ -148,9 +149,8 @@ def refuse_unlisted(place: Place) -> Iterator[None]:
         with nullcontext() if place.is_local else refusing(place.uri):
             yield
     except OSError as error:
-        raise RequestError(
-            f"folder {error.filename} cannot be listed: {error.strerror}; mend its permissions"
-        ) from None
+        mend = "shorten its path" if error.errno == errno.ENAMETOOLONG else "mend its permissions"
+        raise RequestError(f"folder {error.filename} cannot be listed: {error.strerror}; {mend}") from None
 
 
 def _order(place: Place, images: list[str]) -> NDArray[np.int64]:

@@ -127,6 +127,11 @@ class Pack:
         """Own pixels of each class in each labelled image, int64 [images, C]."""
         return np.array([image.class_pixels for image in self.images()], np.int64)
 
+    def class_shares(self) -> tuple[float, ...]:
+        """Share of each class in the labels' own pixels that are not ignored; empty: all are."""
+        pixels = self.class_pixels().sum(0)
+        return tuple((pixels / pixels.sum()).tolist()) if pixels.any() else ()
+
 
 def _read_row(row: pa.RecordBatch) -> PackedImage:
     value = {name: row.column(name)[0] for name in SCHEMA.names}

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from seg.data.pack_rows import PackPlan, estimate_bytes, rows_by_threads
 from seg.errors import DataWarning, RequestError
 from seg.files import TEMPORARY, replacing
 from seg.progress import progress
+from seg.screen import say
 
 PrepareRows = Callable[[PackPlan], Generator[pa.RecordBatch, None, None]]
 """Prepares a plan's rows in order: by threads, or by tasks on a cluster."""
@@ -112,7 +112,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another process, which builds {path}", file=sys.stderr, flush=True)
+            say(f"waiting for another process, which builds {path}")
             fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise RequestError(

@@ -126,7 +126,7 @@ def _read_record(folder: Path) -> dict[str, object]:
         return {}
     try:
         there = json.loads((folder / "simulation.json").read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         there = None
     if not (isinstance(there, dict) and there):
         raise RequestError(f"{folder} holds something other than a simulated archive; choose another folder")

@@ -7,6 +7,7 @@ from pathlib import Path
 from seg.data import DATASETS
 from seg.data.background import Frame
 from seg.data.fingerprint import data_fingerprint
+from seg.data.label_sample import holds_mask, refuse_all_ignored
 from seg.data.layout import DataSet, Sample
 from seg.data.orientation import Turned
 from seg.data.pack import Pack, pack_folder
@@ -36,7 +37,8 @@ class TrainingData:
 def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | None = None) -> TrainingData:
     """Find, split and fingerprint the data a recipe trains on; `limit`: the first images of each part.
 
-    RequestError: no such folder, not the recipe's layout, no labels, too few images, a seed below 0.
+    RequestError: no such folder, not the recipe's layout, no labels, too few images, a seed below 0, masks
+    that mark nothing but 255.
     """
     if seed < 0:
         raise RequestError(f"--seed is {seed}; give 0 or more")
@@ -47,6 +49,7 @@ def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | No
     if recipe.dataset not in DATASETS:
         raise RequestError(describe_unknown("dataset", recipe.dataset, DATASETS))
     data = DATASETS[recipe.dataset](root.resolve(), recipe.sequence)
+    _refuse_all_ignored(data, recipe)
     split = split_samples(data, recipe.validation_share, seed).limited(limit)
     chosen = (*split.train, *split.validation)
     together = recipe.frames > 1 or recipe.preprocessing.background_every > 0
@@ -55,6 +58,13 @@ def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | No
     return TrainingData(
         data.root, data.classes, split, data_fingerprint(chosen, data.root, frames), sequences
     )
+
+
+def _refuse_all_ignored(data: DataSet, recipe: Recipe) -> None:
+    """RequestError: masks of stored ids that hold 0 and 255 alone; an adapter's decoder finds ids itself."""
+    labels = (str(sample.label) for sample in data.samples if sample.label and sample.decoder is None)
+    masks = [label for label in labels if holds_mask(label)]
+    refuse_all_ignored(f"data {data.root}", masks, lambda mask: Path(mask).read_bytes(), recipe.label_map)
 
 
 def _sequences(data: DataSet, chosen: tuple[Sample, ...]) -> dict[str, tuple[Frame, ...]]:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from seg.labelling.labelling import Labelling
 from seg.labelling.queue import read_queue
 from seg.labelling.request import LabelRequest
 from seg.labelling.window import LabelWindow
+from seg.screen import say
 
 if TYPE_CHECKING:
     from seg.labelling.proposals import Proposer
@@ -48,7 +48,7 @@ def label_folder(request: LabelRequest, leave: Callable[[], None]) -> None:
         labelling = Labelling(shown, files)
         _say_state(labelling)
         if (root / "masks").is_dir():
-            print(f"label: {root} has masks/ too, which training uses in place of boxes/", file=sys.stderr)
+            say(f"label: {root} has masks/ too, which training uses in place of boxes/")
 
         def leave_nothing() -> None:
             shutil.rmtree(kept, ignore_errors=True)
@@ -76,7 +76,7 @@ def _load_proposer(request: LabelRequest, archive: Path, images: list[str], kept
 
 def _say_state(labelling: Labelling) -> None:
     done, images = len(labelling.labelled), len(labelling.images)
-    print(f"label: {done} of {images} images labelled; {labelling.files.boxes}", flush=True)
+    say(f"label: {done} of {images} images labelled; {labelling.files.boxes}", out=True)
 
 
 def read_image(archive: Path, image: str) -> Pixels:

@@ -1,6 +1,5 @@
 """The window of labelling: it shows the state, and turns keys and the mouse into changes of it."""
 
-import sys
 from collections.abc import Callable
 
 import cv2
@@ -22,6 +21,7 @@ from seg.labelling.picture import (
 from seg.labelling.predicting import Predicting, Propose
 from seg.labelling.words import Lines, describe_image, explain_drawing, list_keys
 from seg.labelling.x11 import announce_window
+from seg.screen import say
 
 TITLE = "Fringe labels"
 TICK_MS = 30
@@ -109,7 +109,7 @@ class LabelWindow:
                 self._opened = (image, pixels)
             except ImageError as error:
                 self.notice = f"skipped {image}: {error}"
-                print(f"label: {self.notice}", file=sys.stderr, flush=True)
+                say(f"label: {self.notice}")
                 self.labelling.set_aside(str(error))
         return self._opened[1]
 

@@ -53,9 +53,10 @@ def write_scores(folder: Path, rows: list[dict[str, Any]], *, part: int = 7, **r
         ledger.commit()
     scored = [row for row in rows if row["reason"] is None]
     defaults = {"archive": "/data/archive", "labels": "/data/labels", "masks": "none", "label_map": []}
-    place.write_json("run.json", defaults | {"sequence": "", "min_object_px": 64} | run)
+    run = defaults | {"sequence": "", "min_object_px": 64, "classes": ["background", "disc", "dust"]} | run
+    place.write_json("run.json", run)
     summary = {
-        "classes": ["background", "disc", "dust"],
+        "classes": run["classes"],
         "images_found": len(rows),
         "images_scored": len(scored),
         "images_skipped": 0,

@@ -116,6 +116,7 @@ def rewrite_card(model: Path, **changes: object) -> None:
     with safe_open(model, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
         values = json.loads(opened.metadata()["fringe"]) | changes
+    del values["metadata_sha256"]
     save_file(tensors, model, {"fringe": json.dumps(values)})
 
 
@@ -141,6 +142,27 @@ def test_labels_with_other_classes_than_the_model(capfd: Screen, archive: Path, 
     )
     line = refused_score(capfd, archive / "images", model, "--labels", archive / "masks")
     assert line.startswith(f"labels {archive}/classes.txt names the classes background, cell but")
+
+
+def test_labels_whose_names_fit_no_image(capfd: Screen, archive: Path, model: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels"
+    for mask in (archive / "masks").rglob("*.png"):
+        file = labels / mask.parent.name / f"{mask.stem}_mask.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(mask, file)
+    words = ("--labels", labels)
+    line = refused_score(capfd, archive / "images", model, *words)
+    assert line == (
+        f"--labels {labels}: no file in it is the label of an image of the archive: s0/0.png would want "
+        "s0/0.png.png, s0/0.png, s0/0.txt or s0/0.json; unused: s0/0_mask.png, s0/1_mask.png, "
+        "s1/0_mask.png, ... (4 .png); rename the files after their images, or give the folder that holds the "
+        "labels"
+    )
+    assert refused_score(capfd, archive / "images", model, *words, "--dry-run") == line
+    shutil.rmtree(labels)
+    labels.mkdir()
+    line = refused_score(capfd, archive / "images", model, *words)
+    assert f"--labels {labels}: no file in it is the label of an image of the archive: it is empty" in line
 
 
 @pytest.mark.parametrize("place", ["out", "images/out", "masks/out", "."])
@@ -323,12 +345,54 @@ def test_training_data_without_labels(capfd: Screen, archive: Path) -> None:
 
 
 def test_data_of_which_no_pixel_counts(capfd: Screen, archive: Path) -> None:
-    for part in ("validation", "training"):  # s0 is the one to validate on, then all are ignored
-        for mask in (archive / "masks").rglob("*.png" if part == "training" else "s0/*.png"):
-            cv2.imwrite(str(mask), np.full((64, 96), 255, np.uint8))
+    for part, ignored in (("validation", "s0"), ("training", "s1")):
+        for mask in (archive / "masks").rglob("*.png"):
+            cv2.imwrite(str(mask), np.full((64, 96), 255 if mask.parent.name == ignored else 1, np.uint8))
         line = refused_training(capfd, archive)
         assert line.startswith(f"data {archive}: every pixel of the 2 {part} images is ignored")
         assert line.endswith("label some, or use another --seed")
+
+
+def write_as_fiji_does(archive: Path) -> None:
+    """What was 1 in the masks of an archive is 255, and nothing is ignored."""
+    for file in (archive / "masks").rglob("*.png"):
+        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(file), np.where(mask == 1, np.uint8(255), np.uint8(0)))
+
+
+def test_masks_of_0_and_255_alone_are_refused_until_label_map_names_255(
+    capfd: Screen, archive: Path, model: Path
+) -> None:
+    labels = archive_labels(archive)
+    write_as_fiji_does(archive)
+    mend = "--label-map 255 1 where 255 marks the objects"
+    for verb in ("train", "tune"):
+        line = refused(verb, capfd, *RECIPE, "--data", archive)
+        assert line.startswith(f"data {archive}: the 4 masks hold no id but 0 and 255, and 255 is ignored")
+        assert mend in line
+    line = refused_score(capfd, archive, model)
+    assert line.startswith(f"labels {archive}/masks: the 4 masks hold no id but 0 and 255")
+    assert mend in line
+    refused_score(capfd, archive, model, "--dry-run")
+    words = (archive, "--model", model, "--workers", 0, "--out")
+    assert run("score", capfd, *words, "out", "--label-map", 255, 1)[0] == 0
+    for label in labels.values():
+        mask = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(label), mask // 255)
+    assert sum_ledger(Path("out")) == count_by_hand(Path("out/masks"), labels)
+    line = refused("score", capfd, *words, "out", "--rescore-changed")
+    assert "holds another run, with other values of label_map" in line
+
+
+@pytest.mark.parametrize("pair", [(255, 2), (256, 1), (-1, 1), (3, -1)])
+def test_a_label_map_that_names_no_id_or_no_class(
+    capfd: Screen, archive: Path, model: Path, pair: tuple[int, int]
+) -> None:
+    line = refused_score(capfd, archive, model, "--label-map", *pair)
+    assert line == (
+        f"--label-map {pair[0]} {pair[1]}: the first is the id in a mask, 0 to 255, the second one of the "
+        "model's classes, 0 to 1, or 255 to ignore it; try --label-map 255 1"
+    )
 
 
 def test_missing_training_data(capfd: Screen, tmp_path: Path) -> None:

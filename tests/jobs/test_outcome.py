@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.outcome import run_job
+from cluster.requests import ScoreRequest
+from jobs.outcome import parse_words, run_job
 from seg.errors import RequestError
 from tests.small import ROOT, wait_until
 
@@ -57,6 +58,23 @@ def test_our_failure_is_1_one_line_on_screen_and_a_traceback_in_a_file(
     assert capsys.readouterr().err == f"tune: failed: {cause} (traceback: {log})\n"
     assert "Traceback (most recent call last)" in log.read_text()
     assert "in fail" in log.read_text()
+
+
+def test_an_error_s_log_repeats_no_name_raw(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_job("score", lambda: fail(OSError(5, "cut", "a\x1b[2J\udcff.png"))) == 1
+    (log,) = tmp_path.iterdir()
+    for text in (log.read_text(), capsys.readouterr().err):
+        assert r"a\x1b[2J\udcff.png" in text
+        assert "\x1b" not in text
+
+
+def test_a_usage_error_repeats_no_word_raw(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse_words(ScoreRequest, ["a", "b\x1b[2J.png", "--modle\x9b"])
+    text = capsys.readouterr().err
+    assert r"b\x1b[2J.png" in text
+    assert "\x1b" not in text
+    assert "\x9b" not in text
 
 
 def test_a_usage_error_keeps_its_own_exit() -> None:

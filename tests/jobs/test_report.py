@@ -7,6 +7,7 @@ import pytest
 
 from jobs import report
 from tests.cluster.scores import random_rows, write_scores
+from tests.small import read_tree
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,19 @@ def test_one_folder_gets_its_report_and_review_again(
     assert (scores / "A/review.csv").read_text().startswith("rank,image,reason,")
 
 
+def test_a_report_is_put_elsewhere_where_asked(scores: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(scores / "A") == 0
+    before = read_tree(scores / "A")
+    assert run(scores / "A", "--out", scores / "pages/a.html") == 0
+    said = f"report: {scores}/pages/a.html\nwhat to label next: {scores}/pages/a-review.csv\n"
+    assert capsys.readouterr().out.endswith(said)
+    assert (scores / "pages/a.html").read_bytes() == before["report.html"]
+    assert (scores / "pages/a-review.csv").read_bytes() == before["review.csv"]
+    assert read_tree(scores / "A") == before
+    assert run(scores / "A", "--out", scores) == 2
+    assert f"{scores} cannot be written (Is a directory)" in capsys.readouterr().err
+
+
 def test_two_folders_are_compared_on_the_screen_and_on_a_page(
     scores: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,7 +72,7 @@ def test_two_folders_are_compared_on_the_screen_and_on_a_page(
 
 def test_a_wrong_request_is_2_and_one_sentence(scores: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = "report: give one scores folder, or two to compare and, if you like, --out for the page\n"
-    for words in ((), ("A", "B", "C"), ("A", "--out", "x.html")):
+    for words in ((), ("A", "B", "C")):
         assert run(*(scores / word if len(word) == 1 else word for word in words)) == 2
         assert capsys.readouterr().err == wrong
     assert run(scores / "nothing") == 2

@@ -1,16 +1,19 @@
+import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from seg.checkpoint import ModelCard, load_model, read_model, save_model
+from seg.checkpoint import ModelCard, load_model, read_model, save_model, weights_sha256
 from seg.data.intensities import IntensityRange
 from seg.data.preprocess import Statistics
 from seg.errors import RequestError
@@ -24,6 +27,7 @@ CARD = ModelCard(
     label_map=((11, 255), (1, 2)),
     preprocessing=Preprocessing(channels=3, shrink=2.5, normalisation="fitted"),
     intensities=(IntensityRange(8, 1.5, 9.25, 0.0, 255.0), IntensityRange(16, 900.0, 1e4, 3.0, 65535.0)),
+    class_shares=(0.9, 0.1 - 1 / 300, 1 / 300),
     statistics=Statistics((1.5, 2.25, 1 / 3), (0.1, 0.2, 0.3), 16),
     tiling=Tiling(crop_px=(96, 64), halo_px=16),
     validation={"miou": 0.5, "confusion": [[1, 2, 3]] * 3, "lr": 1e-3},
@@ -78,8 +82,7 @@ def rewrite(path: Path, edit: Edit, **metadata: str) -> None:
         values = json.loads(file.metadata()["fringe"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     edit(tensors, values)
-    from seg.checkpoint import weights_sha256
-
+    values.pop("metadata_sha256", None)
     if "provenance" in values:
         values["provenance"]["weights_sha256"] = weights_sha256(tensors)
     save_file(tensors, path, metadata or {"fringe": json.dumps(values)})
@@ -99,8 +102,14 @@ EDITS: dict[str, tuple[Edit, str]] = {
         "format_version is 2, this fringe reads 1",
     ),
     "no version": (lambda _, card: card.pop("format_version"), "format_version is None"),
-    "a field is missing": (lambda _, card: card.pop("tiling"), "does not fit format 1: 'tiling'"),
-    "a field is new": (lambda _, card: card.update(new=1), "does not fit format 1: .*'new'"),
+    "a field is missing": (
+        lambda _, card: card.pop("tiling"),
+        "does not fit format 1: it has no field tiling",
+    ),
+    "a field is new": (
+        lambda _, card: card.update(new=1),
+        "does not fit format 1: it has the unknown field new",
+    ),
     "a field is wrong": (lambda _, card: card["tiling"].update(halo_px=7), "format 1: .*halo_px is 7"),
     "an architecture is unknown": (
         lambda _, card: card.update(architecture="unett"),
@@ -116,7 +125,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
         r"score.weight is \(3, 32, 3, 3\), wanted \(3, 32, 1, 1\)",
     ),
     "classes are missing": (
-        lambda _, card: card.update(classes=["a", "b"]),
+        lambda _, card: card.update(classes=["a", "b"], class_shares=[0.5, 0.5]),
         r"tensor score.weight is \(3, 32, 1, 1\), wanted \(2, 32, 1, 1\)",
     ),
 }
@@ -135,17 +144,29 @@ def test_a_rewritten_file_with_nothing_changed_loads(model_file: Path) -> None:
     load_model(model_file)
 
 
-def test_a_file_written_before_intensities_were_kept_knows_none(model_file: Path) -> None:
-    rewrite(model_file, lambda tensors, card: card.pop("intensities"))
-    assert load_model(model_file)[1].intensities == ()
+@pytest.mark.parametrize("field", ["intensities", "class_shares"])
+def test_a_file_written_before_a_field_was_kept_knows_nothing_of_it(model_file: Path, field: str) -> None:
+    rewrite(model_file, lambda tensors, card: card.pop(field))
+    assert getattr(load_model(model_file)[1], field) == ()
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [[0.5, 0.5], [0.9, 0.1, 0.1], [1.5, -0.5, 0], ["1", 0, 0], [True, 0, 0], [float("nan")] * 3, 1, None],
+)
+def test_class_shares_that_are_none_are_refused(model_file: Path, shares: Any) -> None:
+    rewrite(model_file, lambda tensors, card: card.update(class_shares=shares))
+    with pytest.raises(RequestError, match="does not fit format 1: class_shares are no 3 shares from 0 to 1"):
+        load_model(model_file)
 
 
 @pytest.mark.parametrize(
     ("metadata", "text"),
     [
         ({"other": "1"}, "has no metadata 'fringe'"),
-        ({"fringe": "{"}, "its metadata 'fringe' is no JSON object"),
-        ({"fringe": "3"}, "its metadata 'fringe' is no JSON object"),
+        ({"fringe": "{"}, "its metadata 'fringe' is damaged: it is no JSON"),
+        ({"fringe": "[" * 99_999}, "its metadata 'fringe' is damaged: it is no JSON"),
+        ({"fringe": "3"}, "its metadata 'fringe' is damaged: it holds 3, wanted an object"),
     ],
 )
 def test_metadata_that_is_not_ours_is_refused(model_file: Path, metadata: dict[str, str], text: str) -> None:
@@ -184,3 +205,51 @@ def test_one_flipped_bit_of_a_weight_is_refused(model_file: Path, place: int) ->
     model_file.write_bytes(content)
     with pytest.raises(RequestError, match=f"model {model_file}: provenance.weights_sha256 .*is damaged"):
         load_model(model_file)
+
+
+WRONG = (None, 7, -1, 1.5, "x", True, [], ["x"], [[1]], {}, {"x": 1}, [None], 10**30)
+
+
+def write_small(path: Path, card: dict[str, Any]) -> None:
+    save_file({"w": torch.zeros(2)}, path, {"fringe": json.dumps(card)})
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["fringe"])
+
+
+def test_a_card_with_any_field_of_another_type_is_refused_or_read(model_file: Path, tmp_path: Path) -> None:
+    card, path = read_card(model_file), tmp_path / "small.safetensors"
+    card["provenance"]["weights_sha256"] = weights_sha256({"w": torch.zeros(2)})
+    del card["metadata_sha256"]
+    parts = [card, *(part for part in card.values() if isinstance(part, dict))]
+    for fields in parts:
+        for name, before in list(fields.items()):
+            for wrong in WRONG:
+                fields[name] = wrong
+                write_small(path, card)
+                with suppress(RequestError):  # nothing else is raised
+                    found = read_model(path)[1]
+                    assert isinstance(found.classes, tuple)
+                    assert isinstance(found.tiling.halo_px, int)
+            fields[name] = before
+
+
+def test_every_byte_of_a_card_that_changed_is_noticed(model_file: Path, tmp_path: Path) -> None:
+    rewrite(model_file, lambda tensors, card: None)
+    card, path = read_card(model_file), tmp_path / "small.safetensors"
+    card["provenance"]["weights_sha256"] = weights_sha256({"w": torch.zeros(2)})
+    card["metadata_sha256"] = hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
+    write_small(path, card)
+    wanted = read_model(path)[1]
+    whole, header = path.read_bytes(), path.stat().st_size - 8
+    random, equal = np.random.default_rng(0), 0
+    for place, bit in zip(random.integers(0, header, 400), random.integers(0, 8, 400), strict=True):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        with suppress(RequestError):  # nothing else is raised
+            assert read_model(path)[1] == wanted  # of 1e-05 the E may be large
+            equal += 1
+    assert equal < 10

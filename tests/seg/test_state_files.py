@@ -1,11 +1,15 @@
+import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from seg.errors import DataWarning, RequestError
 from seg.state_files import (
@@ -96,6 +100,32 @@ def test_every_changed_bit_of_a_state_is_found(tmp_path: Path) -> None:
         path.write_bytes(changed)
         with pytest.raises(DamagedState, match="damaged"):
             read_state(path)
+
+
+def test_every_changed_bit_of_a_journal_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    (path,) = run_of(tmp_path, 1)
+    whole, journal = path.read_bytes(), read_journal(path)
+    for place in range(int.from_bytes(whole[:8], "little") + 8):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << (place + 3) % 8
+        path.write_bytes(changed)
+        with suppress(DamagedState):
+            assert read_journal(path) == journal
+
+
+def test_a_journal_from_before_it_had_a_hash_is_checked_with_all_that_the_state_holds(tmp_path: Path) -> None:
+    (path,) = run_of(tmp_path, 1)
+    with safe_open(path, framework="pt") as file:
+        values = json.loads(file.metadata()["fringe-state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    journal = read_journal(path)
+    del values["journal_sha256"]
+    save_file(tensors, path, {"fringe-state": json.dumps(values)})
+    assert read_journal(path) == journal
+    values["history"][0]["epoch"] += 1
+    save_file(tensors, path, {"fringe-state": json.dumps(values)})
+    with pytest.raises(DamagedState, match="does not fit its sha256"):
+        read_journal(path)
 
 
 DAMAGES: dict[str, Damage] = {

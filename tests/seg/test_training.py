@@ -101,6 +101,10 @@ def test_the_loss_falls_and_the_model_file_scores_what_the_journal_says(make_pla
     assert int(confusion.sum()) == counted
     assert card.provenance["data_fingerprint"] == plan.data.fingerprint
     assert (card.provenance["seed"], card.provenance["parent"]) == (1, "test")
+    pixels = np.zeros(256, np.int64)
+    for sample in plan.data.split.train:
+        pixels += np.bincount(np.asarray(Image.open(str(sample.label))).ravel(), minlength=256)
+    assert card.class_shares == tuple((pixels[:2] / pixels[:2].sum()).tolist())
 
 
 def test_the_folder_tells_the_run(make_plan: MakePlan) -> None:
@@ -120,6 +124,12 @@ def test_the_folder_tells_the_run(make_plan: MakePlan) -> None:
     assert set(summary["iou"]) == {"background", "disc"}
     assert summary["epochs_run"] == summary["best_epoch"] == 1
     assert Path(summary["model_file"]).is_file()
+    journal.best_confusion = [[9, 0], [3, 0]]
+    alarms = training_summary(plan.folder, plan.recipe, plan.data.classes, journal, (0.1, 0.9))["alarms"]
+    assert alarms == [
+        "the model predicts no pixel of: disc (3 in the labels)",
+        "0 % of pixels are disc, 90 % in training",
+    ]
 
 
 def test_the_seed_decides_the_weights(make_plan: MakePlan) -> None:
@@ -150,8 +160,6 @@ def test_statistics_and_intensities_are_the_training_images_and_travel_in_the_mo
 def test_fitted_statistics_refuse_validation_images_of_another_depth(make_plan: MakePlan) -> None:
     plan = make_plan()
     sample = plan.data.split.validation[0]
-    from PIL import Image
-
     Image.fromarray(np.asarray(Image.open(sample.image)).astype(np.uint16)).save(sample.image)
     training = Training(replace(plan, data=replace(plan.data, fingerprint="changed")), CPU)
     with pytest.raises(RequestError, match=f"{sample.name} has 16 bits, the training images 8"):

@@ -95,8 +95,7 @@ def test_scorings_that_cannot_be_compared_are_refused_with_the_difference(tmp_pa
     said = "A and B have no labelled image in common; compare others"
     assert refuse(tmp_path / "3", rows, others) == said
     write_scores(tmp_path / "4/A", rows)
-    place = write_scores(tmp_path / "4/B", rows)
-    place.write_json("summary.json", place.read_json("summary.json") | {"classes": ["sky", "road", "car"]})
+    place = write_scores(tmp_path / "4/B", rows, classes=["sky", "road", "car"])
     with pytest.raises(RequestError, match=r"different classes \(background, disc, dust; sky, road, car\)"):
         compare(as_place(tmp_path / "4/A"), place)
 

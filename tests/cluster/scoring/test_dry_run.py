@@ -1,14 +1,17 @@
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from rich.console import Console
 
 from cluster.scoring import dry_run_tables
-from cluster.scoring.dry_run import DryRun, dry_run, survey_headers
+from cluster.scoring.dry_run import DryRun, Truth, dry_run, survey_headers
 from cluster.scoring.image_scorer import ImageScorer, ScorerSettings
 from cluster.scoring.rehearsal import Power
 from seg.data.listing import list_images
@@ -27,7 +30,7 @@ VALUES: dict[str, Any] = {
     "bytes": 5,
     "ignored": {".md": 3},
     "sequences": 1,
-    "labelled": None,
+    "labelled": 1000,
     "finished": 0,
     "quarantined": 0,
     "pending": 10,
@@ -36,6 +39,13 @@ VALUES: dict[str, Any] = {
         "empty": [{"image": "folder/" * 20 + f"{k}.png", "detail": "no bytes"} for k in range(5)]
     },
     "kinds": [KIND | {"width": width} for width in range(20)],
+    "labels_read": 64,
+    "label_classes": [
+        {"class": "background", "pixels": 10**6, "share": 0.99, "trained": 0.93},
+        {"class": "a class with a rather long name", "pixels": 12, "share": 0.01, "trained": 0.07},
+    ],
+    "label_ignored": 7,
+    "bad_labels": [{"image": f"{k}.png", "detail": "label x/y.png is of another size"} for k in range(5)],
     "timed": ["a"],
     "timed_bad": [{"image": "b.png", "reason": "truncated", "detail": "the file ends after 10 bytes"}],
     "workers": 1,
@@ -137,10 +147,45 @@ def test_a_dry_run_tells_what_there_is_and_writes_nothing(
     assert "│" not in shown  # off a terminal it is plain
 
 
+def test_a_dry_run_counts_the_pixels_of_labels_by_class_as_the_night_will(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = {image: label for image, label in write_odd_archive(archive.parent).items() if label is not None}
+    expected = [0, 0, 0]
+    for label in labels.values():
+        mask = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
+        assert mask is not None
+        for number, stored in enumerate((0, 1, 255)):
+            expected[number] += int(np.count_nonzero(mask == stored))
+    (archive.parent / "masks" / "bad.png.png").write_bytes(b"")  # its image has a bad header
+    (archive.parent / "masks" / "s1" / "frame-10.png").write_bytes(b"no mask")
+    names = {image: label.relative_to(archive.parent / "masks").as_posix() for image, label in labels.items()}
+    names |= {"bad.png": "bad.png.png", "s1/frame-10.png": "s1/frame-10.png"}
+    truth = Truth(
+        place=as_place(archive.parent / "masks"),
+        names=names,
+        classes=("background", "disc"),
+        label_map=(),
+        trained=(0.93, 0.07),
+    )
+    plan = plan_of(archive, tmp_path / "out", pending=[], truth=truth, labels=names)
+    values = dry_run(plan, lambda images, scratch: [])
+    assert [row["pixels"] for row in values["label_classes"]] + [values["label_ignored"]] == expected
+    assert [row["trained"] for row in values["label_classes"]] == [0.93, 0.07]
+    (bad,) = values["bad_labels"]
+    assert bad["image"] == "s1/frame-10.png"
+    assert values["labels_read"] == len(labels) + 1
+    shown = capsys.readouterr().out
+    share = expected[1] / sum(expected[:2])
+    assert re.search(rf"disc +{expected[1]:,} +{share:.2%} +7.00%", shown)
+    assert f"labels, {len(labels) + 1} of {len(labels) + 2}" in shown
+    assert "frame-10.png  label" in shown
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_gets_tables_that_fit(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(width=width, force_terminal=True, color_system=None)
-    monkeypatch.setattr(dry_run_tables, "Console", lambda **_: console)
+    monkeypatch.setattr(dry_run_tables, "open_console", lambda **_: console)
     with console.capture() as captured:
         dry_run_tables.print_dry_run(VALUES)
     lines = captured.get().splitlines()

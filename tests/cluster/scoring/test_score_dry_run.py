@@ -8,6 +8,7 @@ from cluster.requests import ScoreRequest
 from cluster.scoring.score_dry_run import look_only
 from cluster.scoring.scoring import score
 from cluster.session import Session
+from seg.errors import DataWarning
 from tests.conftest import WriteArchive
 from tests.small import read_tree, write_model
 
@@ -47,3 +48,18 @@ def test_a_dry_run_counts_what_the_same_command_would_score(
         values = look_only(ask(tmp_path, **options), idle)
         assert (values["finished"], values["quarantined"], values["pending"]) == counts, options
     assert read_tree(tmp_path / "out") == before
+
+
+def test_a_dry_run_is_loud_where_few_label_files_fit_and_shows_their_pixels(
+    write_archive: WriteArchive, tmp_path: Path, idle: Session
+) -> None:
+    archive = write_archive(sequences=1, frames=3)
+    write_model(tmp_path / "model.safetensors")
+    masks = archive / "masks"
+    for frame in (1, 2):
+        (masks / f"s0/{frame}.png").rename(masks / f"s0/{frame}_mask.png")
+    for options in ({}, {"archive": str(archive / "images"), "labels": str(masks)}):
+        with pytest.warns(DataWarning, match=r"ONLY 1 of its 3 label files .* unused: s0/1_mask.png"):
+            values = look_only(ask(tmp_path, limit=1, **options), idle)
+        assert (values["labels_read"], values["label_ignored"]) == (1, 96)
+        assert sum(row["pixels"] for row in values["label_classes"]) == 63 * 96

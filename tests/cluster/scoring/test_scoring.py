@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import jobs.report
+import jobs.score
 from cluster.ledger.ledger import Ledger
 from cluster.outcome import QUARANTINED, STOPPED_EARLY
 from cluster.requests import ScoreRequest
@@ -28,6 +30,7 @@ from tests.small import (
     count_by_hand,
     ledger_rows,
     own_processes,
+    predict_alone,
     read_tree,
     start_job,
     sum_ledger,
@@ -425,3 +428,40 @@ def test_images_that_carry_an_orientation_are_warned_of_once_and_scored_as_store
         command(request, idle)
     assert len(said) == 1
     assert {(row["height"], row["width"]) for row in ledger_rows(tmp_path / "out")} <= {(64, 96)}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_model_that_predicts_one_class_alone_is_said_on_the_screen_in_the_summary_and_in_the_report(
+    tmp_path: Path,
+    model: Path,
+    write_archive: WriteArchive,
+    labelled: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    archive = write_archive(sequences=1, frames=2)
+    predict_alone(model, 1, class_shares=(0.93, 0.07))
+    where, lines = archive, ["the model predicts no pixel of: background"]
+    if not labelled:
+        where, lines = archive / "images", ["the model predicts nothing but disc"]
+    lines.append("100 % of pixels are disc, 7 % in training; 0 % are background, 93 % in training")
+    words = (str(where), "--model", str(model), "--out", str(tmp_path / "out"), "--workers", "0")
+    assert jobs.score.main(words) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["class_shares_trained"] == {"background": 0.93, "disc": 0.07}
+    for line, alarm in zip(lines, summary["alarms"], strict=True):
+        assert alarm.startswith(line)
+    screen = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert screen == [f"score: warning: {alarm}" for alarm in summary["alarms"]]
+    page = (tmp_path / "out/report.html").read_text()
+    for alarm in summary["alarms"]:
+        assert f'<p class="alert alarm"><b>Look at this first:</b> {alarm}.</p>' in page[: page.index("<dt>")]
+    assert jobs.report.main([str(tmp_path / "out")]) == 0
+    again = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert again == [f"report: warning: {alarm}" for alarm in summary["alarms"]]
+
+
+def test_a_model_file_without_shares_raises_no_alarm_of_them(
+    tmp_path: Path, write_archive: WriteArchive, score_in_process: Score
+) -> None:
+    values = score_in_process(write_archive(sequences=1, frames=1)).values
+    assert (values["alarms"], values["class_shares_trained"]) == ([], None)

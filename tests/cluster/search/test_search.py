@@ -18,12 +18,14 @@ from cluster.search.trials import (
     TrialRecord,
     begin_trial,
     describe_cause,
+    end_trial,
     fail_trial,
     note_failure,
     read_trials,
     trial_folder,
 )
 from cluster.session import Session
+from jobs.figures import print_figures
 from seg.checkpoint import load_model
 from seg.errors import RequestError
 from seg.models.unet import UNet
@@ -31,7 +33,7 @@ from seg.recipe import Crops, Preprocessing, Tiling
 from seg.recipes import RECIPES
 from seg.training import Training, TrainingPlan
 from tests.conftest import write_discs
-from tests.small import TINY_WORDS, own_processes, read_tree, start_job, wait_until
+from tests.small import TINY_WORDS, own_processes, predict_alone, read_tree, start_job, wait_until
 
 TINY = replace(
     RECIPES["interferogram-small"],
@@ -200,6 +202,30 @@ def test_a_search_killed_before_its_summary_only_concludes(found: SearchSummary,
     summaries = [json.loads(tree.pop("summary.json")) for tree in (before, after)]
     assert without_seconds(summaries[0]) == without_seconds(summaries[1])
     assert after == before
+
+
+def test_a_winner_that_predicts_one_class_alone_is_never_called_so_without_a_word_of_it(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = request_for(archive, "degenerate", trials=1, recipe={"epochs": 1})
+    plan = plan_search(request, HERE)
+    trial = trial_folder(plan.job.trials, 0)
+    begin_trial(trial, plan.own)
+    settings = TrainingPlan(recipe=plan.job.recipe, data=plan.job.data, seed=0, folder=trial, parent="x/000")
+    list(Training(settings, torch.device("cpu")).epochs())
+    end_trial(trial, plan.job.recipe)
+    predict_alone(trial / "best.safetensors", 0)
+    summary = search(request, HERE)
+    disc = summary.values["confusion"][1]
+    assert disc[0] > disc[1] == 0
+    alarms = summary.values["alarms"]
+    assert alarms[0] == f"the model predicts no pixel of: disc ({disc[0]:,} in the labels)"
+    assert alarms[1].startswith("0 % of pixels are disc, ")
+    assert json.loads((summary.folder / "summary.json").read_text())["alarms"] == alarms
+    page = (summary.folder / "search.html").read_text()
+    assert page.index(f"<b>Best trial:</b> {alarms[0]}.") < page.index("<dt>Best mIoU</dt>")
+    print_figures("tune", summary.values, summary.folder)
+    assert f"tune: warning: {alarms[0]}" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.ray
@@ -462,3 +488,20 @@ def test_trials_of_two_workers_report_their_epochs_are_pruned_and_leave_no_proce
     own = trials_of(out)[0]
     assert (own.status, own.journal.epochs_done) == ("finished", 9)
     assert all(trial.journal.epochs_done < 9 for trial in trials_of(out) if trial.status == "pruned")
+
+
+@pytest.mark.parametrize("file", ["trial.json", "failures.json", "ended.json"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "7", "null", "[[]]", '{"status": 3}', '{"status": "finished", "x": 1}']
+)
+def test_a_damaged_file_of_a_trial_is_refused_by_name(tmp_path: Path, file: str, content: str) -> None:
+    folder = trial_folder(tmp_path, 7)
+    begin_trial(folder, OWN)
+    (folder / file).write_text(content)
+    if file == "trial.json" and content.startswith('{"'):
+        assert read_trials(tmp_path)[0].params  # of any names: those that its search varies
+        return
+    with pytest.raises(RequestError) as refused:
+        read_trials(tmp_path)
+    assert str(refused.value).startswith(f"{folder}/{file} is damaged: ")
+    assert str(refused.value).endswith("remove its folder: another trial is begun in its place")

@@ -17,6 +17,7 @@ from cluster.outcome import STOPPED_EARLY
 from cluster.requests import TrainRequest
 from cluster.session import Session
 from cluster.training.training import TrainSummary, train
+from seg.alarms import find_alarms
 from seg.checkpoint import load_model
 from seg.data.images import decode_image
 from seg.data.preprocess import image_statistics
@@ -26,7 +27,7 @@ from seg.recipe import Crops, Preprocessing, Recipe, Tiling
 from seg.recipes import RECIPES
 from seg.run_folder import read_run
 from tests.conftest import write_discs
-from tests.small import TINY_WORDS, read_tree, start_job, wait_until
+from tests.small import CLASSES, TINY_WORDS, read_tree, start_job, wait_until
 
 TINY = replace(
     RECIPES["interferogram-small"],
@@ -96,6 +97,9 @@ def test_a_training_on_ray_leaves_a_whole_run(trained: Trained, workers: int) ->
     assert set(saved["iou"]) == set(saved["dice"]) == {"background", "disc"}
     assert saved["miou"] == pytest.approx(sum(saved["iou"].values()) / 2)
     assert 0 < saved["pixel_accuracy"] < 1
+    shares = load_model(summary.folder / "best.safetensors")[1].class_shares
+    assert len(shares) == 2
+    assert saved["alarms"] == find_alarms(CLASSES, np.array(saved["confusion"]), trained=shares)
     names = {path.name for path in summary.folder.iterdir()}
     pictures = {"curves.png", "confusion.png", "examples.png"}
     folders = {"last", "tensorboard"}

@@ -256,6 +256,9 @@ def test_an_npy_whose_size_overflows_is_truncated() -> None:
         ("s/a#1.png", "s/a#1.png", None),
         ("s#2/a.tif", "s#2/a.tif", None),
         ("a.png#1", "a.png#1", None),
+        ("a.tif#²", "a.tif#²", None),
+        ("a.tif#٣", "a.tif#٣", None),
+        ("a.tif#", "a.tif#", None),
     ],
 )
 def test_only_a_number_behind_a_tiff_is_a_page(name: str, file: str, page: int | None) -> None:

@@ -171,3 +171,16 @@ def test_a_sequence_is_the_folder_the_file_of_pages_or_what_the_pattern_says(
 def test_a_pattern_that_does_not_match_is_refused() -> None:
     with pytest.raises(RequestError, match=r"sequence 'x\(\.\)' does not match a/1.png"):
         sequence_of("a/1.png", "x(.)")
+
+
+def test_a_folder_too_deep_for_the_system_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(21):  # step by step, as nobody can name it whole
+        Path("d" * 200).mkdir()
+        monkeypatch.chdir("d" * 200)
+    Path("a.png").touch()
+    with pytest.raises(RequestError, match=r"cannot be listed: File name too long; shorten its path$"):
+        list_images(tmp_path)
+    monkeypatch.chdir(tmp_path)
