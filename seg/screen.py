@@ -42,7 +42,8 @@ def open_console(**options: Any) -> "Console":
                 shown = segment.text if segment.control else _visible_lines(segment.text)
                 yield segment if shown == segment.text else Segment(shown, segment.style)
 
-    return VisibleConsole(**{"highlight": False, "markup": False, "emoji": False} | options)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    return VisibleConsole(**plain | options)
 
 
 def _visible_lines(text: str) -> str:
