@@ -23,7 +23,7 @@ from seg.recipe import Preprocessing, Tiling
 FORMAT_VERSION = 1
 METADATA_KEY = "fringe"
 CARD_DIGEST = "metadata_sha256"
-"""Of all other fields; files from before have none."""
+"""In provenance, of all else there and in the other fields; files from before have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,8 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     values = asdict(card) | {"format_version": FORMAT_VERSION, "channels": card.channels}
     values["provenance"] = card.provenance | {"weights_sha256": weights_sha256(tensors)}
     plain = json.loads(json.dumps(without_nan(values)))  # as it comes back
-    write_bytes(path, save(tensors, {METADATA_KEY: json.dumps(plain | {CARD_DIGEST: _card_digest(plain)})}))
+    plain["provenance"][CARD_DIGEST] = _card_digest(plain)
+    write_bytes(path, save(tensors, {METADATA_KEY: json.dumps(plain)}))
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
@@ -130,18 +131,17 @@ def _parse_card(path: Path, text: str) -> ModelCard:
         raise RequestError(
             f"model {path}: format_version is {version}, this fringe reads {FORMAT_VERSION}; train it again"
         )
-    digest = values.pop(CARD_DIGEST, None)
-    fitting = {
-        name: value for name, value in values.items() if name != "channels"
-    }  # a copy, for other readers
+    ours = {name: value for name, value in values.items() if name != "channels"}  # that is for others
     try:
-        card: ModelCard = from_plain(ModelCard, fitting)
+        card: ModelCard = from_plain(ModelCard, ours)
         _check_card(card)
     except (ValueError, re.error) as error:
         raise RequestError(
             f"model {path}: its metadata does not fit format {FORMAT_VERSION}: {error}; {FROM_A_COPY}"
         ) from None
-    if digest not in (None, _card_digest(values | {"format_version": version})):
+    digest = card.provenance.pop(CARD_DIGEST, None)  # of this file: another that has the card gets its own
+    written = values | {"format_version": version, "provenance": card.provenance}
+    if digest not in (None, _card_digest(written)):
         raise RequestError(f"{where} is damaged: it does not fit its {CARD_DIGEST}; {FROM_A_COPY}")
     return card
 

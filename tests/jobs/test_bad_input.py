@@ -116,7 +116,7 @@ def rewrite_card(model: Path, **changes: object) -> None:
     with safe_open(model, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a dict
         values = json.loads(opened.metadata()["fringe"]) | changes
-    del values["metadata_sha256"]
+    del values["provenance"]["metadata_sha256"]
     save_file(tensors, model, {"fringe": json.dumps(values)})
 
 
