@@ -148,7 +148,7 @@ def test_rows_of_tiffs_that_are_gone_go_too_and_that_is_said(
     assert "rows stay" not in said
 
 
-@pytest.mark.parametrize("before", ["the quarantine", "run.json"])
+@pytest.mark.parametrize("before", [pytest.param("the quarantine", marks=pytest.mark.long), "run.json"])
 def test_killed_while_it_leaves_the_earlier_reader_the_same_command_goes_on(
     old: ScoreRequest, before: str
 ) -> None:
@@ -165,6 +165,7 @@ def test_killed_while_it_leaves_the_earlier_reader_the_same_command_goes_on(
     assert reader_of(out) == 2
 
 
+@pytest.mark.long
 def test_images_whose_background_holds_a_tiff_are_scored_again_and_it_is_measured_again(
     tmp_path: Path,
 ) -> None:
