@@ -35,7 +35,8 @@ class Png:
     depth: int
     colour_type: int
     interlaced: bool
-    has_palette: bool
+    palette: bytes
+    """Its colours, three bytes each; empty where there is none."""
     compressed: bytes
 
     @property
@@ -63,7 +64,8 @@ def read_png(data: bytes) -> Png:
             "the PNG is compressed or interlaced in a way that the specification does not know"
         )
     compressed = b"".join(content for kind, content in chunks if kind == b"IDAT")
-    return Png(height, width, depth, colour_type, bool(interlace), b"PLTE" in kinds, compressed)
+    palette = next((bytes(content) for kind, content in chunks if kind == b"PLTE"), b"")
+    return Png(height, width, depth, colour_type, bool(interlace), palette, compressed)
 
 
 def _read_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -88,7 +90,7 @@ def stored_samples(png: Png) -> NDArray[np.uint8]:
 
     Allocates what the header announces. UnreadableImage: the rows are damaged, too few or too many.
     """
-    if png.colour_type == PALETTE and not png.has_palette:
+    if png.colour_type == PALETTE and not png.palette:
         raise UnreadableImage("the PNG is damaged: it has no palette")
     try:
         if not _holds(png.compressed, _row_bytes(png)):

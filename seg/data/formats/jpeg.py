@@ -32,7 +32,7 @@ class _Frame(NamedTuple):
 
 
 def read_header(file: BinaryIO) -> Header:
-    """What a JPEG holds, by the segments before its first scan. ImageError: damaged, or no image of ours."""
+    """What a JPEG holds, by the segments up to its first scan. ImageError: damaged, or no image of ours."""
     return _read_frame(file).header
 
 
@@ -53,9 +53,7 @@ def decode_stream(data: bytes, channels: Literal[1, 3]) -> NDArray[np.uint8]:
     try:
         pixels = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB")
     except DAMAGE as error:
-        if "subsampling" in str(error):
-            raise UnsupportedImage(f"the JPEG is of a kind we do not read: {error}") from None
-        raise _damage(data, f"the JPEG is damaged: {error}") from None
+        raise _refusal(data, error) from None
     return pixels[:, :, 0] if channels == 1 else pixels
 
 
@@ -76,8 +74,18 @@ def _read_frame(file: BinaryIO) -> _Frame:
         if marker == SCAN[1]:
             if frame is None:
                 raise UnreadableImage("the JPEG is damaged: it has a scan before its frame")
+            file.seek(0)
+            _check_sampling(_read(file, start + length) + END)
             return _Frame(frame, start - 2)
         file.seek(start + length)
+
+
+def _check_sampling(head: bytes) -> None:
+    """Ask libjpeg-turbo itself, which does not know every way to sample colours. head: up to the first scan."""
+    try:
+        simplejpeg.decode_jpeg_header(head)
+    except DAMAGE as error:
+        raise _refusal(head, error) from None
 
 
 def _next_marker(file: BinaryIO) -> int:
@@ -115,7 +123,9 @@ def _read(file: BinaryIO, count: int) -> bytes:
     return found
 
 
-def _damage(data: bytes, detail: str) -> ImageError:
+def _refusal(data: bytes, error: Exception) -> ImageError:
+    if "subsampling" in str(error):
+        return UnsupportedImage(f"the JPEG samples its colours in a way that we do not read: {error}")
     if END not in data[-16:]:
         return TruncatedImage(f"the file ends after {len(data)} bytes, before its image does")
-    return UnreadableImage(detail)
+    return UnreadableImage(f"the JPEG is damaged: {error}")

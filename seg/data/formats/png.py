@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.formats.header import Header
+from seg.data.mask_png import read_png, stored_samples
 from seg.errors import ImageError, TruncatedImage, UnreadableImage, UnsupportedImage
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -41,6 +42,8 @@ def decode(data: bytes) -> NDArray[np.generic]:
     Gray of 1, 2 and 4 bits keeps its values, 0 to 1, 3 and 15. ImageError: as of `read_header`; damage.
     """
     kind = _read_kind(io.BytesIO(data))
+    if kind.colour == PALETTE:
+        return _decode_palette(data)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise _damage(data, "the image data is damaged")
@@ -49,6 +52,18 @@ def decode(data: bytes) -> NDArray[np.generic]:
     if kind.bits < 8:  # OpenCV spreads them over 0 to 255: section 13.12, so that this division is exact
         return pixels // np.uint8(255 // (2**kind.bits - 1))
     return pixels
+
+
+def _decode_palette(data: bytes) -> NDArray[np.uint8]:
+    """The colours of a palette; OpenCV gives black for an index that has none, where we refuse."""
+    png = read_png(data)
+    indices = stored_samples(png)
+    colours = np.frombuffer(png.palette[: len(png.palette) // 3 * 3], np.uint8).reshape(-1, 3)
+    if int(indices.max()) >= len(colours):
+        raise UnreadableImage(
+            f"the PNG is damaged: it uses more than the {len(colours)} colours of its palette"
+        )
+    return colours[indices]
 
 
 def _read_kind(file: BinaryIO) -> _Kind:

@@ -134,6 +134,8 @@ class Tiff:
         self._file.seek(struct.calcsize(form.offset))  # 4, and of a BigTIFF 8
         at = self._next(form.offset)
         while at:
+            if at >= self._size:
+                return list(found), self._cut(f"its directory {len(found)} does")
             if len(found) == MAX_PAGES:
                 return list(found), TooLargeImage(f"the file has more than {MAX_PAGES} pages")
             self._file.seek(at)
@@ -167,13 +169,12 @@ class Tiff:
             return num, num
         try:
             page = self._page(0)
-            announced = _announced_planes(page)
-            if announced < 2:
-                return 1, 1
-            layout = read_layout(page, self._size)
+            with _naming_damage("the first directory"):
+                announced = _announced_planes(page)
+                layout = read_layout(page, self._size) if announced > 1 else None
         except ImageError:
             return 1, 1  # reading the page says why
-        if layout.compression != NONE or not layout.is_contiguous:
+        if layout is None or layout.compression != NONE or not layout.is_contiguous:
             return 1, 1
         return announced, max(
             1, min(announced, MAX_PAGES, (self._size - layout.offsets[0]) // layout.num_bytes)
@@ -189,12 +190,13 @@ class Tiff:
             raise self._end
         if place >= there:
             raise UnreadableImage(f"the file has no page {place}")
-        if len(self._directories) > 1:
-            return read_layout(self._page(place), self._size)
-        page = self._page(0)
-        if there == 1 and (planes := _announced_planes(page)) > 1:
-            raise UnsupportedImage(f"the file has {planes} planes in one page; save them as a page each")
-        return read_layout(page, self._size, plane=place)
+        directory = place if len(self._directories) > 1 else 0
+        page = self._page(directory)
+        with _naming_damage(f"directory {directory}"):  # what tifffile makes of its fields only when asked
+            planes = _announced_planes(page) if there == 1 else 1
+            if planes > 1:
+                raise UnsupportedImage(f"the file has {planes} planes in one page; save them as a page each")
+            return read_layout(page, self._size, plane=place - directory)
 
     def _page(self, place: int) -> tifffile.TiffPage:
         """A directory as tifffile reads it. ImageError: a field that decides about pixels is not sound."""

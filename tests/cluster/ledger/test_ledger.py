@@ -193,6 +193,8 @@ def test_totals_are_the_exact_sums_however_the_rows_are_cut_into_parts(
             (totals.objects_found, totals.objects_missed, totals.objects_invented)
         ):
             assert counts.tolist() == [sum(matrix[first + c] for matrix in matrices) for c in range(3)]
+        seen = [k for batch in batches for k in range(len(batch))]
+        assert totals.class_pixels.tolist() == [sum(seen), 7 * len(seen), 2 * sum(seen)]
         assert totals.labelled == len(matrices)
         assert totals.images == sum(map(len, batches)) == len(ledger.finished_images())
         assert totals.pixels == sum(7 * (k + 1) for batch in batches for k in range(len(batch)))
@@ -203,7 +205,7 @@ def with_objects(image: str, matrix: list[int] | None, k: int) -> dict[str, Any]
     """A row whose counts of objects are pieces of its matrix."""
     names = ("objects_found", "objects_missed", "objects_invented")
     counts = {name: matrix and matrix[first : first + 3] for first, name in enumerate(names)}
-    return scored(image, matrix, (k + 1, 7)) | counts
+    return scored(image, matrix, (k + 1, 7)) | counts | {"class_pixels": [k, 7, 2 * k]}
 
 
 def test_objects_are_kept_with_their_image_and_those_of_an_image_set_aside_are_not(tmp_path: Path) -> None:

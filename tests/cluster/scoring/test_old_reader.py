@@ -79,7 +79,8 @@ def times(out: Path) -> dict[str, datetime]:
 
 def judge(request: ScoreRequest) -> list[str]:
     """What a command with this request would score again."""
-    return refuse_changed(plan_scoring(request), request)
+    plan = plan_scoring(request)
+    return refuse_changed(plan, request, Ledger(plan.out))
 
 
 @pytest.mark.parametrize("command", [score, look_only])

@@ -67,7 +67,7 @@ def test_other_colours_depths_and_codings_say_what_they_are() -> None:
 def test_a_header_is_found_behind_long_segments_and_costs_no_pixels() -> None:
     data = by_pillow("RGB")
     comments = b"".join(b"\xff\xfe\xff\xff" + bytes(65533) for _ in range(9))
-    found = read_header(io.BytesIO(data[:2] + comments + data[2 : scan_at(data) + 9]))
+    found = read_header(io.BytesIO(data[:2] + comments + data[2 : scan_at(data) + 14]))
     assert (found.height, found.width, found.channels) == (40, 56, 3)
 
 
