@@ -81,7 +81,7 @@ def _read_frame(file: BinaryIO) -> _Frame:
 
 
 def _check_sampling(head: bytes) -> None:
-    """Ask libjpeg-turbo itself, which does not know every way to sample colours. head: up to the first scan."""
+    """Ask libjpeg-turbo itself, which does not know every sampling of colours. head: up to the first scan."""
     try:
         simplejpeg.decode_jpeg_header(head)
     except DAMAGE as error:
