@@ -5,6 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cluster.ledger.totals import OBJECT_COUNTS
+
+LISTS = ("confusion", "class_pixels", *OBJECT_COUNTS)
 NEW_COLUMNS = frozenset({"mask_bytes", "mask_sha256"})
 """Which a part without a hash lacks: it is older than they are."""
 
@@ -31,7 +34,21 @@ def find_fault(content: bytes, schema: pa.Schema) -> str:
         return f"it has {rows.num_rows} rows and its footer says {num_rows}"
     if rows["image"].null_count:
         return "a row names no image"
-    return _find_miscount(rows) if "confusion" in rows.column_names else ""
+    return (_find_odd_list(rows) or _find_miscount(rows)) if "confusion" in rows.column_names else ""
+
+
+def _find_odd_list(rows: pa.Table) -> str:
+    """A column of a ledger's part whose lists are not of one length, C or C x C; empty: none."""
+    lengths = {name: set(_lengths(rows[name]).drop_null().to_pylist()) for name in LISTS}
+    num_classes = max(lengths["class_pixels"], default=0)
+    for name, found in lengths.items():
+        if not found <= {num_classes**2 if name == "confusion" else num_classes}:
+            return f"column {name} has lists of other lengths"
+    return ""
+
+
+def _lengths(lists: pa.ChunkedArray) -> pa.Array:
+    return lists.combine_chunks().value_lengths()
 
 
 def _find_miscount(rows: pa.Table) -> str:
@@ -48,6 +65,6 @@ def _find_miscount(rows: pa.Table) -> str:
 def _sums(lists: pa.ChunkedArray) -> NDArray[np.int64]:
     """The sum of each row's list; 0 for null."""
     column = lists.combine_chunks()
-    ends = np.cumsum(column.value_lengths().fill_null(0).to_numpy())
+    ends = np.cumsum(_lengths(lists).fill_null(0).to_numpy())
     totals = np.concatenate([[0], np.cumsum(column.flatten().fill_null(0).to_numpy())])
     return np.diff(totals[np.concatenate([[0], ends])])
