@@ -169,7 +169,7 @@ class Tiff:
             return num, num
         try:
             page = self._page(0)
-            with _naming_damage("the first directory"):
+            with self._lock, _naming_damage("the first directory"):
                 announced = _announced_planes(page)
                 layout = read_layout(page, self._size) if announced > 1 else None
         except ImageError:
@@ -192,7 +192,8 @@ class Tiff:
             raise UnreadableImage(f"the file has no page {place}")
         directory = place if len(self._directories) > 1 else 0
         page = self._page(directory)
-        with _naming_damage(f"directory {directory}"):  # what tifffile makes of its fields only when asked
+        # tifffile reads some fields, and finds fault with some, only when they are asked for
+        with self._lock, _naming_damage(f"directory {directory}"):
             planes = _announced_planes(page) if there == 1 else 1
             if planes > 1:
                 raise UnsupportedImage(f"the file has {planes} planes in one page; save them as a page each")

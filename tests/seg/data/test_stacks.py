@@ -2,6 +2,7 @@ import hashlib
 import io
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,14 @@ def test_no_other_file_that_a_tiff_names_is_opened(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ImageFiles().decode(path, 0), RIPPLES)
     assert str(path) in opened
     assert not any(os.fspath(other) in name for name in opened)
+
+
+def test_threads_that_share_a_stack_get_each_its_own_page(tmp_path: Path) -> None:
+    """tifffile reads the fields of a page when they are asked for, also while another thread reads pixels."""
+    path = tmp_path / "s.tif"
+    pages = np.stack([np.roll(RIPPLES, shift) for shift in range(40)])
+    path.write_bytes(write_pages(pages, rowsperstrip=3, compression="zlib"))
+    files = ImageFiles()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda page: files.decode(path, page), [*range(40)] * 5))
+    assert all((image == pages[k % 40]).all() for k, image in enumerate(found))
