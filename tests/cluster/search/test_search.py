@@ -27,7 +27,7 @@ from cluster.search.trials import (
 from cluster.session import Session
 from jobs.figures import print_figures
 from seg.checkpoint import load_model
-from seg.errors import RequestError
+from seg.errors import DataWarning, RequestError
 from seg.models.unet import UNet
 from seg.recipe import Crops, Preprocessing, Tiling
 from seg.recipes import RECIPES
@@ -226,6 +226,19 @@ def test_a_winner_that_predicts_one_class_alone_is_never_called_so_without_a_wor
     assert page.index(f"<b>Best trial:</b> {alarms[0]}.") < page.index("<dt>Best mIoU</dt>")
     print_figures("tune", summary.values, summary.folder)
     assert f"tune: warning: {alarms[0]}" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.parametrize("damage", ["{", "[]", '{"stopped_by": "finished", "trials": 2}'])
+def test_a_finished_search_whose_summary_is_damaged_makes_it_again(
+    found: SearchSummary, archive: Path, damage: str
+) -> None:
+    (found.folder / "summary.json").write_text(damage)
+    with pytest.warns(DataWarning, match=rf"^{found.folder}/summary.json is damaged: .*; it is made again$"):
+        again = search(request_for(archive), HERE)
+    assert without_seconds(again.values) == without_seconds(found.values)
+    assert search(request_for(archive), HERE).values == json.loads(json.dumps(again.values))
 
 
 @pytest.mark.ray
