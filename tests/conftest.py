@@ -30,9 +30,19 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def own_signals_of_a_file() -> Iterator[None]:
+    """Nor does one that a fixture of a whole file runs, to the next file."""
+    yield from _keep_signals()
+
+
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
     """A job that a test runs in this process leaves no handlers to the next test."""
+    yield from _keep_signals()
+
+
+def _keep_signals() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in handlers.items():

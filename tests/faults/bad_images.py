@@ -88,7 +88,7 @@ BAD = (
     Bad("flipped.png", "unreadable", "damaged", _flip),
     Bad("huge.png", "too_large", "announces 100000 x 100000", _announce),
     Bad("alpha.png", "unsupported", "alpha", _add_alpha),
-    Bad("float.tif", "unsupported", "float32", _make_float),
+    Bad("float.tif", "unsupported", "floating point of 32 bits", _make_float),
     Bad("label-size.png", "label_mismatch", "is 47 x 40 pixels but its image is 48 x 40", _shrink_label),
     Bad("label-id.png", "label_mismatch", "class id 7", _invent_class),
     Bad("pipe.tif", "unreadable", "no file", _pipe),

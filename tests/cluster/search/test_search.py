@@ -31,6 +31,7 @@ from seg.errors import DataWarning, RequestError
 from seg.models.unet import UNet
 from seg.recipe import Crops, Preprocessing, Tiling
 from seg.recipes import RECIPES
+from seg.run_folder import claim_folder
 from seg.training import Training, TrainingPlan
 from tests.conftest import write_discs
 from tests.small import TINY_WORDS, own_processes, predict_alone, read_tree, start_job, wait_until
@@ -209,6 +210,7 @@ def test_a_winner_that_predicts_one_class_alone_is_never_called_so_without_a_wor
 ) -> None:
     request = request_for(archive, "degenerate", trials=1, recipe={"epochs": 1})
     plan = plan_search(request, HERE)
+    claim_folder(plan.folder, plan.identity)
     trial = trial_folder(plan.job.trials, 0)
     begin_trial(trial, plan.own)
     settings = TrainingPlan(recipe=plan.job.recipe, data=plan.job.data, seed=0, folder=trial, parent="x/000")
