@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO
 
+from seg.data.formats.jpeg import STANDALONE
+
 UPRIGHT = 1
 """Rows from the top, columns from the left: as stored."""
 ORIENTATION = 274
@@ -12,8 +14,6 @@ ORIENTATION = 274
 MOST_PARTS = 4096
 """Segments, chunks or tags that are looked through before the image counts as upright."""
 EXIF = b"Exif\0\0"
-NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
-"""Markers of a JPEG that stand alone (ITU T.81, table B.1)."""
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ def _of_jpeg(file: BinaryIO) -> int:
         if marker == 0xFF:  # a fill byte
             place += 1
             continue
-        length = 0 if marker in NO_LENGTH else _read(file, place + 2, ">H")[0]
+        length = 0 if marker in STANDALONE else _read(file, place + 2, ">H")[0]
         if marker == 0xE1 and file.read(len(EXIF)) == EXIF:
             return _of_tiff(BytesIO(file.read(max(0, length - 2 - len(EXIF)))), 0)
         place += 2 + length

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.formats.header import Header
-from seg.data.mask_png import read_png, stored_samples
+from seg.data.mask_png import SIGNATURE, read_png, stored_samples
 from seg.errors import ImageError, TruncatedImage, UnreadableImage, UnsupportedImage
 
-MAGIC = b"\x89PNG\r\n\x1a\n"
+MAGIC = SIGNATURE
 GRAY, COLOUR, PALETTE, GRAY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 DEPTHS = {
     GRAY: {1, 2, 4, 8, 16},
