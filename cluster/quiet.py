@@ -22,22 +22,25 @@ def quiet_ray() -> Iterator[None]:
     """For the length of a block: Ray's Python loggers show errors alone, native output goes to a file.
 
     Ray's core writes straight to file descriptor 2. Our own lines keep the terminal, through a duplicate of
-    the descriptor. The file lies in the temporary folder and goes with a block that ends well.
+    the descriptor. The file lies in the temporary folder; it stays if the block fails and something is in it.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     native, log = tempfile.mkstemp(prefix=f"fringe-native-{os.getpid()}-", suffix=".log")
     screen = os.dup(2)
     python_stderr = sys.stderr
+    ended_well = False
     with os.fdopen(native, "ab") as file, _open_screen(screen) as stream:
         sys.stderr = stream
         os.dup2(file.fileno(), 2)
         try:
             yield
-            Path(log).unlink()
+            ended_well = True
         finally:
             os.dup2(screen, 2)
             sys.stderr = python_stderr
+            if ended_well or not os.fstat(file.fileno()).st_size:
+                Path(log).unlink(missing_ok=True)  # a long night's temporary files may have been cleared away
 
 
 def _open_screen(descriptor: int) -> IO[str]:

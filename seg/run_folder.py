@@ -83,10 +83,13 @@ def check_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader
     wanted = json.loads(json.dumps(identity))  # as it comes back: lists for tuples
     with nullcontext() if place.is_local else refusing(place.uri):
         found = place.read_json("run.json")
-        if found is None and not all(map(_may_be_there, place.entries())):
-            raise RequestError(
-                f"--out {place} holds other files and no run.json; give an empty or a new folder"
-            )
+        if found is None:
+            ours = all(map(_may_be_there, place.entries()))
+            found = place.read_json("run.json")  # again: another job may have claimed the folder meanwhile
+            if found is None and not ours:
+                raise RequestError(
+                    f"--out {place} holds other files and no run.json; give an empty or a new folder"
+                )
     if found is not None and not isinstance(found, dict):
         raise RequestError(f"{place}/run.json is damaged: it is no object; {FROM_A_COPY}")
     if found is not None and "reader" in wanted:

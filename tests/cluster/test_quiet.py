@@ -50,6 +50,18 @@ def test_a_block_that_fails_keeps_the_file_and_gives_the_screen_back(
     assert log.read_bytes() == b"the cause\n"
 
 
+def test_a_block_that_fails_without_a_native_line_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="ours"), quiet_ray():
+        raise RuntimeError("ours")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_cleared_away_meanwhile_is_no_failure(tmp_path: Path) -> None:
+    with quiet_ray():
+        (log,) = tmp_path.iterdir()
+        log.unlink()
+
+
 def test_descriptors_are_given_back(tmp_path: Path) -> None:
     with quiet_ray():
         pass

@@ -9,6 +9,7 @@ from seg.files import read_json
 from seg.recipe import Optimizer, recipe_to_dict
 from seg.recipes import RECIPES
 from seg.run_folder import check_folder, claim_folder, read_run, run_name
+from seg.storage import Place
 
 RECIPE = RECIPES["interferogram-small"]
 
@@ -86,6 +87,26 @@ def test_what_a_job_leaves_before_it_claims_a_folder_is_no_other_file(tmp_path: 
     (tmp_path / name).touch()
     claim_folder(tmp_path, make_identity())
     assert check_folder(tmp_path, make_identity())
+
+
+@pytest.mark.parametrize("claimed", [make_identity(), make_identity(batch=4)])
+def test_a_folder_that_another_job_claims_while_we_look_is_what_it_has_become(
+    claimed: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other job is done between our look for run.json and our list of what else lies there."""
+    look = Place.entries
+
+    def entries_a_moment_later(place: Place) -> list[str]:
+        monkeypatch.undo()
+        claim_folder(place, claimed)
+        return look(place)
+
+    monkeypatch.setattr(Place, "entries", entries_a_moment_later)
+    if claimed == make_identity():
+        assert check_folder(tmp_path, make_identity())
+    else:
+        with pytest.raises(RequestError, match=r"holds another run, with recipe.batch 4 instead of 8"):
+            check_folder(tmp_path, make_identity())
 
 
 def test_a_name_is_the_recipes_and_changes_with_the_identity() -> None:
