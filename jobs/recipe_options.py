@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
@@ -11,7 +11,7 @@ from cluster.requests import DataRequest
 from jobs.outcome import parse_words, run_job
 from seg.recipe import Recipe
 from seg.recipes import RECIPES, find_recipe
-from seg.screen import open_console
+from seg.screen import open_console, say
 
 if TYPE_CHECKING:
     from cluster.session import Session
@@ -47,7 +47,25 @@ def _run(kind: type[Args], argv: Sequence[str] | None, job: Callable[[Args, "Ses
     from cluster.session import compute_session  # here, so that --help loads no torch and no ray
 
     with compute_session(use_ray=getattr(args, "workers", None) != 0) as session:
-        return job(parse(kind, argv, default_recipe(session.gpus_possible)), session)
+        recipe = default_recipe(session.gpus_possible)
+        args = parse(kind, argv, recipe)
+        if not session.gpus_possible:
+            args = _without_slow_bf16(kind, argv, recipe, args)
+        return job(args, session)
+
+
+def _without_slow_bf16(kind: type[Args], argv: Sequence[str] | None, recipe: str, args: Args) -> Args:
+    """Options whose precision, where none was given, is float32 if this CPU is slow in the recipe's bf16."""
+    from seg.precision import has_fast_bf16  # here, so that --help loads no torch
+
+    if args.recipe.precision != "bf16" or has_fast_bf16():
+        return args
+    args = parse(kind, argv, recipe, precision="float32")
+    if args.recipe.precision == "float32":
+        say(
+            "precision: float32, as this CPU has no instructions for bf16, the recipe's"
+        )
+    return args
 
 
 def default_recipe(gpus: int) -> str:
@@ -55,20 +73,28 @@ def default_recipe(gpus: int) -> str:
     return GPU_RECIPE if gpus else CPU_RECIPE
 
 
-def parse(kind: type[Args], argv: Sequence[str] | None, default_recipe: str = CPU_RECIPE) -> Args:
+def parse(
+    kind: type[Args],
+    argv: Sequence[str] | None,
+    default_recipe: str = CPU_RECIPE,
+    *,
+    precision: Literal["float32"] | None = None,
+) -> Args:
     """Options of a job; those not given are the recipe's. RequestError: unknown recipe, impossible value.
 
+    precision: what computes if none is given; None: the recipe's.
     All recipes have the same options, so a first pass finds the name and a second fills in its defaults.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     without_help = [option for option in argv if option not in ("-h", "--help")]
-    name = _parse(kind, without_help, default_recipe).recipe_name
-    return _parse(kind, argv, default_recipe if name is None else name)
+    name = _parse(kind, without_help, find_recipe(default_recipe)).recipe_name
+    recipe = find_recipe(default_recipe if name is None else name)
+    return _parse(kind, argv, recipe if precision is None else replace(recipe, precision=precision))
 
 
-def _parse(kind: type[Args], argv: list[str], recipe: str) -> Args:
+def _parse(kind: type[Args], argv: list[str], recipe: Recipe) -> Args:
     options = tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff
-    return parse_words(kind, argv, default=kind(recipe=find_recipe(recipe)), config=options)
+    return parse_words(kind, argv, default=kind(recipe=recipe), config=options)
 
 
 def print_recipes() -> None:

@@ -14,3 +14,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     torch.backends.cudnn.allow_tf32 = False
     dtype = DTYPES.get(precision, torch.bfloat16)
     return torch.autocast(device.type, dtype, enabled=precision in DTYPES)
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU computes bf16 faster than float32, by torch's own rule: AVX-512, or an ARM's.
+
+    Where it does not, a step of interferogram-small takes 14 times as long as in float32 (measured).
+    """
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -256,7 +256,10 @@ class Recipe:
     patience: int = 0
     """Stop after so many epochs without a better validation mIoU; 0: never."""
     precision: Literal["float32", "bf16", "fp16"] = "bf16"
-    """What forward and backward compute in; weights and losses stay float32; fp16 has a loss scale."""
+    """What forward and backward compute in; weights and losses stay float32; fp16 has a loss scale.
+
+    Where bf16 is not asked for, and no GPU and a CPU without its instructions compute, jobs take float32.
+    """
     ema_decay: float = 0.0
     """Keep a moving average of the weights, of which each step leaves this share: 0.999; 0: none."""
     batch_norm: Literal["own", "synchronised", "frozen"] = "own"
