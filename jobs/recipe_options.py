@@ -62,9 +62,7 @@ def _without_slow_bf16(kind: type[Args], argv: Sequence[str] | None, recipe: str
         return args
     args = parse(kind, argv, recipe, precision="float32")
     if args.recipe.precision == "float32":
-        say(
-            "precision: float32, as this CPU has no instructions for bf16, the recipe's"
-        )
+        say("precision: float32, as this CPU has no instructions for bf16, the recipe's")
     return args
 
 
