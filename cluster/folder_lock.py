@@ -1,17 +1,15 @@
 """One job at a time for a folder: a lock that outlives neither a clean end nor, for long, a kill."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
 
 from cluster import local_lock, store_lock
 from cluster.lock_holder import LostLock
 from seg.storage import Place, as_place
 
-__all__ = ["FolderLock", "LostLock", "check_owner", "holding"]
+__all__ = ["FolderLock", "LostLock", "check_owner"]
 
 
 class FolderLock:
@@ -53,25 +51,6 @@ class FolderLock:
         while not self._ended.wait(self._lock.BEAT_S):
             with suppress(OSError):  # the same: what has to be written waits by itself, we beat again later
                 self._lock.beat(self.place, self.token)
-
-
-@contextmanager
-def holding(
-    folder: Place | Path, identity: dict[str, Any], *, what: str, older_reader: bool = False
-) -> Iterator[FolderLock]:
-    """Hold a folder that is this run's, or becomes it: its run.json is written under the lock.
-
-    older_reader: as of `check_folder`.
-    RequestError: it holds another run or other files, also while another job works there, or is in use.
-    Nothing is written then.
-    """
-    from seg.run_folder import check_folder, claim_folder  # here: it brings torch, which no lock needs
-
-    check_folder(folder, identity, older_reader=older_reader)
-    with FolderLock(folder, what=what) as lock:
-        # another job may have been faster, and be done already
-        claim_folder(folder, identity, older_reader=older_reader)
-        yield lock
 
 
 def check_owner(folder: Place | Path, token: str) -> None:

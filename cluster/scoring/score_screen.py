@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.live_view import live_view
 from cluster.outcome import StoppedBy
-from cluster.scoring.rehearsal import Rest, choose_rehearsal, tell_ready
+from cluster.scoring.rehearsal import Power, Rest, choose_rehearsal, tell_ready
 from cluster.scoring.score_folder import ScoreFolder
-from cluster.scoring.scorer_pool import ScorerPool
 from cluster.scoring.scoring_progress import Earlier, ScoringProgress
 from cluster.scoring.status import EVERY_S, StatusWriter
-from cluster.scoring.workplace import Workplace
 from seg.data.images import split_page
 
 if TYPE_CHECKING:
@@ -24,14 +22,14 @@ METRICS_EVERY_S = 1.0
 class Screen:
     """Shows a scoring as its rows arrive."""
 
-    def __init__(self, folder: ScoreFolder, workplace: Workplace) -> None:
-        """A status.json that says "starting" is written at once."""
+    def __init__(self, folder: ScoreFolder, workers: int, image_limit_s: float | None) -> None:
+        """A status.json that says "starting" is written at once; as of `Workplace`."""
         plan, ledger = folder.plan, folder.ledger
-        self.folder, self.on_ray = folder, workplace.workers > 0
+        self.folder, self.on_ray = folder, workers > 0
         self.progress = ScoringProgress(
             plan.asked,
             plan.card.classes,
-            workers=max(1, workplace.workers),
+            workers=max(1, workers),
             earlier=Earlier(
                 done=plan.asked - folder.num_left,
                 quarantined=folder.quarantined,
@@ -41,7 +39,7 @@ class Screen:
             deadline=plan.deadline,
             title=f"scoring {plan.out.path.rstrip('/').rpartition('/')[2]}",
         )
-        self.progress.image_limit_s = workplace.limits.image_s
+        self.progress.image_limit_s = image_limit_s
         self._writer = StatusWriter(plan.out, folder.check_owner)
         self._writer.write(self.progress, at_once=True)
         self._show: Callable[[], None] = lambda: None
@@ -67,9 +65,8 @@ class Screen:
         """Show what is new; to be called about once a second, also without a row."""
         self.progress.add(rows)
         self.progress.hold((held.image, held.stage, held.seconds) for held in source.held())
-        if isinstance(source, ScorerPool):
-            self.progress.suspects = len(source.queue.suspects)
-            self._look_for_end(source.queue.stopped)
+        self.progress.suspects = source.num_suspects
+        self._look_for_end(source.is_stopped)
         self.folder.ledger.commit_due()
         self._show()
         self._writer.write(self.progress)
@@ -95,8 +92,8 @@ class Screen:
 class Rehearsal:
     """The images with which a night begins, end to end, and what is told when they are through."""
 
-    def __init__(self, folder: ScoreFolder, workplace: Workplace) -> None:
-        self.folder, self.workplace = folder, workplace
+    def __init__(self, folder: ScoreFolder, power: Power) -> None:
+        self.folder, self.power = folder, power
         self.images = choose_rehearsal(folder.pending)
         self._rows: dict[str, dict[str, Any]] = {}
 
@@ -111,7 +108,7 @@ class Rehearsal:
                 rehearsed,
                 self._rest(),
                 plan.out,
-                self.workplace.power,
+                self.power,
                 deadline=plan.deadline,
                 ranges=plan.card.intensities,
             )

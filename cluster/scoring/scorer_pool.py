@@ -106,6 +106,16 @@ class ScorerPool:
         return self.queue.is_complete
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether nothing is handed out any more."""
+        return self.queue.stopped
+
+    @property
+    def num_suspects(self) -> int:
+        """Images that wait to be tried alone."""
+        return len(self.queue.suspects)
+
+    @property
     def is_up(self) -> bool:
         """Whether a worker has loaded its model."""
         return self._is_up

@@ -42,7 +42,7 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     with holding(plan.out, plan.identity, what="scoring", older_reader=True) as lock:
         plan = settle_folder(plan, exports=request.export is not None)
         folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)
-        command = Command(folder.skipped, Screen(folder, workplace), changed=len(again))
+        command = Command(folder.skipped, Screen(folder, workplace.workers, workplace.limits.image_s), changed=len(again))
         with _summarised(folder, command):
             if folder.num_left:
                 command.stopped_by = _score_left(folder, request, workplace, command)
@@ -80,7 +80,7 @@ def _score_left(
 ) -> StoppedBy:
     """Score what is left; why that ended."""
     folder.plan.write_sequences([*folder.pending, *folder.suspects])
-    rehearsal = Rehearsal(folder, workplace)
+    rehearsal = Rehearsal(folder, workplace.power)
     stopping = Stopping(folder.plan.deadline)
     began = time.monotonic()
     with heeding_ctrl_c(stopping), command.screen.shown():
@@ -139,6 +139,9 @@ class CropSource:
     is_up: bool = False
     """Whether a share of an image has come."""
     is_complete: bool = False
+    is_stopped: bool = False
+    """Nothing is handed out any more: told of a pool alone."""
+    num_suspects: int = 0
     pace: Pace = field(default_factory=Pace)
 
     def outcomes(self) -> Generator[Rows, None, None]:

@@ -74,10 +74,10 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
             tune.report(report_of(row))
     except (RequestError, TrainingDiverged) as error:
         job.check_owner()
-        fail_trial(folder, describe_cause(error))
+        fail_trial(folder, describe_cause(worker_failure(error)))
     except Exception as error:
         job.check_owner()  # a search that ended, or is another job's now, is no failure of the trial
-        note_failure(folder, describe_cause(error))
+        note_failure(folder, describe_cause(worker_failure(error)))
         raise
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.search.search_space import Params
-from cluster.watching import worker_failure
 from seg.files import read_json, write_bytes, write_json
 from seg.plain_data import require
 from seg.recipe import Recipe, as_tuples
@@ -135,10 +134,9 @@ def read_params(folder: Path) -> Params:
 
 
 def describe_cause(error: BaseException) -> str:
-    """An exception in one line: its type and the first line of what it says; of Ray Train's, a worker's."""
-    failure = worker_failure(error)
-    first = next(iter(str(failure).strip().splitlines()), "")
-    return f"{type(failure).__name__}: {first}"[:CAUSE_LETTERS]
+    """An exception in one line: its type and the first line of what it says."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}"[:CAUSE_LETTERS]
 
 
 def read_trials(folder: Path) -> list[TrialRecord]:
