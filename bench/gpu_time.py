@@ -6,7 +6,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from seg.training import StepReport, Training
+from seg.train.training import StepReport, Training
 
 FIRST_STEP, NUM_STEPS = 5, 40
 

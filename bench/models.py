@@ -25,16 +25,16 @@ import torchvision
 import tyro
 from torch import Tensor, nn
 
-from seg.data.crops import CropSampler
-from seg.data.simulate import Simulation, simulate_archive
-from seg.data.training_data import open_packs, open_training_data
-from seg.losses import build_loss, mean_loss
 from seg.models.build import build
-from seg.optimizers import build_optimizer
-from seg.precision import autocast
+from seg.pack.crops import CropSampler
+from seg.pack.training_data import open_packs, open_training_data
+from seg.predict.predictor import autocast
 from seg.recipe import STRIDE_PX, Recipe
 from seg.recipes import RECIPES
-from seg.training import find_class_weights, fit_statistics
+from seg.simulate.archive import Simulation, simulate_archive
+from seg.train.learner import build_optimizer
+from seg.train.losses import build_loss, mean_loss
+from seg.train.training import find_class_weights, fit_statistics
 
 FOLDERS = {"camvid": "camvid", "pets-breeds": "oxford-iiit-pet", "drinks": "drinks"}
 """Where the shared data has a data set; interferograms are simulated."""

@@ -17,11 +17,10 @@ from seg.data.images import Pixels, decode_image
 from seg.data.preprocess import choose_statistics, normalise, preprocess
 from seg.metrics import confusion_matrix, iou
 from seg.models.build import build
-from seg.precision import autocast
-from seg.predict import Predictor
+from seg.predict.predictor import Predictor, autocast
+from seg.predict.tiling import Frame
 from seg.recipe import Recipe, Tiling
 from seg.recipes import RECIPES
-from seg.windows import Frame
 
 TURNS = 2
 """Turns for each one that the bench is asked for: an image takes a second."""

@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from seg.ahead import map_ahead
 from seg.data.layout import Sample
 from seg.data.preprocess import preprocess, shrink_mask
-from seg.learner import Learner
-from seg.losses import mean_loss, resize_logits
-from seg.precision import autocast
+from seg.predict.predictor import autocast
 from seg.recipe import Recipe
+from seg.train.learner import Learner
+from seg.train.losses import mean_loss, resize_logits
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import tyro
 
 from seg.data.preprocess import working_size
+from seg.predict.tiling import place_grid
 from seg.recipe import Recipe
 from seg.recipes import RECIPES
-from seg.tiling import place_grid
 
 FRAME_PX = 3072
 PUBLISHED = {"interferogram-icnet": 42.1, "interferogram-resnet18": 30.7}

@@ -16,8 +16,8 @@ import numpy as np
 
 from bench.scoring_setup import BATCH, Bench, score
 from bench.values import Value
-from cluster.ledger.ledger import Ledger
 from seg.data.labels import encode_mask
+from seg.ledger.ledger import Ledger
 
 TINY_PX, FOLDER_IMAGES, LINKS = 64, 1000, 30_000
 """Side of a tiny image, images in a folder, names that a file has: ext4 allows 65,000."""

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from bench.scoring_setup import BATCH, Bench, Finished, in_processes, score, steady_ms
 from bench.table import Row
-from cluster.scoring.image_scorer import BUSY
-from seg.checkpoint import load_model
 from seg.data.images import decode_image
 from seg.data.labels import decode_label, encode_mask
 from seg.data.preprocess import choose_statistics, preprocess
 from seg.metrics import confusion_matrix
-from seg.predict import Predictor
+from seg.model_file import load_model
+from seg.predict.predictor import Predictor
+from seg.score.predict import BUSY
 
 REHEARSED = 3
 """Images that a scoring tries one by one before it feeds its workers."""

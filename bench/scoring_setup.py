@@ -14,13 +14,13 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from cluster.ledger.ledger import Ledger
-from seg.data.simulate import Simulation, simulate_archive
-from seg.data.training_data import open_training_data
 from seg.files import read_json
+from seg.ledger.ledger import Ledger
+from seg.pack.training_data import open_training_data
 from seg.recipe import Recipe
 from seg.recipes import RECIPES
-from seg.training import Training, TrainingPlan
+from seg.simulate.archive import Simulation, simulate_archive
+from seg.train.training import Training, TrainingPlan
 
 RECIPE = "interferogram-small"
 BATCH = 4

@@ -17,22 +17,22 @@ from torch import Tensor, nn
 
 from bench.scoring_setup import BATCH, Bench, steady_ms
 from bench.values import Value
-from cluster.ledger.ledger import Ledger
-from cluster.scoring.image_reader import ScoreRow, ScorerSettings, Work, describe_pixels
-from cluster.scoring.image_scorer import count_objects, count_pixels
-from cluster.scoring.score_queue import ScoreQueue, Task, find_runs
-from cluster.scoring.scorer_pool import Limits, ScorerPool
-from cluster.scoring.scorer_workers import RayCrew
-from cluster.scoring.stopping import Stopping
+from cluster.scorer_pool import Limits, ScorerPool
+from cluster.scorer_workers import RayCrew
 from cluster.session import compute_session
-from seg.checkpoint import load_model
 from seg.data.background import Background
 from seg.data.images import decode_image
 from seg.data.labels import encode_mask, read_label
 from seg.data.preprocess import choose_statistics, preprocess
-from seg.predict import Predictor
+from seg.ledger.ledger import Ledger
+from seg.model_file import load_model
+from seg.predict.predictor import Predictor
 from seg.recipe import Tiling
 from seg.recipes import RECIPES
+from seg.score.deadline import Stopping
+from seg.score.predict import count_objects, count_pixels
+from seg.score.queue import ScoreQueue, Task, find_runs
+from seg.score.read import ScoreRow, ScorerSettings, Work, describe_pixels
 from seg.storage import Place, as_place
 
 MIN_OBJECT_PX = 64

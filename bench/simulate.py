@@ -13,8 +13,8 @@ import numpy as np
 import scipy
 import tyro
 
-from seg.data.holograms import DIFFICULTIES, Scene, make_background, simulate_frame
-from seg.data.simulate import write_frame
+from seg.simulate.archive import write_frame
+from seg.simulate.holograms import DIFFICULTIES, Scene, make_background, simulate_frame
 
 LIMIT_S = 2.5
 """What a frame of 3072 px may take, written to disk."""

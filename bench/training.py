@@ -30,17 +30,16 @@ from bench.table import Row, bench_folder, print_table
 from bench.training_on_ray import measure_ray
 from bench.training_setup import CPU_RECIPE, Bench, count_cores
 from seg import metrics
-from seg.data.crops import CropSampler
 from seg.data.layout import Sample
-from seg.data.pack import Pack, PackedImage
-from seg.data.training_data import open_packs
-from seg.losses import mean_loss
 from seg.metrics import confusion_matrix
-from seg.precision import autocast
-from seg.predict import Predictor
+from seg.pack.crops import CropSampler
+from seg.pack.pack import Pack, PackedImage
+from seg.pack.training_data import open_packs
+from seg.predict.predictor import Predictor, autocast
 from seg.recipe import Recipe
 from seg.recipes import RECIPES
-from seg.training import EpochResult, StepReport, Training, predict_pieces
+from seg.train.losses import mean_loss
+from seg.train.training import EpochResult, StepReport, Training, predict_pieces
 
 
 class DecodedPack(Pack):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from seg.data.simulate import Simulation, simulate_archive
-from seg.data.training_data import TrainingData, open_training_data
+from seg.pack.training_data import TrainingData, open_training_data
 from seg.recipe import Recipe
 from seg.recipes import RECIPES
-from seg.training import Training, TrainingPlan
+from seg.simulate.archive import Simulation, simulate_archive
+from seg.train.training import Training, TrainingPlan
 
 CPU_RECIPE, GPU_RECIPE = "interferogram-small", "interferogram-icnet"
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seg.tiling import Span
-from seg.upsampling import Resampling, classes_at_own_size, margins_over_first
+from seg.predict.tiling import Span
+from seg.predict.upsampling import Resampling, classes_at_own_size, margins_over_first
 
 
 def by_torch(logits: Tensor, side_px: int) -> Tensor:
@@ -27,7 +27,7 @@ def by_fringe(logits: Tensor, side_px: int) -> Tensor:
 
 CONTENDERS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "interpolate + argmax": by_torch,
-    "seg.upsampling": by_fringe,
+    "seg.predict.upsampling": by_fringe,
 }
 
 

@@ -4,11 +4,11 @@ import threading
 from dataclasses import dataclass
 from math import ceil, floor
 
-from cluster.requests import TrainRequest
 from cluster.session import Session, workers_from_environment
-from cluster.training.train_workers import WorkerSettings
+from cluster.train_workers import WorkerSettings
 from seg.errors import RequestError
 from seg.progress import progress
+from seg.requests import TrainRequest
 from seg.screen import say
 
 AUTOSCALER_MINUTES = 15.0

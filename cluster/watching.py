@@ -3,9 +3,8 @@
 import threading
 from collections.abc import Callable
 
-from cluster.live_view import LOOK_EVERY_S, Watched, live_view
-from cluster.outcome import StoppedBy
-from seg.errors import RequestError
+from seg.errors import RequestError, StoppedBy
+from seg.progress import LOOK_EVERY_S, Watched, live_view
 
 
 def watch_thread(watched: Watched, work: Callable[[], object]) -> StoppedBy:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from jobs.convert_options import DatasetArgs, LabelsArgs
-from jobs.outcome import parse_words, run_job
+from jobs.options import DatasetArgs, LabelsArgs
+from jobs.run import parse_words, run_job
 from seg.screen import say
 
 Args = Annotated[DatasetArgs, subcommand("dataset")] | Annotated[LabelsArgs, subcommand("labels")]

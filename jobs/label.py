@@ -4,8 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jobs.outcome import parse_words, run_job
-from seg.labelling.request import LabelRequest
+from jobs.run import parse_words, run_job
+from seg.requests import LabelRequest
 from seg.screen import say
 
 
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _label(request: LabelRequest) -> int:
-    from seg.labelling.label_folder import label_folder  # here, so that --help loads no OpenCV
+    from seg.label.folder import label_folder  # here, so that --help loads no OpenCV
 
     label_folder(request, leave=_leave)
     return 0

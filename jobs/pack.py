@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster.requests import PackRequest
-from jobs.recipe_options import RecipeArgs, run_recipe_job
+from jobs.options import RecipeArgs, run_recipe_job
+from seg.requests import PackRequest
 from seg.screen import say
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _pack(args: Args, session: "Session") -> int:
-    from cluster.training.packing import pack  # here, so that --help loads no torch and no ray
+    from cluster.packing import pack  # here, so that --help loads no torch and no ray
 
     for summary in pack(args, session):
         say(summary.line, out=True)

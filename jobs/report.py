@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from jobs.outcome import parse_words, run_job
+from jobs.run import parse_words, run_job
 from seg.errors import RequestError
 from seg.screen import say
 
@@ -30,12 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(args: Args) -> int:
-    from cluster.report.comparison import compare  # here, so that --help loads no torch and no ray
-    from cluster.report.comparison_page import write_comparison
-    from cluster.report.report import gather, write_report
-    from cluster.report.review import write_review
-    from jobs.differences import print_differences
-    from jobs.figures import print_alarms
+    from jobs.tables import print_alarms, print_differences
+    from seg.report.comparison import compare  # here, so that --help loads no torch and no ray
+    from seg.report.comparison_page import write_comparison
+    from seg.report.report import gather, write_report
+    from seg.report.review import write_review
     from seg.storage import as_place
 
     places = [as_place(folder) for folder in args.folders]

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from cluster.requests import ScoreRequest
-from jobs.outcome import parse_words, run_job
+from jobs.run import parse_words, run_job
+from seg.requests import ScoreRequest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -13,11 +13,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(request: ScoreRequest) -> int:
-    from cluster.scoring.score_dry_run import look_only  # here, so that --help loads no torch and no ray
-    from cluster.scoring.score_end import notifying, write_results
-    from cluster.scoring.scoring import score
+    from cluster.score import (
+        look_only,  # here, so that --help loads no torch and no ray
+        score,
+    )
     from cluster.session import compute_session
-    from jobs.figures import print_figures
+    from jobs.tables import print_figures
+    from seg.score.summary import notifying, write_results
     from seg.screen import say
 
     with compute_session(use_ray=request.workers != 0) as session:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from jobs.outcome import parse_words, run_job
+from jobs.run import parse_words, run_job
 from seg.screen import say
 
 
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _simulate(args: Args) -> int:
-    from seg.data.simulate import Simulation, simulate_archive  # here, so that --help loads no SciPy
     from seg.progress import progress
+    from seg.simulate.archive import Simulation, simulate_archive  # here, so that --help loads no SciPy
 
     same = {name: getattr(args, name) for name in ("bits", "seed", "difficulty", "first_sequence")}
     plan = Simulation(num_sequences=args.sequences, num_frames=args.frames, size_px=args.size, **same)

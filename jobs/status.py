@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional, arg
 
-from jobs.outcome import parse_words, run_job
+from jobs.run import parse_words, run_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _status(args: Args) -> int:
-    from cluster.scoring.status import show_status  # here, so that --help loads nothing slow
+    from seg.score.status import show_status  # here, so that --help loads nothing slow
     from seg.storage import as_place
 
     return show_status(as_place(args.folder), watch=args.watch, as_json=args.json)

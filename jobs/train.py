@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster.requests import TrainRequest
-from jobs.recipe_options import RecipeArgs, run_recipe_job
+from jobs.options import RecipeArgs, run_recipe_job
+from seg.requests import TrainRequest
 
 if TYPE_CHECKING:
     from cluster.session import Session
@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: Args, session: "Session") -> int:
-    from cluster.training.training import train  # here, so that --help loads no torch and no ray
-    from jobs.figures import print_figures
+    from cluster.train import train  # here, so that --help loads no torch and no ray
+    from jobs.tables import print_figures
 
     summary = train(args, session)
     print_figures("train", summary.values, summary.folder)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster.requests import SearchRequest
-from jobs.recipe_options import RecipeArgs, run_recipe_job
+from jobs.options import RecipeArgs, run_recipe_job
+from seg.requests import SearchRequest
 
 if TYPE_CHECKING:
     from cluster.session import Session
@@ -23,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tune(args: Args, session: "Session") -> int:
-    from cluster.search.search import search  # here, so that --help loads no torch and no ray
-    from jobs.figures import print_figures, print_leaderboard
+    from cluster.search import search  # here, so that --help loads no torch and no ray
+    from jobs.tables import print_figures, print_leaderboard
 
     summary = search(args, session)
     print_leaderboard(summary.leaderboard, summary.searched)

@@ -1,7 +1,8 @@
-"""The errors that somebody other than us can mend: the request's, and those of one image or its label."""
+"""What a job may raise for its user, and how it ends: the words of summary.json and the exit codes."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from enum import StrEnum
 
 
 class RequestError(Exception):
@@ -84,3 +85,22 @@ def describe_unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = " or ".join(get_close_matches(name, known))
     question = f"did you mean {near}? " if near else ""
     return f"unknown {kind} {name!r}; {question}known: {', '.join(known)}"
+
+
+class StoppedBy(StrEnum):
+    """Why a job stopped; the word in its summary.json."""
+
+    FINISHED = "finished"
+    DEADLINE = "deadline"
+    INTERRUPT = "interrupt"
+    ERROR = "error"
+
+
+DONE, FAILED, REFUSED, QUARANTINED, STOPPED_EARLY = 0, 1, 2, 3, 4
+
+EXIT_CODES: dict[str, int] = {
+    StoppedBy.FINISHED: DONE,
+    StoppedBy.DEADLINE: STOPPED_EARLY,
+    StoppedBy.INTERRUPT: STOPPED_EARLY,
+    StoppedBy.ERROR: FAILED,
+}

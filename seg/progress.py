@@ -1,11 +1,20 @@
-"""Progress on a terminal (a rich bar) and in a log (one plain line now and then)."""
+"""Progress on the screen: bars of known length, and views of work that is drawn again while it runs."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
+from typing import Protocol
 
-from seg.screen import open_console, say
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.constrain import Constrain
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from seg.screen import open_console, say, visible
 
 LINE_EVERY_S = 60.0
 """Seconds between two plain lines in a log."""
@@ -15,6 +24,11 @@ QUICK_S = 2.0
 
 Advance = Callable[..., None]
 """`advance(steps=1, note="")`: so many more are done; the note stands at the line's end."""
+LOOK_EVERY_S = 0.5
+VIEW_LINE_EVERY_S = 15.0
+"""Seconds between two lines in a log, unless asked otherwise: an epoch or a trial may take minutes."""
+
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 @contextmanager
@@ -75,3 +89,139 @@ def plain_lines(what: str, total: int, line_every_s: float, *, done: int = 0) ->
     finally:
         if time.monotonic() - started >= QUICK_S:
             tell(time.monotonic())
+
+
+class Watched(Protocol):
+    """Work in progress."""
+
+    title: str
+    total: int
+    """Epochs, trials or images in all."""
+
+    @property
+    def done(self) -> int:
+        """How many of them are over."""
+        ...
+
+    @property
+    def note(self) -> str:
+        """The rest of a log's line."""
+        ...
+
+    def look(self) -> None:
+        """See what is new."""
+        ...
+
+    def picture(self, height: int) -> RenderableType:
+        """What a terminal of so many lines shows."""
+        ...
+
+
+@contextmanager
+def live_view(watched: Watched, *, line_every_s: float = VIEW_LINE_EVERY_S) -> Iterator[Callable[[], None]]:
+    """Show `watched` on standard error while the block runs; call what this gives whenever there may be news.
+
+    A terminal gets a picture that is drawn over itself, and keeps the last one. Anything else gets plain
+    lines, one every `line_every_s` seconds. It is looked at no more than twice a second, however often news
+    are announced.
+    """
+    console = open_console(stderr=True)
+    drawn = sys.stderr.isatty() and not console.is_dumb_terminal
+    with _picture(watched, console) if drawn else _lines(watched, line_every_s) as show:
+        show()
+        looked = time.monotonic()
+
+        def show_now_and_then() -> None:
+            nonlocal looked
+            if time.monotonic() - looked >= LOOK_EVERY_S:
+                looked = time.monotonic()
+                show()
+
+        try:
+            yield show_now_and_then
+        finally:
+            show()
+
+
+@contextmanager
+def _picture(watched: Watched, console: Console) -> Iterator[Callable[[], None]]:
+    # no thread that draws, and standard output left alone: a debugger's prompt goes there
+    with Live(console=console, auto_refresh=False, redirect_stdout=False) as live:
+
+        def show() -> None:
+            watched.look()
+            width = console.width - len("^C")  # which a terminal writes behind the picture, and would wrap
+            live.update(Constrain(watched.picture(console.height), width), refresh=True)
+
+        yield show
+
+
+@contextmanager
+def _lines(watched: Watched, line_every_s: float) -> Iterator[Callable[[], None]]:
+    shown = watched.done
+    with plain_lines(watched.title, watched.total, line_every_s, done=shown) as advance:
+
+        def show() -> None:
+            nonlocal shown
+            watched.look()
+            advance(watched.done - shown, watched.note)
+            shown = watched.done
+
+        yield show
+
+
+class Line:
+    """A line of a picture: cut at the terminal's edge, not wrapped, so that the picture keeps its height."""
+
+    def __init__(self, text: str, style: str = "") -> None:
+        self.text, self.style = visible(text), style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        overflow = "crop" if options.ascii_only else "ellipsis"
+        text = self.text.encode("ascii", "ignore").decode() if options.ascii_only else self.text
+        yield Text(text, self.style, no_wrap=True, overflow=overflow)
+
+
+def heading(title: str, share: float, count: str, seconds_left: str) -> RenderableType:
+    """A picture's first line: what is done, a bar of the share that is over, a count, the time left."""
+    row = Table.grid(padding=(0, 2, 0, 0), expand=True)
+    row.add_column(no_wrap=True, overflow="crop")
+    row.add_column(ratio=1, min_width=8)
+    row.add_column(no_wrap=True)
+    row.add_column(no_wrap=True)
+    row.add_row(Text(visible(title), "bold"), ProgressBar(total=1.0, completed=share), count, seconds_left)
+    return row
+
+
+def sparkline(values: Sequence[float | None], width: int) -> str:
+    """The last `width` values as blocks from the lowest to the highest; a gap where one is not finite."""
+    shown = [value if value is not None and isfinite(value) else None for value in values[-width:]]
+    known = [value for value in shown if value is not None]
+    if not known:
+        return ""
+    low, span = min(known), (max(known) - min(known)) or 1.0
+    top = len(BLOCKS) - 1
+    return "".join(" " if value is None else BLOCKS[round((value - low) / span * top)] for value in shown)
+
+
+def duration(seconds: float | None) -> str:
+    """A time left as people say it; nothing where it is not known."""
+    return "" if seconds is None else f"{time_span(seconds)} left"
+
+
+def time_span(seconds: float) -> str:
+    """How long something takes as people say it, in at most two units."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def ratio(value: float | None, digits: int = 4) -> str:
+    """A number that may be missing or not finite."""
+    return "-" if value is None or not isfinite(value) else f"{value:.{digits}f}"

@@ -241,7 +241,7 @@ class Recipe:
     frames: int = 1
     """Frames of a sequence that a model such as icnet-gru sees at once, the one to predict last."""
     loss: str = "cross_entropy"
-    """A key in seg.losses.LOSSES, or a sum, with parameters: focal(alpha=0.8,gamma=2)+dice."""
+    """A key in seg.train.losses.LOSSES, or a sum, with parameters: focal(alpha=0.8,gamma=2)+dice."""
     class_weights: tuple[float, ...] | Literal["median_frequency"] = ()
     """Weight of each class in the loss, in id order; empty: all 1; or median_frequency balancing."""
     output_weights: tuple[float, ...] = ()

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cluster.ledger.ledger import Ledger
-from seg.checkpoint import ModelCard, load_model, save_model
 from seg.data.preprocess import Statistics
-from seg.data.training_data import open_training_data
+from seg.ledger.ledger import Ledger
+from seg.model_file import ModelCard, load_model, save_model
 from seg.models.build import build, takes_frames
+from seg.pack.training_data import open_training_data
 from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling
-from seg.training import TrainingPlan
+from seg.train.training import TrainingPlan
 from tests.conftest import draw_disc
 
 ROOT = Path(__file__).parents[1]

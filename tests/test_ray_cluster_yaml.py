@@ -11,7 +11,7 @@ import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs.recipe_options import GPU_RECIPE, default_recipe
+from jobs.options import GPU_RECIPE, default_recipe
 from seg.recipes import find_recipe
 
 FILE = Path(__file__).parents[1] / "ray-cluster.yaml"

@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from cluster.requests import ScoreRequest
-from cluster.scoring.scoring import score
+from cluster.score import score
 from cluster.session import Session
 from seg.data.camvid import CLASSES
 from seg.data.preprocess import Statistics
 from seg.recipe import Preprocessing
+from seg.requests import ScoreRequest
 from tests.small import count_by_hand, ledger_rows, sum_ledger, write_model
 
 FITTED = Statistics((105.0, 108.0, 110.0), (75.0, 77.0, 75.0), 8)

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from seg.data.camvid import open_camvid
-from seg.data.camvid_rgb import open_camvid_rgb
+from seg.data.camvid import open_camvid, open_camvid_rgb
 from seg.data.drinks import open_drinks
 from seg.data.layout import DataSet, open_plain
 from seg.data.pets import open_pets_binary, open_pets_breeds, open_pets_trimap

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.images import Pixels, decode_image, read_file, split_page
-from seg.data.sequences import sequence_key
+from seg.data.listing import sequence_key
 from seg.data.stacks import ImageFiles
 from seg.errors import DataWarning, ImageError, RequestError, UnsupportedImage
 from seg.recipe import Preprocessing

@@ -14,11 +14,10 @@ from unicodedata import category
 
 from seg.ahead import map_ahead
 from seg.data import DATASETS
-from seg.data.fingerprint import data_fingerprint
 from seg.data.images import split_page
 from seg.data.labels import LabelMap, decode_label, encode_mask
 from seg.data.layout import DataSet, Sample
-from seg.data.splits import split_samples
+from seg.data.splits import data_fingerprint, split_samples
 from seg.data.stacks import ImageFiles
 from seg.errors import ImageError, RequestError, describe_unknown
 from seg.files import TEMPORARY, read_json, replacing, write_bytes, write_json

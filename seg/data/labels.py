@@ -16,9 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 from seg.data.formats.bmp import PILLOW_ERRORS
 from seg.data.formats.header import Pixels
+from seg.data.formats.png import SIGNATURE, read_png, stored_samples
 from seg.data.formats.tiff import FORMS, Tiff
 from seg.data.images import decode_image
-from seg.data.mask_png import SIGNATURE, read_png, stored_samples
 from seg.errors import DataWarning, ImageError, LabelMismatch, UnsupportedImage
 
 IGNORE = 255

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seg.data.images import split_page
+from seg.data.label_checks import count_label_files, describe_unmatched
 from seg.data.labels import LabelDecoder, LabelMap
 from seg.data.listing import (
     ending_of,
@@ -22,7 +23,6 @@ from seg.data.listing import (
     refuse_unlisted,
     sequence_of,
 )
-from seg.data.unmatched_labels import count_label_files, describe_unmatched
 from seg.errors import DataWarning, RequestError
 from seg.storage import Place, as_place
 

@@ -5,8 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from seg.models.backbones import build_features
-from seg.models.interpolation import fill_bilinear
+from seg.models.backbones import build_features, fill_bilinear
 
 
 class FCN(nn.Module):

@@ -5,8 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from seg.models.backbones import VGGFeatures
-from seg.models.interpolation import fill_bilinear
+from seg.models.backbones import VGGFeatures, fill_bilinear
 
 
 class FCN32(nn.Module):

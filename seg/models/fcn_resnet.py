@@ -5,8 +5,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torchvision.models.segmentation.fcn import FCNHead
 
-from seg.models.backbones import build_features
-from seg.models.interpolation import resize
+from seg.models.backbones import build_features, resize
 
 
 class FCNResNet50(nn.Module):

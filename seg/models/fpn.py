@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from seg.models.backbones import build_features
-from seg.models.interpolation import resize
+from seg.models.backbones import build_features, resize
 
 
 class FPN(nn.Module):

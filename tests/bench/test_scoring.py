@@ -15,11 +15,11 @@ from bench.scoring_loops import Loop, run_loop
 from bench.scoring_setup import steady_ms
 from bench.table import Row
 from bench.values import Value
-from cluster.ledger.ledger import Ledger
-from cluster.requests import ScoreRequest
-from cluster.scoring.scoring import score
+from cluster.score import score
 from cluster.session import compute_session
 from seg.data.listing import list_images
+from seg.ledger.ledger import Ledger
+from seg.requests import ScoreRequest
 from tests.conftest import WriteArchive
 from tests.small import archive_labels, count_by_hand, write_model
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.quiet import ENVIRONMENT
-from cluster.session import Session
+from cluster.session import ENVIRONMENT, Session
 
 # Ray reads these once a process, and some modules load it when they are imported; no token of the user's
 os.environ["RAY_AUTH_MODE"] = "token"

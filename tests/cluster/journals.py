@@ -5,8 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from seg.state_files import State, write_state
-from seg.training_state import Journal
+from seg.train.state import Journal, State, write_state
 
 
 def write_journal(folder: Path, journal: Journal) -> None:

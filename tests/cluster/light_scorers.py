@@ -6,12 +6,12 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from cluster.scoring.inflight import MODEL, InFlight, Note
 from seg.errors import RequestError
+from seg.score.blame import MODEL, InFlight, Note
 from seg.storage import Place
 
 if TYPE_CHECKING:
-    from cluster.scoring.image_reader import ScoreRow
+    from seg.score.read import ScoreRow
 
 
 class LightScorer:

@@ -1,8 +1,8 @@
 """A scorer that raises; apart from the light ones, as it imports torch."""
 
-from cluster.scoring.image_reader import ScorerSettings, Work
-from cluster.scoring.image_scorer import ImageScorer
-from seg.predict import Prediction
+from seg.predict.predictor import Prediction
+from seg.score.predict import ImageScorer
+from seg.score.read import ScorerSettings, Work
 
 
 class RaisingScorer(ImageScorer):

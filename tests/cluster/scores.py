@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster.ledger.ledger import LEDGER_SCHEMA, Ledger
+from seg.ledger.ledger import LEDGER_SCHEMA, Ledger
 from seg.storage import Place, as_place
 
 BEGAN = datetime(2026, 1, 1, 18, tzinfo=UTC)

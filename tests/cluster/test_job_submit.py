@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pytest
 
-from seg.checkpoint import load_model
+from seg.model_file import load_model
 
 pytestmark = pytest.mark.ray
 

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster import store_lock
-from cluster.folder_lock import FolderLock, LostLock, check_owner
-from cluster.ledger.changes import Changes, find_changed_masks, find_changes, find_other_content
-from cluster.ledger.ledger import Ledger
 from seg.data.images import read_from, split_page
 from seg.data.layout import Labels, find_labels
 from seg.data.listing import list_images
 from seg.errors import DataWarning, RequestError
-from seg.run_folder import claim_folder
+from seg.ledger.changes import Changes, find_changed_masks, find_changes, find_other_content
+from seg.ledger.ledger import Ledger
+from seg.locks import store_lock
+from seg.locks.folder_lock import FolderLock, LostLock, check_owner
 from seg.storage import Place, as_place
-from tests.cluster.ledger.test_ledger import aside, found, scored
+from seg.train.run_folder import claim_folder
 from tests.s3 import BUCKET, S3, serve_s3
+from tests.seg.ledger.test_ledger import aside, found, scored
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_a_living_job_elsewhere_holds_a_store_and_a_silent_one_does_not(
     with pytest.raises(RequestError, match=r"in use by scoring on far, process 77.* try again in \d+ s"):
         FolderLock(store, what="scoring").__enter__()
     assert store.names() == [f"{kind}-3-00.json"]
-    monkeypatch.setattr("cluster.lock_holder.SILENT_S", -5.0)
+    monkeypatch.setattr("seg.locks.holder.SILENT_S", -5.0)
     with FolderLock(store, what="scoring") as lock:
         assert store.names() == [f"lock-{lock.token}.json"]
         assert lock.token.startswith("4-")

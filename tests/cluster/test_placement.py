@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from cluster.placement import place_workers
-from cluster.requests import TrainRequest, Workers, parse_workers
 from cluster.session import Session
-from cluster.training.train_workers import WorkerSettings
+from cluster.train_workers import WorkerSettings
 from seg.errors import RequestError
 from seg.recipes import RECIPES
+from seg.requests import TrainRequest, Workers, parse_workers
 
 CPUS = Session(8, 0, 0, connected=False)
 GPUS = Session(32, 4, 4, connected=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.quiet import ENVIRONMENT, quiet_loggers, quiet_ray
+from cluster.session import ENVIRONMENT, quiet_loggers, quiet_ray
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 import cluster.session
-from cluster.quiet import ENVIRONMENT
-from cluster.session import Session, compute_session
+from cluster.session import ENVIRONMENT, Session, compute_session
 from seg.errors import RequestError
 
 

@@ -3,10 +3,9 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster.outcome import StoppedBy
 from cluster.watching import watch_here, watch_thread
-from seg.errors import RequestError
-from tests.cluster.test_live_view import Counted
+from seg.errors import RequestError, StoppedBy
+from tests.seg.test_live_view import Counted
 
 
 class Wrapper(Exception):
@@ -59,7 +58,7 @@ def test_work_that_ends_well_is_finished_and_shown_to_its_end(watch: Callable[..
 
 
 def test_ctrl_c_ends_the_watching_of_work_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.live_view.LOOK_EVERY_S", 0)
+    monkeypatch.setattr("seg.progress.LOOK_EVERY_S", 0)
     over = threading.Event()
     assert watch_thread(Interrupting(), over.wait) is StoppedBy.INTERRUPT
     over.set()

@@ -72,7 +72,7 @@ class Scene:
 
 def prepare(place: Path) -> Scene:
     """Seven images, one of them damaged, in parts of two; the same unfinished, with two of them noted."""
-    from cluster.ledger import ledger
+    from seg.ledger import ledger
     from seg.storage import as_place
     from tests.conftest import write_discs
     from tests.small import write_model
@@ -138,7 +138,7 @@ def _run(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> tuple[in
 
 def _figures(out: Path) -> dict[str, Any]:
     """What a scoring says it found, without its times; and how often each image is in its tables."""
-    from cluster.ledger.ledger import Ledger
+    from seg.ledger.ledger import Ledger
 
     summary = json.loads((out / "summary.json").read_text())
     names = ("labelled", "pixels", "classes", "confusion", "miou", "iou", "objects", "quarantine_reasons")
@@ -155,7 +155,7 @@ def _figures(out: Path) -> dict[str, Any]:
 @cache
 def _load_model_once() -> None:
     """The model is 50 MB, the same for every flip, and not what is flipped."""
-    from cluster.scoring import score_plan
+    from seg.score import plan as score_plan
 
     score_plan.load_model = cache(score_plan.load_model)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from cluster.scoring import workplace
-from cluster.scoring.image_reader import Work
-from cluster.scoring.image_scorer import ImageScorer
-from cluster.scoring.inflight import MODEL
-from cluster.scoring.scorer_workers import LocalCrew, RayCrew
-from seg.predict import Prediction
+from cluster import score as workplace
+from cluster.scorer_workers import LocalCrew, RayCrew
+from seg.predict.predictor import Prediction
+from seg.score.blame import MODEL
+from seg.score.predict import ImageScorer
+from seg.score.read import Work
 
 
 class PoisonedScorer(ImageScorer):

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from cluster.ledger import ledger
-from cluster.ledger.ledger import Ledger
-from cluster.requests import ScoreRequest
 from seg.files import is_leftover, persistently
+from seg.ledger import ledger
+from seg.ledger.ledger import Ledger
+from seg.requests import ScoreRequest
 from tests.faults.file_events import MOVED_HERE, OPENED, Event
 from tests.small import count_by_hand, ledger_rows, read_tree, sum_ledger
 
@@ -25,11 +25,11 @@ PRELOAD = [
     *(
         "torch",
         "pandas",
-        "cluster.scoring.image_scorer",
-        "cluster.scoring.scoring",
-        "cluster.scoring.score_dry_run",
+        "seg.score.predict",
+        "cluster.score",
+        "cluster.score",
     ),
-    *("cluster.scoring.score_end", "cluster.session", "jobs.figures", "jobs.score"),
+    *("seg.score.summary", "cluster.session", "jobs.tables", "jobs.score"),
 ]
 """What a job would import; pyarrow imports pandas where it is there."""
 

@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 import pytest
 
-from cluster.ledger.ledger import Ledger
-from cluster.scoring.scorer_workers import LocalCrew, RayCrew
-from cluster.scoring.scoring import score
+from cluster.score import score
+from cluster.scorer_workers import LocalCrew, RayCrew
 from cluster.session import Session
+from seg.ledger.ledger import Ledger
 from seg.storage import as_place
 from tests.conftest import WriteArchive, draw_disc
 from tests.faults.bad_images import Bad, write_archive_with_bad_images
@@ -132,7 +132,7 @@ def check_poisoned(folder: Path, archive: Path, poisoned: list[str], *, reason: 
 def test_a_memory_limit_sets_aside_the_image_that_hits_it_alone(
     write_archive: WriteArchive, model: Path, tmp_path: Path, idle: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.scoring.workplace.LocalCrew", partial(LocalCrew, make_scorer=PoisonedScorer))
+    monkeypatch.setattr("cluster.score.LocalCrew", partial(LocalCrew, make_scorer=PoisonedScorer))
     archive = write_archive(sequences=2, frames=10, size=(32, 32))
     poisoned = poison(archive, "memory")
     summary = score(ask(archive, model, tmp_path / "out"), idle)
@@ -169,7 +169,7 @@ def test_images_that_crash_exit_or_take_all_memory_are_set_aside_alone_after_two
     session: Session,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cluster.scoring.workplace.RayCrew", partial(RayCrew, make_scorer=PoisonedScorer))
+    monkeypatch.setattr("cluster.score.RayCrew", partial(RayCrew, make_scorer=PoisonedScorer))
     archive = write_archive(sequences=2, frames=100)
     poisoned = poison(archive, "exit", "crash", "memory")
     summary = score(ask(archive, model, tmp_path / "out", workers=2), session)
@@ -186,7 +186,7 @@ def test_an_image_that_takes_too_long_is_set_aside_after_two_attempts(
     session: Session,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cluster.scoring.workplace.RayCrew", partial(RayCrew, make_scorer=PoisonedScorer))
+    monkeypatch.setattr("cluster.score.RayCrew", partial(RayCrew, make_scorer=PoisonedScorer))
     archive = write_archive(sequences=2, frames=40)
     poisoned = poison(archive, "stuck")
     request = ask(archive, model, tmp_path / "out", workers=2, image_timeout_s=5.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.scoring.scoring import score
+from cluster.score import score
 from cluster.session import Session
 from tests.conftest import WriteArchive
 from tests.faults.file_events import OPENED, Event, watching

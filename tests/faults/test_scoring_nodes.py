@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.scoring.scoring import score
+from cluster.score import score
 from cluster.session import Session
 from tests.conftest import WriteArchive
 from tests.faults.scoring_jobs import ask, check_alike, check_whole

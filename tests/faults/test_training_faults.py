@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cluster.requests import TrainRequest
 from cluster.session import Session
-from cluster.training.training import train
-from jobs.recipe_options import parse
+from cluster.train import train
+from jobs.options import parse
 from jobs.train import Args
-from seg.run_folder import read_run
+from seg.requests import TrainRequest
+from seg.train.run_folder import read_run
 from tests.conftest import write_discs
 from tests.small import TINY_WORDS, own_processes, start_job, wait_until
 
@@ -148,7 +148,7 @@ def train_and_die(words: tuple[str, ...], boundary: int | None) -> None:
 def run_apart(words: tuple[object, ...], boundary: int | None) -> int | None:
     """Exit code of a training in a process of its own, which has torch already."""
     context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "cluster.training.training"])
+    context.set_forkserver_preload(["torch", "cluster.train"])
     process = context.Process(target=train_and_die, args=(tuple(map(str, words)), boundary))
     process.start()
     process.join()

@@ -43,8 +43,8 @@ def model_seeds() -> list[bytes]:
     """A small network under a sound card: what is read before a network is built."""
     from torch import nn
 
-    from seg.checkpoint import ModelCard, save_model
     from seg.data.preprocess import Statistics
+    from seg.model_file import ModelCard, save_model
     from seg.recipe import Preprocessing, Tiling
 
     card = ModelCard(
@@ -67,7 +67,7 @@ def read_model(data: bytes) -> str:
     """A card and its weights, and whether a network can be made of the card."""
     import torch
 
-    from seg.checkpoint import read_model, weights_sha256
+    from seg.model_file import read_model, weights_sha256
     from seg.models.build import build
 
     tensors, card = read_model(put(folder("model") / "a.safetensors", data))
@@ -117,7 +117,7 @@ def read_plain(name: str, data: bytes) -> str:
 
 
 def read_colours(data: bytes) -> str:
-    from seg.data.camvid_rgb import read_class_dict
+    from seg.data.camvid import read_class_dict
 
     return sha(read_class_dict(put(folder("camvid") / "class_dict.csv", data)))
 
@@ -161,7 +161,7 @@ def read_pickled(data: bytes) -> str:
 
 def report_figures(place: Any) -> str:
     """The figures that a report shows of a scores folder."""
-    from cluster.report.report import gather
+    from seg.report.report import gather
 
     report = gather(place)
     ranked = [(row.image, repr(row.miou), row.confidence) for row in (*report.worst, *report.listed)]
@@ -174,7 +174,7 @@ def report_figures(place: Any) -> str:
 @cache
 def scores_folder() -> Path:
     """A finished scoring of twelve images, two of them set aside."""
-    from cluster.ledger.ledger import Ledger
+    from seg.ledger.ledger import Ledger
     from tests.cluster.scores import make_row, random_rows, write_scores
 
     why = {"reason": "truncated", "detail": "cut", "bytes": 3, "mtime_ns": 1, "attempts": 1}
@@ -221,7 +221,7 @@ def read_scores(kind: str, data: bytes) -> str:
 
 @cache
 def note_seeds() -> list[bytes]:
-    from cluster.scoring.inflight import InFlight
+    from seg.score.blame import InFlight
     from seg.storage import as_place
 
     place = as_place(folder("notes-seed"))
@@ -232,7 +232,7 @@ def note_seeds() -> list[bytes]:
 
 
 def read_notes(name: str, data: bytes) -> str:
-    from cluster.scoring.inflight import take_over
+    from seg.score.blame import take_over
     from seg.storage import as_place
 
     place = as_place(folder("notes"))
@@ -246,8 +246,8 @@ def read_notes(name: str, data: bytes) -> str:
 
 @cache
 def status_seeds() -> list[bytes]:
-    from cluster.scoring.scoring_status import ScoringStatus
     from seg.files import json_bytes
+    from seg.score.status import ScoringStatus
 
     numbers = dict.fromkeys(
         ("images_total", "images_done", "images_skipped", "images_scored", "images_quarantined", "pixels"), 4
@@ -278,7 +278,7 @@ def status_seeds() -> list[bytes]:
 def read_status(data: bytes) -> str:
     from rich.console import Console
 
-    from cluster.scoring.status import StatusReader
+    from seg.score.status import StatusReader
     from seg.storage import as_place
 
     put(folder("status") / "status.json", data)
@@ -290,7 +290,7 @@ def read_status(data: bytes) -> str:
 
 def read_claim(data: bytes) -> str:
     """What a training makes of the run.json it finds."""
-    from seg.run_folder import claim_folder
+    from seg.train.run_folder import claim_folder
 
     put(folder("claim") / "run.json", data)
     claim_folder(folder("claim"), json.loads(_identity()[0]))
@@ -309,7 +309,7 @@ def _identity() -> list[bytes]:
 @cache
 def pack_plan() -> Any:
     from tests.conftest import write_discs
-    from tests.seg.data.test_pack import plan_of
+    from tests.seg.pack.test_pack import plan_of
 
     os.environ["FRINGE_CACHE"] = str(folder("pack") / "cache")
     return plan_of(write_discs(folder("pack") / "data", sequences=1, frames=2, size=(24, 32)))
@@ -317,15 +317,15 @@ def pack_plan() -> Any:
 
 @cache
 def pack_seed(ending: str) -> list[bytes]:
-    from seg.data.pack_build import ensure_pack
+    from seg.pack.build import ensure_pack
 
     return [ensure_pack(pack_plan()).with_suffix(ending).read_bytes()]
 
 
 def read_pack(ending: str, data: bytes) -> str:
     """The pack that a training uses where it finds this file."""
-    from seg.data.pack import Pack
-    from seg.data.pack_build import ensure_pack
+    from seg.pack.build import ensure_pack
+    from seg.pack.pack import Pack
 
     path = pack_plan().path.with_suffix(ending)
     written = path.stat().st_mtime_ns
@@ -353,15 +353,15 @@ def keeping_time() -> Iterator[None]:
 @cache
 def last_seeds() -> list[bytes]:
     """The newest of two states."""
-    from tests.seg.test_state_files import run_of
+    from tests.seg.train.test_state import run_of
 
     return [run_of(folder("last"), 2)[0].read_bytes()]
 
 
 def read_last(data: bytes) -> str:
     """The state that a run goes on from, where the newest file is this."""
-    from seg.checkpoint import weights_sha256
-    from seg.state_files import newest_state
+    from seg.model_file import weights_sha256
+    from seg.train.state import newest_state
 
     path = sorted((folder("last") / "last").iterdir())[-1]
     (whole,) = last_seeds()

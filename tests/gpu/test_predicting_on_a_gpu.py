@@ -10,8 +10,7 @@ from torch import nn
 from seg.data.preprocess import image_statistics
 from seg.metrics import confusion_matrix, count_classes
 from seg.models.build import build
-from seg.precision import autocast
-from seg.predict import Prediction, Predictor
+from seg.predict.predictor import Prediction, Predictor, autocast
 from seg.recipe import Tiling
 
 pytestmark = pytest.mark.gpu

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seg.recipe import Optimizer
-from seg.training import Training, TrainingPlan
+from seg.train.training import Training, TrainingPlan
 from tests.conftest import WriteArchive
 from tests.small import TINY, open_plan
 

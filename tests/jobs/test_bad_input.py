@@ -13,9 +13,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from cluster.ledger.ledger import Ledger
 from jobs import score, train, tune
 from seg.data import DATASETS
+from seg.ledger.ledger import Ledger
 from seg.models import MODELS
 from seg.recipes import RECIPES
 from tests.conftest import WriteArchive

@@ -17,11 +17,11 @@ import pytest
 from numpy.typing import NDArray
 
 from jobs import label
-from seg.labelling import label_folder
-from seg.labelling.label_files import LabelFiles
-from seg.labelling.picture import GROUND, NOTICE, PAPER, box_colours
-from seg.labelling.proposals import Proposer
-from seg.labelling.window import TITLE
+from seg.label import folder as label_folder
+from seg.label.files import LabelFiles
+from seg.label.picture import GROUND, NOTICE, PAPER, box_colours
+from seg.label.proposals import Proposer
+from seg.label.window import TITLE
 from tests.small import read_tree, start_job, wait_until, write_image, write_model
 
 WINDOW_PX = (700, 640)

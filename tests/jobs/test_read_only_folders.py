@@ -37,7 +37,7 @@ def read_only(folder: Path) -> Iterator[None]:
     try:
         if is_root:
             os.seteuid(NOBODY)
-            if not os.access(ROOT / "cluster/report/report.html.jinja", os.R_OK, effective_ids=True):
+            if not os.access(ROOT / "seg/report/report.html.jinja", os.R_OK, effective_ids=True):
                 pytest.skip(f"no other user may read {ROOT}")
         yield
     finally:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from cluster.report.review import write_review
-from cluster.scoring.exports import ExportKind, export_objects
-from cluster.scoring.scoring_progress import ScoringProgress
-from cluster.scoring.status import StatusWriter
 from jobs import report, status
-from jobs.outcome import run_job
+from jobs.run import run_job
+from seg.report.review import write_review
+from seg.score.exports import ExportKind, export_objects
+from seg.score.progress import ScoringProgress
+from seg.score.status import StatusWriter
 from seg.storage import as_place
-from tests.cluster.ledger.test_ledger import aside
 from tests.cluster.scores import random_rows, write_scores
+from tests.seg.ledger.test_ledger import aside
 from tests.small import read_tree
 
 

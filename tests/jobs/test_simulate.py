@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.simulate import main
-from seg.data.simulate import frame_paths
+from seg.simulate.archive import frame_paths
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--sequences", "1", "--frames", "2", "--size", "96", "--difficulty", "easy", "--workers", "1"]

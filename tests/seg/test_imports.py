@@ -26,7 +26,7 @@ print(json.dumps(names))
 
 def test_every_module_of_seg_imports_without_ray_and_extras() -> None:
     names = json.loads(run_python(WALK))
-    assert {"seg.training", "seg.data.pack", "seg.models.icnet", "seg.plots"} <= set(names)
+    assert {"seg.train.training", "seg.pack.pack", "seg.models.icnet", "seg.figures.plots"} <= set(names)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ def test_every_module_of_seg_imports_without_ray_and_extras() -> None:
         ("seg", ["torch", "numpy", "cv2", "tyro"]),
         ("seg.errors", ["torch", "numpy", "cv2", "tyro"]),
         ("seg.recipes", ["torch", "cv2", "matplotlib", "rich.progress"]),  # --help answers in under 1 s
-        ("seg.data.default", ["torch", "matplotlib"]),
-        ("seg.training", ["matplotlib", "pandas"]),
-        ("seg.checkpoint", ["matplotlib", "ray"]),
+        ("seg.pack.training_data", ["torch", "matplotlib"]),
+        ("seg.train.training", ["matplotlib", "pandas"]),
+        ("seg.model_file", ["matplotlib", "ray"]),
     ],
 )
 def test_a_module_loads_no_more_than_it_needs(module: str, absent: list[str]) -> None:

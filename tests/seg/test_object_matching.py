@@ -9,8 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
 from seg.data.labels import Label
-from seg.object_matching import Matches, match_objects, object_ratios, summarise_objects
-from seg.objects import Objects, find_objects
+from seg.objects import Matches, Objects, find_objects, match_objects, object_ratios, summarise_objects
 from tests.seg.test_objects import flood
 
 CLASSES = 3

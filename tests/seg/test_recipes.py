@@ -7,7 +7,6 @@ import pytest
 
 from seg.data import DATASETS
 from seg.errors import RequestError
-from seg.losses import build_loss
 from seg.models import MODELS
 from seg.recipe import (
     Augmentation,
@@ -20,6 +19,7 @@ from seg.recipe import (
     recipe_to_dict,
 )
 from seg.recipes import RECIPES, find_recipe
+from seg.train.losses import build_loss
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from seg.strips import Strips, cut_strips, join_strips, overlaps
+from seg.objects import Strips, cut_strips, join_strips, overlaps
 
 MASKS = arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from seg.data.camvid_rgb import Colour, ColourMask, open_camvid_rgb, read_class_dict
+from seg.data.camvid import Colour, ColourMask, open_camvid_rgb, read_class_dict
 from seg.errors import LabelMismatch, RequestError
 from seg.recipes import RECIPES
 from tests.seg.data.test_images import encode

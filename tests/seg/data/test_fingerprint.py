@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from seg.data.camvid_rgb import ColourMask
-from seg.data.fingerprint import data_fingerprint
+from seg.data.camvid import ColourMask
 from seg.data.layout import Sample, open_plain
+from seg.data.splits import data_fingerprint
 from tests.conftest import WriteArchive
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from seg.data.intensities import Intensity, IntensityRange, count_outside, find_ranges, measure_intensity
+from seg.data.preprocess import Intensity, IntensityRange, count_outside, find_ranges, measure_intensity
 
 RANGE = IntensityRange(8, lowest_mean=100.0, highest_mean=120.0, low=10.0, high=210.0)
 """An image's mean may lie 20 beyond."""

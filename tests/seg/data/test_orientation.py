@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from seg.data.orientation import Turned, orientation_of
-from seg.data.pack import Pack
-from seg.data.pack_build import ensure_pack
-from seg.data.training_data import warn_of_orientation
 from seg.errors import DataWarning
+from seg.pack.build import ensure_pack
+from seg.pack.pack import Pack
+from seg.pack.training_data import warn_of_orientation
 from tests.conftest import WriteArchive
-from tests.seg.data.test_pack import plan_of
+from tests.seg.pack.test_pack import plan_of
 
 FORMATS = ("JPEG", "PNG", "TIFF")
 

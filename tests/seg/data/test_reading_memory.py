@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from seg.data import pack_rows
-from seg.data.pack_rows import rows_by_threads
 from seg.data.reading_memory import ReadingMemory, Turn
 from seg.errors import RequestError
+from seg.pack import pack as pack_rows
+from seg.pack.pack import rows_by_threads
 from tests.conftest import WriteArchive
-from tests.seg.data.test_pack import plan_of
+from tests.seg.pack.test_pack import plan_of
 
 TOTAL = 100
 

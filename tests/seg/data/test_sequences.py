@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seg.data.sequences import Sequences, fill_window, window_places
+from seg.data.listing import Sequences, fill_window, window_places
 from seg.errors import RequestError
 
 

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from scipy.signal import correlate2d
 from torch import Tensor, nn
 
-from seg.models.conv_gru import ConvGRU
 from seg.models.icnet import ICNet
-from seg.models.icnet_gru import ICNetGRU
+from seg.models.icnet_gru import ConvGRU, ICNetGRU
 
 Maps = NDArray[np.float64]
 

@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from seg.losses import build_loss, mean_loss
 from seg.metrics import confusion_matrix, iou, mean_present
 from seg.models import MODELS
 from seg.models.build import build, takes_frames
 from seg.models.fcn32 import FCN32
+from seg.train.losses import build_loss, mean_loss
 
 SIDE_PX = 64
 MAX_STEPS = 400

@@ -1,0 +1,342 @@
+"""A search of a recipe's fields on Ray Tune: Optuna proposes, ASHA prunes, the trials' folders remember."""
+
+import os
+import shutil
+import time
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.session import Session, quiet_loggers
+from cluster.train import check_packs, check_recipe
+from cluster.trials import TrialJob, choose_resources, count_slots, run_trial
+from cluster.watching import watch_thread
+from seg.alarms import find_alarms
+from seg.errors import EXIT_CODES, DataWarning, RequestError, StoppedBy
+from seg.files import read_json, write_json
+from seg.model_file import load_model, save_model
+from seg.models import MODELS
+from seg.pack.training_data import TrainingData, default_data, open_packs, open_training_data
+from seg.plain_data import require_fields
+from seg.predict.predictor import Predictor
+from seg.recipe import Recipe
+from seg.requests import SearchRequest
+from seg.screen import say
+from seg.search.page import write_page
+from seg.search.progress import TrialsReader
+from seg.search.space import (
+    Choice,
+    Params,
+    Range,
+    Space,
+    apply_params,
+    blaming,
+    check_size,
+    check_space,
+    get_field,
+    parse_search,
+    plain_space,
+)
+from seg.search.trials import (
+    ERRORED,
+    FINISHED,
+    PRUNED,
+    TrialRecord,
+    read_trials,
+    write_leaderboard,
+)
+from seg.train.run_folder import check_folder, holding, run_identity, run_name, score_figures
+from seg.train.training import count_confusion
+
+LOSSES = ("cross_entropy", "cross_entropy+dice", "focal")
+RATE_RANGE = 10.0
+"""The learning rate is searched from a tenth of the recipe's to ten times it, by logarithm."""
+SUMMARY_FIELDS: dict[str, Any] = {
+    "trials": int,
+    "classes": list[str],
+    "confusion": list[list[int]],
+    **dict.fromkeys(("miou", "pixel_accuracy"), float | None),
+    **dict.fromkeys(("iou", "dice"), dict[str, float | None]),
+}
+"""What is shown of a finished search."""
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # an epoch's line is in the trial's folder already
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchPlan:
+    """A search that was checked."""
+
+    identity: dict[str, Any]
+    """What its run.json says."""
+    job: TrialJob
+    space: Space
+    own: Params
+    """The recipe's own point, which is tried first: a search begins with not searching."""
+    trials: int
+    slots: int
+    """Trials that run at a time, where the cluster is empty."""
+
+    @property
+    def folder(self) -> Path:
+        """The search's."""
+        return self.job.folder
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSummary:
+    """How a search ended: its folder, what summary.json holds, and the leaderboard, best trial first."""
+
+    folder: Path
+    values: dict[str, Any]
+    leaderboard: list[dict[str, Any]]
+    searched: tuple[str, ...]
+    """The fields that trials differ in, which are columns of the leaderboard."""
+
+    @property
+    def exit_code(self) -> int:
+        """See docs/formats.md."""
+        return EXIT_CODES[self.values["stopped_by"]]
+
+
+def search(request: SearchRequest, session: Session) -> SearchSummary:
+    """Run the trials that are left, write leaderboard, winner, page and summary.
+
+    RequestError: data, recipe, space, resources or folder do not fit each other.
+    """
+    plan = plan_search(request, session)
+    with holding(plan.folder, plan.identity, what="search") as lock:
+        return _search(replace(plan, job=replace(plan.job, lock=lock.token)), session)
+
+
+def _search(plan: SearchPlan, session: Session) -> SearchSummary:
+    started = time.perf_counter()
+    stopped_by = StoppedBy.FINISHED
+    if _count_left(plan):
+        session.start()
+        stopped_by = _run_trials(plan)
+    elif summary := _read_finished(plan):
+        say(f"nothing left to search in {plan.folder}")
+        rows = [trial.row() for trial in read_trials(plan.job.trials)]
+        return SearchSummary(plan.folder, summary, rows, tuple(plan.space))
+    return _conclude(plan, stopped_by, time.perf_counter() - started)
+
+
+def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
+    """Open the data and look at the search's folder, which is left as it is.
+
+    RequestError: they, recipe or space do not fit.
+    """
+    if request.trials < 1:
+        raise RequestError(f"--trials is {request.trials}, below 1; try --trials 16")
+    recipe, resources = request.recipe, choose_resources(request, session)
+    space = choose_space(recipe, parse_search(request.search))
+    own = own_params(recipe, space)
+    check_size(space, own, request.trials)
+    points = check_space(space, recipe, own)
+    data = open_training_data(
+        request.data or default_data(), _widest(recipe, points), seed=request.seed, limit=request.limit
+    )
+    check_recipe(recipe, len(data.classes))
+    check_batch(recipe, resources.workers)
+    check_packs(data, recipe, session)
+    _check_points(points, recipe, data, resources.workers, session)
+    identity = run_identity(recipe, data, request.seed) | {
+        "kind": "search",
+        "search": plain_space(space),
+        "workers_per_trial": resources.workers,
+    }
+    folder = (request.out or Path("search") / run_name(identity)).resolve()
+    check_folder(folder, identity)
+    return SearchPlan(
+        identity=identity,
+        job=TrialJob(recipe=recipe, data=data, seed=request.seed, folder=folder, resources=resources),
+        space=space,
+        own=own,
+        trials=request.trials,
+        slots=count_slots(resources, session),
+    )
+
+
+def choose_space(recipe: Recipe, given: Space) -> Space:
+    """What is always searched and what is given; who gives models chooses backbones that fit them all."""
+    rate = recipe.optimizer.lr
+    space: Space = {
+        "optimizer.lr": Range(rate / RATE_RANGE, rate * RATE_RANGE, log=True, whole=False),
+        "loss": Choice(tuple(sorted({recipe.loss, *LOSSES}))),
+    }
+    if "model" not in given:
+        space["backbone"] = Choice(find_backbones(recipe))
+    return space | given
+
+
+def find_backbones(recipe: Recipe) -> tuple[str | None, ...]:
+    """What a search chooses from: the architecture's; the recipe's alone where weights fit no other."""
+    if recipe.model not in MODELS:  # one of another library, which names its encoder
+        return (recipe.backbone,)
+    known = MODELS[recipe.model].BACKBONES
+    return known if recipe.weights in ("none", "imagenet") else (recipe.backbone or known[0],)
+
+
+def own_params(recipe: Recipe, space: Space) -> Params:
+    """The recipe's own point."""
+    own = {name: get_field(recipe, name) for name in space}
+    return own | {"backbone": recipe.backbone or find_backbones(recipe)[0]} if "backbone" in own else own
+
+
+def _widest(recipe: Recipe, points: list[tuple[str, Recipe]]) -> Recipe:
+    """A recipe whose data is enough for all: backgrounds and windows want whole sequences."""
+    wanting = (point for _, point in points if point.frames > 1 or point.preprocessing.background_every > 0)
+    return next(wanting, recipe)
+
+
+def _check_points(
+    points: list[tuple[str, Recipe]], recipe: Recipe, data: TrainingData, workers: int, session: Session
+) -> None:
+    """RequestError: a network, loss, batch or crop of the space fits neither the data nor the workers.
+
+    Where preprocessing is searched, its packs are built, and crops tried on them, when a trial needs them.
+    """
+    seen: set[tuple[Any, ...]] = set()
+    for settings, point in points:
+        network = (point.model, point.backbone, point.weights, point.model_options, point.frames)
+        losses = (point.loss, point.class_weights, point.output_weights, point.preprocessing.channels)
+        key = (network, losses, point.batch, point.crops.size_px)
+        if key in seen:
+            continue
+        seen.add(key)
+        with blaming(settings):
+            check_recipe(point, len(data.classes))
+            check_batch(point, workers)
+            if point.preprocessing == recipe.preprocessing and point.crops.size_px != recipe.crops.size_px:
+                check_packs(data, point, session)
+
+
+def check_batch(recipe: Recipe, workers: int) -> None:
+    """RequestError: a batch that is smaller than the workers who share it."""
+    if recipe.batch < workers:
+        raise RequestError(
+            f"--workers-per-trial {workers} share a batch of {recipe.batch}; try --batch {workers}"
+        )
+
+
+def _count_left(plan: SearchPlan) -> int:
+    """Trials that are still to begin or to end."""
+    trials = read_trials(plan.job.trials)
+    return max(0, plan.trials - len(trials)) + sum(not trial.ended for trial in trials)
+
+
+def _read_finished(plan: SearchPlan) -> dict[str, Any] | None:
+    """The summary that a finished search left, of as many trials as there are now; None: it is to be made."""
+    file, mend = plan.folder / "summary.json", "it is made again"
+    if not file.is_file():
+        return None
+    try:
+        summary = require_fields({"stopped_by": str}, read_json(file, mend), str(file), mend)
+        if summary["stopped_by"] != StoppedBy.FINISHED:
+            return None
+        _check_figures(summary, list(plan.job.data.classes), str(file), mend)
+    except RequestError as error:
+        warnings.warn(DataWarning(str(error)), stacklevel=2)
+        return None
+    return summary if summary["trials"] == len(read_trials(plan.job.trials)) else None
+
+
+def _check_figures(summary: dict[str, Any], classes: list[str], where: str, mend: str) -> None:
+    """RequestError: what is shown of a finished search is not there, or not of these classes."""
+    require_fields(SUMMARY_FIELDS, summary, where, mend)
+    for name in ("iou", "dice"):
+        require_fields(dict.fromkeys(classes, float | None), summary[name], f"{where}, {name}", mend)
+    if summary["classes"] != classes or len(summary["confusion"]) != len(classes):
+        raise RequestError(f"{where} is damaged: it has other classes than the data; {mend}")
+
+
+def _run_trials(plan: SearchPlan) -> StoppedBy:
+    from ray import tune
+
+    from cluster.tune_hooks import Endings, Proposals, Pruning
+
+    quiet_loggers()
+    os.environ.update(TUNE_ENVIRONMENT | {"TUNE_MAX_PENDING_TRIALS_PG": str(plan.slots)})
+    job, state = plan.job, plan.folder / "ray"
+    begun = read_trials(job.trials)
+    shutil.rmtree(state, ignore_errors=True)  # of an earlier command: the trials' folders hold all we need
+    endings = Endings(job)
+    proposals = Proposals(job, plan.space, plan.own, trials=plan.trials, slots=plan.slots)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, job=job), job.resources.request()),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,  # until there is nothing left to propose
+            search_alg=proposals,
+            scheduler=Pruning(begun, job.recipe.epochs),
+        ),
+        run_config=tune.RunConfig(name="search", storage_path=str(state), verbose=0, callbacks=[endings]),
+    )
+    total = max(plan.trials, len(begun))
+    try:
+        stopped_by = watch_thread(TrialsReader(job.trials, job.recipe, total), tuner.fit)
+    finally:
+        endings.closed = True
+    if stopped_by is StoppedBy.FINISHED:
+        for left in (state, *job.trials.glob("*/ray")):
+            shutil.rmtree(left, ignore_errors=True)  # a process that was pruned may still write there
+    return stopped_by
+
+
+def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> SearchSummary:
+    """Write leaderboard, page and summary; of a search that finished first the winner's model file."""
+    trials = read_trials(plan.job.trials)
+    rows = [trial.row() for trial in trials]
+    write_leaderboard(plan.folder / "leaderboard.csv", rows)
+    summary = _count_endings(plan, trials) | {"seconds": seconds, "stopped_by": stopped_by}
+    if summary["best"] is not None:
+        summary["alarms"] = _find_alarms(plan, trials[0].journal.best_confusion)
+    if stopped_by is StoppedBy.FINISHED:
+        if summary["best"] is None:
+            raise RuntimeError(f"no trial finished an epoch; the first: {rows[0]['error']}")
+        winner = plan.folder / "best.safetensors"
+        figures = _evaluate_winner(plan, trials[0], winner)
+        summary |= {"model_file": str(winner), "classes": plan.job.data.classes, **figures}
+        summary["alarms"] = _find_alarms(plan, figures["confusion"])
+    write_page(plan.folder, plan.space, trials, summary)
+    write_json(plan.folder / "summary.json", summary)
+    return SearchSummary(plan.folder, summary, rows, tuple(plan.space))
+
+
+def _find_alarms(plan: SearchPlan, confusion: list[list[int]]) -> list[str]:
+    """What the best trial's predictions on validation alarm of."""
+    trained = open_packs(plan.job.data, plan.job.recipe)[0].class_shares()
+    return find_alarms(plan.job.data.classes, np.array(confusion, np.int64), trained=trained)
+
+
+def _count_endings(plan: SearchPlan, trials: list[TrialRecord]) -> dict[str, Any]:
+    statuses = [trial.status for trial in trials]
+    best = trials[0] if trials and trials[0].miou is not None else None
+    return {
+        "recipe": plan.job.recipe.name,
+        "trials": max(plan.trials, len(trials)),
+        "finished": statuses.count(FINISHED),
+        "pruned": statuses.count(PRUNED),
+        "errored": statuses.count(ERRORED),
+        "best": best and {"trial": best.name, "params": best.params, "miou": best.miou},
+    }
+
+
+def _evaluate_winner(plan: SearchPlan, best: TrialRecord, winner: Path) -> dict[str, Any]:
+    """Count the best trial's model on all of validation, here, and write it as the search's model file."""
+    recipe = apply_params(plan.job.recipe, best.params)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, card = load_model(best.folder / "best.safetensors", device)
+    validation = open_packs(plan.job.data, recipe)[1]
+    predictor = Predictor(model, card.tiling, batch=1, device=device, precision=recipe.precision)
+    windows = validation.windows(card.frames)
+    confusion = count_confusion(predictor, windows, card.statistics, len(card.classes))
+    figures = score_figures(confusion.cpu().numpy(), card.classes)
+    save_model(winner, model, replace(card, validation=figures))
+    return figures

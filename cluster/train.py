@@ -1,0 +1,225 @@
+"""A training on Ray Train or in this process: the same loop and folder, resumed by the same request."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cluster.packing import choose_preparation
+from cluster.placement import place_workers
+from cluster.session import Session
+from cluster.train_workers import WorkerSettings, fit_workers, train_epochs
+from cluster.watching import watch_here, watch_thread
+from seg.errors import EXIT_CODES, RequestError, StoppedBy
+from seg.files import read_json, write_json
+from seg.models.build import build, takes_frames
+from seg.pack.crops import CropSampler
+from seg.pack.training_data import (
+    TrainingData,
+    default_data,
+    open_packs,
+    open_training_data,
+    warn_of_absent_classes,
+    warn_of_orientation,
+)
+from seg.recipe import Recipe
+from seg.requests import TrainRequest, Workers
+from seg.screen import say
+from seg.train.board import BoardReader
+from seg.train.losses import build_loss
+from seg.train.mlflow_run import connect_mlflow
+from seg.train.run_folder import (
+    check_folder,
+    holding,
+    read_run,
+    run_identity,
+    run_name,
+    training_summary,
+    write_history,
+)
+from seg.train.run_pictures import draw_confusion, draw_examples
+from seg.train.state import Journal, settle_best
+from seg.train.store import CheckpointStore
+from seg.train.tracking import Tracking
+from seg.train.training import TrainingPlan, find_class_weights, fit_statistics
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSummary:
+    """How a training ended: its folder, and what summary.json holds."""
+
+    folder: Path
+    values: dict[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """See docs/formats.md."""
+        return EXIT_CODES[self.values["stopped_by"]]
+
+
+def train(request: TrainRequest, session: Session) -> TrainSummary:
+    """Train what is left of a run and write its summary; a finished run is only summarised.
+
+    RequestError: data, recipe, folder or workers do not fit each other.
+    """
+    settings = place_workers(request, session)
+    server = connect_mlflow(request.mlflow) if request.mlflow else None
+    plan = plan_training(request, session)
+    workers = settings.workers if settings else 0
+    identity = run_identity(plan.recipe, plan.data, plan.seed)
+    with (
+        holding(plan.folder, identity, what="training") as lock,
+        Tracking(plan, server) as tracking,
+    ):
+        plan = replace(plan, lock=(plan.folder, lock.token))
+        _fetch_checkpoints(plan)
+        stopped_by = StoppedBy.FINISHED
+        if not _is_finished(plan):
+            stopped_by = _train_pending(plan, settings, session, tracking)
+        else:
+            say(f"nothing left to train in {plan.folder}")
+        summary = _summarise(plan, workers, stopped_by)
+        tracking.conclude(summary)
+    return TrainSummary(plan.folder, summary)
+
+
+def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
+    """Open the data and look at the run's folder, which is left as it is.
+
+    RequestError: they or the recipe do not fit.
+    """
+    if request.keep_best < 1:
+        raise RequestError(f"--keep-best is {request.keep_best}, below 1; try --keep-best 1")
+    data = open_training_data(
+        request.data or default_data(), request.recipe, seed=request.seed, limit=request.limit
+    )
+    check_recipe(request.recipe, len(data.classes))
+    counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
+    say(f"data {data.root}: {counts}; {data.split.how}")
+    identity = run_identity(request.recipe, data, request.seed)
+    folder = (request.out or Path("runs") / run_name(identity)).resolve()
+    check_packs(data, request.recipe, session)
+    if request.checkpoints:
+        CheckpointStore.open(request.checkpoints, folder.name)  # a wrong URI is refused with nothing written
+    check_folder(folder, identity)
+    return TrainingPlan(
+        recipe=request.recipe,
+        data=data,
+        seed=request.seed,
+        folder=folder,
+        parent=folder.name,
+        keep_best=request.keep_best,
+        checkpoints=request.checkpoints,
+    )
+
+
+def _fetch_checkpoints(plan: TrainingPlan) -> None:
+    """Go on from what storage elsewhere has, where that is further. RequestError: it holds another run."""
+    if plan.checkpoints is None:
+        return
+    store = CheckpointStore.open(plan.checkpoints, plan.folder.name)
+    store.claim(read_json(plan.folder / "run.json"))
+    if store.fetch(plan.folder):
+        say(f"going on from {store.place.uri}")
+
+
+def _settle_checkpoints(plan: TrainingPlan, journal: Journal) -> None:
+    """Bring storage elsewhere up to date: a job killed after its last epoch was saved could not."""
+    if plan.keeps_epochs:
+        settle_best(plan.folder, journal.history, plan.keep_best)
+    if plan.checkpoints is not None:
+        CheckpointStore.open(plan.checkpoints, plan.folder.name).publish(plan.folder, journal.epochs_done)
+
+
+def check_recipe(recipe: Recipe, num_classes: int) -> None:
+    """Refuse at once what the workers would only find out after a minute of starting."""
+    with torch.device("meta"):
+        model = build(
+            recipe.model,
+            backbone=recipe.backbone,
+            num_classes=num_classes,
+            channels=recipe.preprocessing.channels,
+            weights=recipe.weights,
+            options=dict(recipe.model_options),
+        )
+    if recipe.frames > 1 and not takes_frames(recipe.model):
+        raise RequestError(
+            f"recipe: frames is {recipe.frames} but {recipe.model} sees one image; try --frames 1"
+        )
+    build_loss(recipe.loss)
+    outputs = len(getattr(model, "OUTPUT_WEIGHTS", (1.0,)))
+    for name, values, wanted, of in (
+        ("class_weights", recipe.class_weights, num_classes, "classes in the data"),
+        ("output_weights", recipe.output_weights, outputs, f"outputs of {recipe.model}"),
+    ):
+        if not isinstance(values, str) and values and len(values) != wanted:
+            raise RequestError(
+                f"recipe: {name} has {len(values)} values for {wanted} {of}; give one for each, or none"
+            )
+
+
+def check_packs(data: TrainingData, recipe: Recipe, session: Session) -> None:
+    """Build the packs, then try what the workers will. RequestError: a bad image or label, or no truth."""
+    train, validation = open_packs(data, recipe, choose_preparation(session))
+    fitted = fit_statistics(train, validation) if recipe.preprocessing.normalisation == "fitted" else None
+    CropSampler(train, recipe, seed=0, fitted=fitted)
+    for pack, part, lacking in (
+        (train, "training", "nothing could be learned"),
+        (validation, "validation", "no epoch could be judged"),
+    ):
+        if not pack.class_pixels().any():
+            raise RequestError(
+                f"data {data.root}: every pixel of the {len(pack.labelled)} {part} images is ignored, "
+                f"so that {lacking}; label some, or use another --seed"
+            )
+    warn_of_absent_classes(data.classes, train)
+    warn_of_orientation(train, validation)
+    find_class_weights(recipe, train)
+
+
+def _is_finished(plan: TrainingPlan) -> bool:
+    journal = read_run(plan.folder)
+    return journal is not None and journal.is_finished(plan.recipe)
+
+
+def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> dict[str, Any]:
+    journal = read_run(plan.folder)
+    if journal is None and stopped_by is StoppedBy.FINISHED:
+        raise RequestError(
+            f"--out {plan.folder} is empty after training; put it on storage that all nodes share"
+        )
+    ending = {"workers": workers, "stopped_by": stopped_by}
+    if journal is None:
+        return {"recipe": plan.recipe.name, "epochs_run": 0} | ending
+    if stopped_by is StoppedBy.FINISHED:
+        _settle_checkpoints(plan, journal)
+    _draw(plan, journal)
+    write_history(plan.folder, journal)  # killed after its last epoch was saved, a run may lack its line
+    trained = open_packs(plan.data, plan.recipe)[0].class_shares()
+    summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal, trained) | ending
+    write_json(plan.folder / "summary.json", summary)
+    return summary
+
+
+def _draw(plan: TrainingPlan, journal: Journal) -> None:
+    """The pictures of a finished run, once: a stopped one has its curves alone."""
+    if (
+        journal.best_epoch
+        and journal.is_finished(plan.recipe)
+        and not (plan.folder / "examples.png").is_file()
+    ):
+        draw_confusion(plan.folder, plan.data.classes, journal)
+        draw_examples(plan.folder, plan.data, plan.recipe)
+
+
+def _train_pending(
+    plan: TrainingPlan, settings: WorkerSettings | None, session: Session, tracking: Tracking
+) -> StoppedBy:
+    reader = BoardReader(plan, tracking.send)
+    if settings is not None:
+        session.start()
+        return watch_thread(reader, partial(fit_workers, plan, settings))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return watch_here(reader, partial(train_epochs, plan, device))

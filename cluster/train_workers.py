@@ -1,0 +1,184 @@
+"""The training loop on Ray Train's workers, which are started again where one dies."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from cluster.session import quiet_loggers
+from seg.errors import RequestError, TrainingDiverged
+from seg.files import persistently, read_json, without_nan, write_json
+from seg.locks.folder_lock import LostLock, check_owner
+from seg.train.board import Board, beating, describe_late, failures_file, read_beats
+from seg.train.learner import find_ranks
+from seg.train.run_folder import write_history
+from seg.train.training import StepReport, Training, TrainingPlan
+
+FINAL = {kind.__name__: kind for kind in (RequestError, TrainingDiverged, LostLock)}
+"""What would happen again: a worker that meets one ends, and no group is built anew for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSettings:
+    """The processes that share a training."""
+
+    workers: int | tuple[int, int]
+    """How many, or the fewest and the most where the cluster may shrink and grow meanwhile."""
+    gpus: float
+    """Of each; 0: they compute on CPUs."""
+    threads: int
+    """CPUs of each."""
+    restarts: int = 3
+    """Times the group is built again after a worker died or stood still."""
+    timeout_s: float = 1800.0
+    """How long ranks wait for another before they give up."""
+
+
+def fit_workers(plan: TrainingPlan, settings: WorkerSettings) -> None:
+    """Train what is left of a run on Ray's workers; returns when all is done.
+
+    RequestError, TrainingDiverged, LostLock: as a worker raised them.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    quiet_loggers()
+    ended = plan.folder / "ray" / "ended.json"
+    ended.unlink(missing_ok=True)
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"plan": plan, "threads": settings.threads, "ended": ended},
+        torch_config=TorchConfig(
+            backend="nccl" if settings.gpus else "gloo", timeout_s=ceil(settings.timeout_s)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers,
+            use_gpu=settings.gpus > 0,
+            resources_per_worker={"CPU": settings.threads}
+            | ({"GPU": settings.gpus} if settings.gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=f"train-{os.getpid()}-{int(time.time())}",  # our own state resumes: Ray's is never picked up
+            storage_path=str(plan.folder / "ray"),
+            failure_config=FailureConfig(max_failures=settings.restarts),
+            callbacks=[_failure_notes(plan.folder)],
+        ),
+    )
+    with _naming_the_cluster():
+        trainer.fit()
+    error = read_json(ended) if ended.is_file() else None
+    shutil.rmtree(plan.folder / "ray")
+    if error is not None:
+        raise FINAL[error["kind"]](error["message"])
+
+
+@contextmanager
+def _naming_the_cluster() -> Iterator[None]:
+    """Tell Ray Train's own processes which Ray is theirs, where several run on a machine.
+
+    The one that frees a dead controller's CPUs and GPUs, a pruned trial's for instance, asks the Ray that
+    RAY_ADDRESS names, else one that it finds: of two it takes neither, and they are never free again
+    (PlacementGroupCleaner, 2.60).
+    """
+    import ray
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    before = {name: os.environ[name] for name in ("RAY_ADDRESS",) if name in os.environ}
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        del os.environ["RAY_ADDRESS"]
+        os.environ.update(before)
+
+
+def _failure_notes(folder: Path) -> Any:
+    """A callback of Ray Train's controller that adds a line to failures.log for each dead worker."""
+    from ray.train import UserCallback
+
+    class FailureNotes(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            note_failures(folder, worker_exceptions)
+
+    return FailureNotes()
+
+
+def note_failures(folder: Path, causes: dict[int, Exception]) -> None:
+    """Add to failures.log what each worker died of, a line each, with the time in UTC."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lines = [f"{now} worker {rank}: {_last_line(error)}\n" for rank, error in sorted(causes.items())]
+    with failures_file(folder).open("a", encoding="utf-8") as file:
+        file.writelines(lines)
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    import ray.train
+    import ray.train.torch
+
+    torch.set_num_threads(config["threads"])
+    plan, device = config["plan"], ray.train.torch.get_device()
+    try:
+        train_epochs(plan, device, lambda: None, ray.train.report)
+    except tuple(FINAL.values()) as error:  # raised here, Ray would try again what cannot go otherwise
+        write_json(Path(config["ended"]), {"kind": type(error).__name__, "message": str(error)})
+    except RuntimeError as error:  # a rank that died or stands still shows as a collective that failed
+        if (ranks := find_ranks()).world_size == 1 or not _is_collective(error):
+            raise
+        late = describe_late(read_beats(plan.folder), ranks.world_size)
+        raise RuntimeError(f"worker {ranks.rank} waited in vain ({_last_line(error)}): {late}") from error
+
+
+def _is_collective(error: RuntimeError) -> bool:
+    """Whether torch.distributed raised it: NCCL by a class of its own, gloo by its name in the text."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def _allow() -> None:
+    """Of a folder that nobody locks."""
+
+
+def _write_history(training: Training) -> None:
+    training.may_write()
+    write_history(training.plan.folder, training.journal)
+
+
+def train_epochs(
+    plan: TrainingPlan,
+    device: torch.device,
+    on_news: Callable[[], None],
+    report: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Train what is left and keep the folder's history up to date.
+
+    on_news: called after each step and epoch. report: tells Ray that we are alive.
+    """
+    training = Training(plan, device, may_write=partial(check_owner, *plan.lock) if plan.lock else _allow)
+    board = Board(training)
+
+    def on_step(step: StepReport) -> None:
+        board.on_step(step)
+        on_news()
+
+    with beating(training):
+        for result in training.epochs(on_step):
+            if training.ranks.rank == 0:
+                persistently(partial(_write_history, training), f"history of {plan.folder}")
+            board.publish(result.trained)
+            on_news()
+            if report is not None:
+                report(without_nan(result.row()))

@@ -1,0 +1,166 @@
+"""Command lines: a recipe's fields as options with the recipe's values as defaults, and a converter's."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import tyro
+from tyro.conf import Positional, arg
+
+from jobs.run import parse_words, run_job
+from seg.recipe import Recipe
+from seg.recipes import RECIPES, find_recipe
+from seg.requests import DataRequest
+from seg.screen import open_console, say
+
+if TYPE_CHECKING:
+    from cluster.session import Session
+
+CPU_RECIPE, GPU_RECIPE = "interferogram-small", "interferogram-icnet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeArgs(DataRequest):
+    """A recipe by name, and its fields as options."""
+
+    recipe_name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = None
+    """interferogram-icnet where the cluster has a GPU, else interferogram-small; --list names them all."""
+    list: bool = False
+    """Print the recipes, a line each, and exit."""
+
+
+Args = TypeVar("Args", bound=RecipeArgs)
+
+
+def run_recipe_job(
+    name: str, kind: type[Args], argv: Sequence[str] | None, job: Callable[[Args, "Session"], int]
+) -> int:
+    """Parse a recipe's options, find what to run on, run `job` with both; returns the exit code."""
+    return run_job(name, lambda: _run(kind, argv, job))
+
+
+def _run(kind: type[Args], argv: Sequence[str] | None, job: Callable[[Args, "Session"], int]) -> int:
+    args = parse(kind, argv)
+    if args.list:
+        print_recipes()
+        return 0
+    from cluster.session import compute_session  # here, so that --help loads no torch and no ray
+
+    with compute_session(use_ray=getattr(args, "workers", None) != 0) as session:
+        recipe = default_recipe(session.gpus_possible)
+        args = parse(kind, argv, recipe)
+        if not session.gpus_possible:
+            args = _without_slow_bf16(kind, argv, recipe, args)
+        return job(args, session)
+
+
+def _without_slow_bf16(kind: type[Args], argv: Sequence[str] | None, recipe: str, args: Args) -> Args:
+    """Options whose precision, where none was given, is float32 if this CPU is slow in the recipe's bf16."""
+    from seg.predict.predictor import has_fast_bf16  # here, so that --help loads no torch
+
+    if args.recipe.precision != "bf16" or has_fast_bf16():
+        return args
+    args = parse(kind, argv, recipe, precision="float32")
+    if args.recipe.precision == "float32":
+        say("precision: float32, as this CPU has no instructions for bf16, the recipe's")
+    return args
+
+
+def default_recipe(gpus: int) -> str:
+    """The recipe that a command without one runs, where there are, or can be, so many GPUs."""
+    return GPU_RECIPE if gpus else CPU_RECIPE
+
+
+def parse(
+    kind: type[Args],
+    argv: Sequence[str] | None,
+    default_recipe: str = CPU_RECIPE,
+    *,
+    precision: Literal["float32"] | None = None,
+) -> Args:
+    """Options of a job; those not given are the recipe's. RequestError: unknown recipe, impossible value.
+
+    precision: what computes if none is given; None: the recipe's.
+    All recipes have the same options, so a first pass finds the name and a second fills in its defaults.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    without_help = [option for option in argv if option not in ("-h", "--help")]
+    name = _parse(kind, without_help, find_recipe(default_recipe)).recipe_name
+    recipe = find_recipe(default_recipe if name is None else name)
+    return _parse(kind, argv, recipe if precision is None else replace(recipe, precision=precision))
+
+
+def _parse(kind: type[Args], argv: list[str], recipe: Recipe) -> Args:
+    options = tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff
+    return parse_words(kind, argv, default=kind(recipe=recipe), config=options)
+
+
+def print_recipes() -> None:
+    """A table on a terminal; elsewhere a line a recipe, name first, tab-separated (docs/formats.md)."""
+    if not sys.stdout.isatty():
+        for recipe in RECIPES.values():
+            print(*_describe(recipe), sep="\t")  # a table for scripts, without a name of the user's
+        return
+    from rich.table import Table
+
+    table = Table("recipe", "model", "data", "loss", box=None)
+    table.add_column("parameters", justify="right")
+    for recipe in RECIPES.values():
+        table.add_row(*_describe(recipe))
+    open_console().print(table)
+
+
+def _describe(recipe: Recipe) -> tuple[str, ...]:
+    """Name, model, data, loss, and millions of parameters, counted with two classes."""
+    import torch  # here, so that --help loads no torch
+
+    from seg.models import MODELS
+    from seg.models.build import build
+
+    backbone = recipe.backbone or MODELS[recipe.model].BACKBONES[0]
+    with torch.device("meta"):
+        model = build(
+            recipe.model,
+            backbone=backbone,
+            num_classes=2,
+            channels=recipe.preprocessing.channels,
+            options=dict(recipe.model_options),
+        )
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    return recipe.name, f"{recipe.model} on {backbone}", recipe.dataset, recipe.loss, f"{millions:.1f} M"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetArgs:
+    """Write a part of a data set in the plain layout, with final class ids; the same command resumes."""
+
+    name: Positional[Annotated[str, arg(metavar="NAME")]]
+    """How SRC is read: plain, camvid, camvid-rgb, pets-binary, pets-trimap, pets-breeds or drinks."""
+    source: Positional[Annotated[Path, arg(metavar="SRC")]]
+    """Folder of the data set."""
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]
+    """Folder to write, outside SRC: images/, masks/, classes.txt."""
+    split: Literal["train", "validation", "test"]
+    """Which part."""
+    seed: int = 0
+    """Of the split, where the data set gives none; as in training."""
+    share: float = 0.2
+    """Share of the sequences that validate; as the recipe's validation_share."""
+    sequence: str = ""
+    """Regular expression on an image's path whose first group names its sequence; as the recipe's."""
+    label_map: tuple[tuple[int, int], ...] | None = None
+    """Pairs: id in the label, class id (255: ignore); default: the data set's own, camvid's 11 255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsArgs:
+    """Write the labels of an old roi.pkl or segmentation_*.npy as files: boxes as JSON, masks as PNG."""
+
+    file: Positional[Annotated[Path, arg(metavar="FILE")]]
+    """Read without running anything in it; what is more than plain values is refused by name."""
+    out: Positional[Annotated[Path, arg(metavar="OUT")]]
+    """Folder to write: a label folder for the images."""
+    images: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder of the images: checks the file's names, or stands in for them by natural order."""

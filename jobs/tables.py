@@ -1,0 +1,96 @@
+"""The figures of a summary as a table on the screen, plain where it is no terminal."""
+
+from collections.abc import Iterable, Sequence
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from seg.report.comparison import Comparison, Difference
+from seg.screen import open_console, say
+
+ENDINGS = {
+    "finished": "finished",
+    "interrupt": "stopped before the end, the same command goes on from here",
+    "deadline": "stopped at the deadline, the same command goes on from here",
+}
+
+
+def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None:
+    """Print IoU and Dice by class, alarms, the totals, then how the job ended and where its results are."""
+    console = open_console(soft_wrap=True)
+    if summary.get("labelled", 1) and "confusion" in summary:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("class")
+        for heading in ("IoU", "Dice", "true pixels"):
+            table.add_column(heading, justify="right")
+        truth = [sum(row) for row in summary["confusion"]]
+        for name, pixels in zip(summary["classes"], truth, strict=True):
+            table.add_row(name, _ratio(summary["iou"][name]), _ratio(summary["dice"][name]), f"{pixels:,}")
+        console.print(table)
+        console.print(f"mIoU {_ratio(summary['miou'])}  pixel accuracy {_ratio(summary['pixel_accuracy'])}")
+    print_alarms(job, summary.get("alarms", ()))
+    if "images_found" in summary:
+        console.print(
+            f"{summary['images_found']} images: {summary['images_scored']} scored now, "
+            f"{summary['images_skipped']} were in the ledger, {summary['images_quarantined']} in quarantine"
+        )
+    say(f"{job}: {ENDINGS[summary['stopped_by']]}; {folder}", out=True)
+
+
+def print_alarms(job: str, alarms: Iterable[str]) -> None:
+    """Print each sign that a model learned nothing, as a warning's line."""
+    console = open_console(soft_wrap=True)
+    for alarm in alarms:
+        console.print(f"{job}: warning: {alarm}", style="bold red")
+
+
+def print_leaderboard(rows: list[dict[str, Any]], searched: Sequence[str], shown: int = 10) -> None:
+    """Print the best trials of a search, and why some failed; leaderboard.csv has them all.
+
+    searched: the recipe's fields that trials differ in, by their dotted names.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("trial", "mIoU", "epochs", "status", *(name.rpartition(".")[2] for name in searched)):
+        table.add_column(heading)
+    for row in rows[:shown]:
+        numbers = _ratio(row["miou"]), str(row["epochs"])
+        table.add_row(row["trial"], *numbers, row["status"], *(_setting(row[name]) for name in searched))
+    console = open_console(soft_wrap=True)
+    console.print(table)
+    for row in rows:
+        if row["error"]:
+            say(f"trial {row['trial']}: {row['error']}", out=True)
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None or isnan(value) else f"{value:.4f}"
+
+
+def print_differences(comparison: Comparison) -> None:
+    """Print IoU by class in both scorings, their difference with its interval, then how many images."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("class")
+    for heading in ("A", "B", "B - A", "95 % interval"):
+        table.add_column(heading, justify="right")
+    for row in (*comparison.classes, comparison.miou):
+        table.add_row(row.name, _signed(row.a), _signed(row.b), _signed(row.change, "+"), _interval(row))
+    console = open_console(soft_wrap=True)
+    console.print(table)
+    console.print(
+        f"{comparison.images} images compared; {comparison.unlabelled} without a label, "
+        f"{comparison.only_a.count} in A alone, {comparison.only_b.count} in B alone"
+    )
+
+
+def _interval(row: Difference) -> str:
+    return f"{_signed(row.interval.low, '+')} to {_signed(row.interval.high, '+')}"
+
+
+def _signed(value: float, sign: str = "") -> str:
+    return "-" if isnan(value) else f"{value:{sign}.4f}"

@@ -1,0 +1,156 @@
+"""The picture in the window: words above, below them the image scaled to fit, with its boxes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from seg.data.images import Pixels
+from seg.data.labels import Box
+from seg.figures.panels import class_colours, to_rgb
+from seg.label.files import Boxes
+
+Picture = NDArray[np.uint8]
+"""[H, W, 3] in OpenCV's order, blue first."""
+Colour = tuple[int, int, int]
+"""Blue, green, red."""
+Words = tuple[str, Colour]
+"""A piece of a line that is not broken, and its colour."""
+
+INK, DIM, NOTICE = (240, 240, 240), (170, 170, 170), (80, 215, 255)
+PAPER, GROUND, FRAME = (32, 32, 32), (12, 12, 12), (80, 80, 80)
+MARGIN_PX = 8
+"""Around the image, so that the mouse can go past its edges and a box reach them."""
+FONT, FONT_SCALE, LINE_PX, GAP_PX = cv2.FONT_HERSHEY_SIMPLEX, 0.55, 24, 18
+FONT_FITS_PX = 1200
+"""Letters grow with windows wider than this, as on screens of many small pixels."""
+STRETCH = (0.5, 99.5)
+"""Percentiles of a 16-bit image that become black and white on the screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an image of `own` size (H, W) stands in the picture: left, top, and its size there (H, W)."""
+
+    own: tuple[int, int]
+    left: int
+    top: int
+    shown: tuple[int, int]
+
+    @staticmethod
+    def fit(own: tuple[int, int], picture: tuple[int, int], top: int) -> "Placement":
+        """As large as it goes in the middle of a picture of size (H, W), below `top`, with a margin."""
+        room = (max(1, picture[0] - top - 2 * MARGIN_PX), max(1, picture[1] - 2 * MARGIN_PX))
+        scale = min(room[0] / own[0], room[1] / own[1])
+        height, width = (max(1, round(side * scale)) for side in own)
+        return Placement(own, max(0, (picture[1] - width) // 2), top + MARGIN_PX, (height, width))
+
+    def to_own(self, x: int, y: int, width: int, height: int) -> tuple[int, int, int, int] | None:
+        """A rectangle of the picture as left, top, right, bottom in own pixels, clipped; None: empty."""
+        left, right = (
+            self._own_border(edge - self.left, self.own[1], self.shown[1]) for edge in (x, x + width)
+        )
+        top, bottom = (
+            self._own_border(edge - self.top, self.own[0], self.shown[0]) for edge in (y, y + height)
+        )
+        return (left, top, right, bottom) if left < right and top < bottom else None
+
+    def to_picture(self, box: Box) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of a box in the picture, at the nearest pixel borders."""
+        left, right = (
+            self.left + round(edge * self.shown[1] / self.own[1]) for edge in (box.left, box.right)
+        )
+        top, bottom = (self.top + round(edge * self.shown[0] / self.own[0]) for edge in (box.top, box.bottom))
+        return left, top, right, bottom
+
+    def point_to_own(self, x: int, y: int) -> tuple[float, float]:
+        """The middle of a pixel of the picture, (x, y) in own pixels; also outside the image."""
+        return (
+            (x - self.left + 0.5) * self.own[1] / self.shown[1],
+            (y - self.top + 0.5) * self.own[0] / self.shown[0],
+        )
+
+    @staticmethod
+    def _own_border(edge: int, own: int, shown: int) -> int:
+        return round(min(max(edge, 0), shown) * own / shown)
+
+
+def scale_image(pixels: Pixels, shown: tuple[int, int]) -> Picture:
+    """An image as the eye wants it, at size (H, W): 16 bits stretched to 8, gray or RGB to blue first."""
+    smaller = shown[0] <= pixels.shape[0]
+    method = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST  # enlarged, a pixel is a square
+    scaled = cv2.resize(pixels, (shown[1], shown[0]), interpolation=method)
+    if scaled.dtype == np.uint16:
+        low, high = np.percentile(scaled, STRETCH)
+        scaled = ((scaled - low) * (255 / max(high - low, 1))).round().clip(0, 255).astype(np.uint8)
+    code = cv2.COLOR_GRAY2BGR if scaled.ndim == 2 else cv2.COLOR_RGB2BGR
+    return np.asarray(cv2.cvtColor(scaled, code), np.uint8)
+
+
+def draw_banner(lines: Sequence[Sequence[Words]], width: int, least_height: int = 0) -> Picture:
+    """Lines of words, broken where they do not fit, on a strip [height, width, 3]."""
+    scale = FONT_SCALE * max(1.0, width / FONT_FITS_PX)
+    line_px, gap_px = (round(length * scale / FONT_SCALE) for length in (LINE_PX, GAP_PX))
+    placed: list[tuple[str, Colour, int, int]] = []
+    row = 0
+    for words in lines:
+        row, x = row + 1, MARGIN_PX
+        for text, colour in words:
+            text_px = cv2.getTextSize(text, FONT, scale, 1)[0][0]
+            if x > MARGIN_PX and x + text_px > width - MARGIN_PX:
+                row, x = row + 1, MARGIN_PX
+            placed.append((text, colour, x, row * line_px - line_px // 4))
+            x += text_px + gap_px
+    banner = np.full((max(least_height, row * line_px + MARGIN_PX), width, 3), PAPER, np.uint8)
+    for text, colour, x, y in placed:
+        cv2.putText(banner, text, (x, y), FONT, scale, colour, 1, cv2.LINE_AA)
+    return banner
+
+
+def compose(size: tuple[int, int], banner: Picture, placement: Placement, scaled: Picture) -> Picture:
+    """A picture of `size` (H, W): the banner at its top, the scaled image in its place, framed."""
+    picture = np.full((*size, 3), GROUND, np.uint8)
+    picture[: len(banner)] = banner
+    top, left, (height, width) = placement.top, placement.left, placement.shown
+    cv2.rectangle(picture, (left - 1, top - 1), (left + width, top + height), FRAME, 1)
+    room = picture[top : top + height, left : left + width]  # less than the image in a tiny window
+    room[:] = scaled[: room.shape[0], : room.shape[1]]
+    return picture
+
+
+def draw_boxes(
+    picture: Picture,
+    placement: Placement,
+    boxes: Boxes,
+    colours: Sequence[Colour],
+    *,
+    proposed: bool = False,
+    pointed: Box | None = None,
+) -> None:
+    """Outline boxes in their class's colour: the one pointed at thicker, those only proposed dashed."""
+    for box in boxes:
+        left, top, right, bottom = placement.to_picture(box)
+        corners = (left, top), (max(left, right - 1), max(top, bottom - 1))
+        if proposed:
+            _draw_dashes(picture, *corners, colours[box.kind])
+            continue
+        thickness = 4 if box is pointed else 2
+        cv2.rectangle(picture, *corners, GROUND, thickness + 2)  # a dark edge: seen on any ground
+        cv2.rectangle(picture, *corners, colours[box.kind], thickness)
+
+
+def _draw_dashes(picture: Picture, first: tuple[int, int], last: tuple[int, int], colour: Colour) -> None:
+    (left, top), (right, bottom) = first, last
+    for start in range(left, right + 1, 10):
+        for y in (top, bottom):
+            cv2.line(picture, (start, y), (min(start + 5, right), y), colour, 1)
+    for start in range(top, bottom + 1, 10):
+        for x in (left, right):
+            cv2.line(picture, (x, start), (x, min(start + 5, bottom)), colour, 1)
+
+
+def box_colours(classes: Sequence[str]) -> list[Colour]:
+    """The colour of each class in id order, the same as in figures and reports."""
+    return [(blue, green, red) for red, green, blue in map(to_rgb, class_colours(classes))]

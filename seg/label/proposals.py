@@ -1,0 +1,76 @@
+"""Boxes that a trained model proposes: what it predicts of an image, object by object."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seg.data.background import Backgrounds
+from seg.data.images import Pixels, split_page
+from seg.data.listing import Sequences, fill_window
+from seg.data.preprocess import choose_statistics, preprocess
+from seg.errors import ImageError
+from seg.label.files import Boxes, make_box
+from seg.model_file import load_model
+from seg.objects import find_objects
+from seg.predict.predictor import Frame, Predictor
+
+
+class Proposer:
+    """Proposes boxes for the images of an archive with one model, on the GPU where there is one."""
+
+    def __init__(
+        self,
+        model_file: Path,
+        archive: Path,
+        images: Sequence[str],
+        *,
+        read_image: Callable[[str], Pixels],
+        backgrounds: Path,
+        min_object_px: int,
+    ) -> None:
+        """`backgrounds`: a folder to keep them in; `min_object_px`: fewer own pixels are no object.
+
+        RequestError: it is no model file; the model's sequence does not match the images' names.
+        """
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model, self.card = load_model(model_file, device)
+        self.predictor = Predictor(model, self.card.tiling, batch=1, device=device)
+        self.archive, self.read_image, self.min_object_px = archive, read_image, min_object_px
+        self.sequences = Sequences(images, self.card.sequence)
+        self.backgrounds = Backgrounds(self.card.preprocessing, backgrounds, self._frames_of)
+
+    def propose_boxes(self, name: str, image: Pixels) -> Boxes:
+        """Boxes around the objects that the model sees in the image of this name, as read.
+
+        A sequence model sees the frames before it too. UnsupportedImage: fitted on another bit depth.
+        """
+        frame = self._to_frame(name, image)
+        earlier = [self._neighbour(near) for near in self.sequences.window(name, self.card.frames)[:-1]]
+        fits = [near if near and near[0].shape == frame[0].shape else None for near in earlier]
+        size = (image.shape[0], image.shape[1])
+        ids = self.predictor.predict_frames(fill_window([*fits, frame]), size).ids.cpu().numpy()
+        return find_boxes(ids, len(self.card.classes), self.min_object_px)
+
+    def _to_frame(self, name: str, image: Pixels) -> Frame:
+        background = self.backgrounds.find(self.sequences.sequence(name), image)
+        working = preprocess(image, self.card.preprocessing, background)
+        return working, choose_statistics(working, self.card.preprocessing, self.card.statistics)
+
+    def _neighbour(self, name: str) -> Frame | None:
+        try:
+            return self._to_frame(name, self.read_image(name))
+        except ImageError:
+            return None
+
+    def _frames_of(self, sequence: str) -> list[tuple[str, Path]]:
+        return [(name, self.archive / split_page(name)[0]) for name in self.sequences.frames(sequence)]
+
+
+def find_boxes(ids: NDArray[np.uint8], num_classes: int, min_object_px: int) -> Boxes:
+    """Boxes around the objects of a mask, uint8 [H, W]: in the order of `find_objects`."""
+    objects = find_objects(ids, num_classes, min_object_px)
+    edges = np.hstack([objects.boxes[:, :2], objects.boxes[:, :2] + objects.boxes[:, 2:]]).tolist()
+    return tuple(make_box(kind, *box) for kind, box in zip(objects.class_ids.tolist(), edges, strict=True))

@@ -1,0 +1,178 @@
+"""Packs on disk: found, checked, built by one process of a machine while the others wait."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from seg.errors import DataWarning, RequestError
+from seg.files import TEMPORARY, replacing
+from seg.pack.pack import SCHEMA, PackPlan, estimate_bytes, rows_by_threads
+from seg.progress import progress
+from seg.screen import say
+
+PrepareRows = Callable[[PackPlan], Generator[pa.RecordBatch, None, None]]
+"""Prepares a plan's rows in order: by threads, or by tasks on a cluster."""
+
+BLOCK_BYTES = 2**24
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def ensure_pack(plan: PackPlan, prepare: PrepareRows = rows_by_threads) -> Path:
+    """The path of a sound pack, built if there is none: one that was cut or damaged is built again.
+
+    A lock lets one process build while others wait for what it builds. RequestError: an image or label is
+    bad; the folder has no room or cannot be written.
+    """
+    path = plan.path
+    if is_sealed(path):
+        return path
+    with _locked(path):
+        if is_sealed(path) or _is_sound(path):
+            return path
+        if path.exists():
+            warnings.warn(f"{path} is not the pack that was written: built again", DataWarning, stacklevel=2)
+        _remove_leftovers(path)
+        _build(plan, path, prepare)
+    return path
+
+
+def seal_file(path: Path) -> Path:
+    """The file beside a pack that says what was written there; its lock is the pack's."""
+    return path.with_suffix(".seal")
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a pack is the very file that was last written or checked: its size, time and inode say so."""
+    seal = _read_seal(path)
+    return bool(seal) and path.is_file() and seal | _stamp(path) == seal
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a pack's bytes are those that were written, whatever became of its time; then it is sealed."""
+    written = _read_seal(path).get("sha256")
+    if written is None or not path.is_file() or digest_file(path) != written:
+        return False
+    _write_seal(path, _stamp(path), written)
+    return True
+
+
+def _stamp(path: Path) -> dict[str, int]:
+    state = path.stat()
+    return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "inode": state.st_ino}
+
+
+def _read_seal(path: Path) -> dict[str, Any]:
+    """What a pack's seal says; nothing where it is missing, cut, or not ours to read."""
+    try:
+        seal = json.loads(seal_file(path).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return seal if isinstance(seal, dict) else {}
+
+
+def _write_seal(path: Path, stamp: dict[str, int], digest: str) -> None:
+    """In place, as the lock is on this very file: one that was cut says nothing."""
+    seal_file(path).write_text(json.dumps(stamp | {"sha256": digest}), encoding="utf-8")
+
+
+def digest_file(path: Path) -> str:
+    """Sha256 over the sha256 of each block of 16 MiB, by as many threads as there are cores."""
+    starts = range(0, path.stat().st_size, BLOCK_BYTES)
+    with (
+        path.open("rb") as file,
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        progress("checking a pack, blocks", len(starts)) as advance,
+    ):
+        total = hashlib.sha256()
+        blocks = pool.map(lambda start: hashlib.sha256(os.pread(file.fileno(), BLOCK_BYTES, start)), starts)
+        for block in blocks:
+            total.update(block.digest())
+            advance()
+    return total.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a pack's lock, which the kernel frees when its holder dies."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = seal_file(path).open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process, which builds {path}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        raise RequestError(
+            f"packs {path.parent}: {error.strerror}; set FRINGE_CACHE to a folder where this user may write "
+            "and lock files"
+        ) from None
+    with file:
+        yield
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nobody holds a pack's lock."""
+    try:
+        with seal_file(path).open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:  # whoever locks makes it first
+        pass
+    return True
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed builders of any pack left, while we hold the lock of `path`."""
+    for part in path.parent.glob(f".*.arrow.*{TEMPORARY}"):
+        pack = path.with_name(part.name[1:].rsplit(".", 2)[0])
+        if pack == path or _is_free(pack):
+            part.unlink(missing_ok=True)
+
+
+def _build(plan: PackPlan, path: Path, prepare: PrepareRows) -> None:
+    needed = estimate_bytes(plan)
+    if needed > shutil.disk_usage(path.parent).free:
+        raise _no_room(path.parent, needed)
+    try:
+        with replacing(path) as temporary:
+            _write_rows(plan, temporary, prepare)
+            # before the rename, which keeps size, time and inode: a kill in between leaves a seal of nothing
+            _write_seal(path, _stamp(temporary), digest_file(temporary))
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise _no_room(path.parent, needed) from None
+        raise
+
+
+def _write_rows(plan: PackPlan, file: Path, prepare: PrepareRows) -> None:
+    with (
+        closing(prepare(plan)) as rows,
+        pa.OSFile(str(file), "wb") as sink,
+        pa.ipc.new_file(sink, SCHEMA) as writer,
+        progress("packing images", len(plan.samples)) as advance,
+    ):
+        for row in rows:
+            writer.write_batch(row)
+            advance()
+
+
+def _no_room(folder: Path, needed: int) -> RequestError:
+    size = f"about {needed:,}" if needed else "an unknown number of"  # none of the headers could be read
+    free = shutil.disk_usage(folder).free
+    return RequestError(
+        f"packs {folder}: no room for a pack of {size} bytes, {free:,} are free; free some, or set "
+        "FRINGE_CACHE to a folder on another disk"
+    )

@@ -1,0 +1,347 @@
+"""A data set preprocessed once into a memory-mapped Arrow file, so that a crop costs a copy and no decode."""
+
+import hashlib
+import json
+import os
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from seg.ahead import map_ahead
+from seg.data.background import Backgrounds, Frame
+from seg.data.images import READER, Pixels, split_page
+from seg.data.labels import IGNORE, LabelMap, decode_label
+from seg.data.layout import Sample
+from seg.data.listing import fill_window, window_places
+from seg.data.preprocess import (
+    Intensity,
+    IntensityRange,
+    Statistics,
+    bit_depth,
+    find_ranges,
+    measure_intensity,
+    own_statistics,
+    pool_statistics,
+    preprocess,
+    shrink_mask,
+    working_size,
+)
+from seg.data.reading_memory import READING_BYTES, ReadingMemory, Turn, announced_bytes
+from seg.data.stacks import ImageFiles
+from seg.errors import ImageError, RequestError
+from seg.recipe import Preprocessing
+
+SCHEMA = pa.schema(
+    {
+        "name": pa.string(),
+        "sequence": pa.string(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "rows": pa.int32(),
+        "columns": pa.int32(),
+        "bits": pa.int8(),
+        "mean": pa.list_(pa.float64()),
+        "std": pa.list_(pa.float64()),
+        "intensity": pa.list_(pa.float64()),
+        "orientation": pa.int8(),
+        "pixels": pa.binary(),
+        "mask": pa.binary(),
+        "objects": pa.binary(),
+        "class_pixels": pa.list_(pa.int64()),
+        "own_mask": pa.binary(),
+    }
+)
+"""One image a record batch: pixels and mask at working size (rows x columns), own_mask at own size."""
+ARRAYS = ("pixels", "mask", "objects", "own_mask")
+OBJECT_STRIDE_PX = 8
+"""Object pixels are kept on this grid: a crop to show one looks none up, and a pack grows by 3 % at most."""
+FORMAT_VERSION = 5
+"""Of a pack's rows and of how their pixels are made; packs of another one are not used any more."""
+THREAD_BYTES = 2**28
+"""What the images in work may take for each thread, on machines where that is more than READING_BYTES."""
+ROW_COPIES = 2
+"""Of a row's bytes that exist beside its arrays: bytes, and the record batch."""
+HEADERS_READ = 256
+"""Of how many images, spread over all, the size says how much room a pack takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedImage:
+    """One image of a pack; its arrays are views into the mapped file."""
+
+    name: str
+    sequence: str
+    pixels: Pixels
+    mask: NDArray[np.uint8]
+    objects: NDArray[np.uint32]
+    """Pixels of `mask` on the grid of OBJECT_STRIDE_PX that are neither class 0 nor ignored, counted row by
+    row over the grid."""
+    statistics: Statistics
+    intensity: Intensity
+    """Of the image as stored, before preprocessing."""
+    orientation: int
+    """As the file says the image was held, 1 to 8; never applied."""
+    own_size: tuple[int, int]
+    own_mask: NDArray[np.uint8] | None
+    class_pixels: tuple[int, ...] | None
+    """Own pixels of each class, ignored ones in none; None: the image has no label, its neighbours do."""
+
+
+def pack_folder() -> Path:
+    """Where packs are kept: $FRINGE_CACHE, else the user's cache folder. They may be removed at any time."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fringe"
+    return Path(os.environ.get("FRINGE_CACHE", default)).absolute() / "packs"
+
+
+class Pack:
+    """A memory-mapped pack: `pack[i]` is image i, without a copy. Pickles as its path.
+
+    All rows are looked up once, 50 us each, so that any thread may read them from then on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self._images = [_read_row(reader.get_batch(row)) for row in range(reader.num_record_batches)]
+        self.labelled = [row for row, image in enumerate(self._images) if image.class_pixels is not None]
+        """Rows of the images with a label; the others are there for the windows of these."""
+        self._sequences: dict[str, list[int]] = {}
+        self._places: list[int] = []
+        for row, image in enumerate(self._images):
+            rows = self._sequences.setdefault(image.sequence, [])
+            self._places.append(len(rows))
+            rows.append(row)
+
+    def window(self, row: int, frames: int) -> list[PackedImage]:
+        """The `frames` images of a sequence that end with a row; one of another size counts as missing."""
+        last = self[row]
+        if frames == 1:
+            return [last]
+        rows = self._sequences[last.sequence]
+        images = [self[rows[place]] for place in window_places(self._places[row], frames)]
+        fits = [image if image.pixels.shape == last.pixels.shape else None for image in images]
+        return fill_window(fits)
+
+    def __reduce__(self) -> tuple[type["Pack"], tuple[Path]]:
+        return Pack, (self.path,)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> PackedImage:
+        return self._images[index]
+
+    def windows(self, frames: int, *, first: int = 0, step: int = 1) -> Iterator[list[PackedImage]]:
+        """The window of every labelled image, or of each `step`-th of them from the `first`."""
+        return (self.window(row, frames) for row in self.labelled[first::step])
+
+    def images(self) -> Iterable[PackedImage]:
+        """Every labelled image in turn."""
+        return (self[row] for row in self.labelled)
+
+    def pooled_statistics(self) -> Statistics:
+        """Statistics over all labelled images' pixels at working size; see `pool_statistics`."""
+        return pool_statistics([(image.statistics, image.mask.size) for image in self.images()])
+
+    def intensities(self) -> tuple[IntensityRange, ...]:
+        """What the labelled images span as stored, a range for each bit depth."""
+        return find_ranges((image.statistics.bit_depth, image.intensity) for image in self.images())
+
+    def class_pixels(self) -> NDArray[np.int64]:
+        """Own pixels of each class in each labelled image, int64 [images, C]."""
+        return np.array([image.class_pixels for image in self.images()], np.int64)
+
+    def class_shares(self) -> tuple[float, ...]:
+        """Share of each class in the labels' own pixels that are not ignored; empty: all are."""
+        pixels = self.class_pixels().sum(0)
+        return tuple((pixels / pixels.sum()).tolist()) if pixels.any() else ()
+
+
+def _read_row(row: pa.RecordBatch) -> PackedImage:
+    value = {name: row.column(name)[0] for name in SCHEMA.names}
+    plain = {name: value[name].as_py() for name in SCHEMA.names if name not in ARRAYS}
+    small = (plain["rows"], plain["columns"])
+    channels = len(plain["mean"])
+    dtype = np.uint16 if plain["bits"] == 16 else np.uint8
+    own_size = (plain["height"], plain["width"])
+    return PackedImage(
+        name=plain["name"],
+        sequence=plain["sequence"],
+        pixels=_view(value["pixels"], dtype).reshape(small if channels == 1 else (*small, channels)),
+        mask=_view(value["mask"], np.uint8).reshape(small),
+        objects=_view(value["objects"], np.uint32),
+        statistics=Statistics(tuple(plain["mean"]), tuple(plain["std"]), plain["bits"]),
+        intensity=Intensity(*plain["intensity"]),
+        orientation=plain["orientation"],
+        own_size=own_size,
+        own_mask=_view(value["own_mask"], np.uint8).reshape(own_size) if value["own_mask"].is_valid else None,
+        class_pixels=None if plain["class_pixels"] is None else tuple(plain["class_pixels"]),
+    )
+
+
+def _view(scalar: pa.BinaryScalar, dtype: type[np.generic]) -> NDArray[Any]:
+    return np.frombuffer(scalar.as_buffer(), dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackSettings:
+    """What a pack's content depends on, besides the files themselves."""
+
+    preprocessing: Preprocessing
+    label_map: LabelMap
+    classes: tuple[str, ...]
+    """Names in id order: a label of boxes may name its classes."""
+    own_masks: bool
+    """Keep masks at own size too: validation counts there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackPlan:
+    """All that a pack's bytes follow from; plain, so that it travels to workers."""
+
+    samples: tuple[Sample, ...]
+    fingerprint: str
+    """Over the samples' files and the frames in `sequences`."""
+    settings: PackSettings
+    sequences: dict[str, tuple[Frame, ...]] = field(default_factory=dict)
+    """All frames of each sequence, where backgrounds are made of them."""
+    folder: Path = field(default_factory=pack_folder)
+    """Where packs are kept, on every machine that this plan comes to."""
+
+    @property
+    def path(self) -> Path:
+        """Where this pack is, or will be."""
+        rows = [_row_identity(sample) for sample in self.samples]
+        # another OpenCV may resize or decode otherwise
+        identity = [FORMAT_VERSION, READER, cv2.__version__, self.fingerprint, rows, asdict(self.settings)]
+        key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+        return self.folder / f"{key}.arrow"
+
+    def backgrounds(self, files: ImageFiles) -> Backgrounds:
+        """Finds backgrounds, which are kept beside the packs."""
+        folder = self.folder / "backgrounds" / f"{self.fingerprint[:24]}-reader-{READER}"
+        frames_of = self.sequences.__getitem__
+        return Backgrounds(self.settings.preprocessing, folder, frames_of, read_image=files.decode)
+
+
+def _row_identity(sample: Sample) -> tuple[str, ...]:
+    """What a row depends on besides the content of files: among others, which label goes with which image."""
+    label = "" if sample.label is None else os.path.relpath(sample.label, sample.image.parent)
+    return sample.name, label, repr(sample.decoder), sample.sequence
+
+
+def estimate_bytes(plan: PackPlan) -> int:
+    """About how large a pack becomes, from the headers of some images; 0 where none of these can be read."""
+    step = max(1, len(plan.samples) // HEADERS_READ)
+    files = ImageFiles()
+    sizes = [_row_bytes(sample, plan.settings, files) for sample in plan.samples[::step]]
+    known = [size for size in sizes if size]
+    return sum(known) * len(plan.samples) // len(known) if known else 0
+
+
+def _row_bytes(sample: Sample, settings: PackSettings, files: ImageFiles) -> int:
+    try:
+        header, _ = files.look(sample.image, split_page(sample.name)[1])
+    except (ImageError, OSError):  # decoding will name it
+        return 0
+    rows, columns = working_size(header.height, header.width, settings.preprocessing)
+    working = rows * columns * (settings.preprocessing.channels * header.bit_depth // 8 + 1)
+    return working + (header.height * header.width if settings.own_masks else 0)
+
+
+def rows_by_threads(plan: PackPlan, threads: int | None = None) -> Generator[pa.RecordBatch, None, None]:
+    """A plan's rows in order, prepared by threads of this process, by default one a core.
+
+    RequestError: an image or label is bad.
+    """
+    threads = threads or len(os.sched_getaffinity(0))
+    memory = ReadingMemory(max(READING_BYTES, threads * THREAD_BYTES))
+    files = ImageFiles()
+    backgrounds = plan.backgrounds(files)
+
+    def prepare(image: tuple[Sample, Turn]) -> tuple[pa.RecordBatch, Turn]:
+        sample, turn = image
+        row = pack_row(sample, plan.settings, backgrounds, files, turn=turn)
+        turn.keep(row.nbytes)
+        return row, turn
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="pack")
+    turns = ((sample, memory.queue()) for sample in plan.samples)
+    try:
+        for row, turn in map_ahead(pool, prepare, turns, 2 * threads):
+            yield row
+            turn.leave()
+    finally:
+        memory.close()
+        pool.shutdown(cancel_futures=True)
+
+
+def pack_row(
+    sample: Sample,
+    settings: PackSettings,
+    backgrounds: Backgrounds,
+    files: ImageFiles,
+    *,
+    turn: Turn | None = None,
+) -> pa.RecordBatch:
+    """One image's row. turn: takes what it needs; None: it is alone. RequestError: it or its label is bad."""
+    try:
+        page = split_page(sample.name)[1]
+        file = files.open(sample.image, page)
+        if turn is not None:
+            turn.take(
+                announced_bytes(file, page, settings.preprocessing, backgrounds, sample.sequence)
+                + ROW_COPIES * _row_bytes(sample, settings, files)
+            )
+        image = file.decode(page)
+        size = (image.shape[0], image.shape[1])
+        own_mask = _read_mask(sample, size, settings)
+        background = backgrounds.find(sample.sequence, image)
+    except ImageError as error:
+        raise RequestError(f"data: {sample.image}: {error}; mend or remove it") from None
+    working = preprocess(image, settings.preprocessing, background)
+    rows, columns = working.shape[:2]
+    mask = shrink_mask(own_mask, (rows, columns))
+    statistics = own_statistics(working, settings.preprocessing)
+    row = {
+        "name": sample.name,
+        "sequence": sample.sequence,
+        "height": size[0],
+        "width": size[1],
+        "rows": rows,
+        "columns": columns,
+        "bits": bit_depth(working),
+        "mean": statistics.mean,
+        "std": statistics.std,
+        "intensity": astuple(measure_intensity(image)),
+        "orientation": file.orientation,
+        "pixels": working.tobytes(),
+        "mask": mask.tobytes(),
+        "objects": _find_objects(mask).tobytes(),
+        "class_pixels": None if sample.label is None else _count_classes(own_mask, len(settings.classes)),
+        "own_mask": own_mask.tobytes() if settings.own_masks else None,
+    }
+    return pa.RecordBatch.from_pylist([row], SCHEMA)
+
+
+def _find_objects(mask: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    coarse = mask[::OBJECT_STRIDE_PX, ::OBJECT_STRIDE_PX]
+    return np.flatnonzero((coarse > 0) & (coarse < IGNORE)).astype(np.uint32)
+
+
+def _count_classes(mask: NDArray[np.uint8], num_classes: int) -> list[int]:
+    return np.bincount(mask.ravel(), minlength=IGNORE + 1)[:num_classes].tolist()
+
+
+def _read_mask(sample: Sample, size: tuple[int, int], settings: PackSettings) -> NDArray[np.uint8]:
+    if sample.label is None:
+        return np.full(size, IGNORE, np.uint8)
+    decode = sample.decoder or decode_label
+    return decode(sample.label.read_bytes(), sample.label, size, settings.classes, settings.label_map)

@@ -1,0 +1,160 @@
+"""What a training reads: samples split in two, their fingerprint, their packs."""
+
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seg.data import DATASETS
+from seg.data.background import Frame
+from seg.data.label_checks import holds_mask, refuse_all_ignored
+from seg.data.layout import DataSet, Sample
+from seg.data.listing import window_places
+from seg.data.orientation import Turned
+from seg.data.splits import Split, data_fingerprint, split_samples
+from seg.errors import DataWarning, RequestError, describe_unknown
+from seg.pack.build import PrepareRows, ensure_pack
+from seg.pack.pack import Pack, PackPlan, PackSettings, pack_folder, rows_by_threads
+from seg.progress import progress
+from seg.recipe import Recipe
+from seg.screen import say
+
+FOLDER = Path("data/simulated")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """A data set as a training sees it; plain, so that it travels to workers."""
+
+    root: Path
+    classes: tuple[str, ...]
+    split: Split
+    fingerprint: str
+    sequences: dict[str, tuple[Frame, ...]]
+    """All frames of each sequence, labelled or not and whatever the limit, where backgrounds or windows are
+    made of them; else empty."""
+    packs: Path = field(default_factory=pack_folder)
+    """Folder of the packs, as the job's environment names it: that of its workers may name another."""
+
+
+def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | None = None) -> TrainingData:
+    """Find, split and fingerprint the data a recipe trains on; `limit`: the first images of each part.
+
+    RequestError: no such folder, not the recipe's layout, no labels, too few images, a seed below 0, masks
+    that mark nothing but 255.
+    """
+    if seed < 0:
+        raise RequestError(f"--seed is {seed}; give 0 or more")
+    if limit is not None and limit < 1:
+        raise RequestError(f"--limit is {limit}; give 1 or more, or leave it out")
+    if not root.is_dir():
+        raise RequestError(f"data {root} is no folder; give the one that holds the data set")
+    if recipe.dataset not in DATASETS:
+        raise RequestError(describe_unknown("dataset", recipe.dataset, DATASETS))
+    data = DATASETS[recipe.dataset](root.resolve(), recipe.sequence)
+    _refuse_all_ignored(data, recipe)
+    split = split_samples(data, recipe.validation_share, seed).limited(limit)
+    chosen = (*split.train, *split.validation)
+    together = recipe.frames > 1 or recipe.preprocessing.background_every > 0
+    sequences = _sequences(data, chosen) if together else {}
+    frames = [file for sequence in sequences.values() for _, file in sequence]
+    return TrainingData(
+        data.root, data.classes, split, data_fingerprint(chosen, data.root, frames), sequences
+    )
+
+
+def _refuse_all_ignored(data: DataSet, recipe: Recipe) -> None:
+    """RequestError: masks of stored ids that hold 0 and 255 alone; an adapter's decoder finds ids itself."""
+    labels = (str(sample.label) for sample in data.samples if sample.label and sample.decoder is None)
+    masks = [label for label in labels if holds_mask(label)]
+    refuse_all_ignored(f"data {data.root}", masks, lambda mask: Path(mask).read_bytes(), recipe.label_map)
+
+
+def _sequences(data: DataSet, chosen: tuple[Sample, ...]) -> dict[str, tuple[Frame, ...]]:
+    """All frames, labelled or not, of the sequences that the chosen samples belong to."""
+    frames: dict[str, list[Frame]] = {sample.sequence: [] for sample in chosen}
+    for name, image, sequence in data.frames():
+        if sequence in frames:
+            frames[sequence].append((name, image))
+    return {sequence: tuple(found) for sequence, found in frames.items()}
+
+
+def _with_neighbours(
+    samples: tuple[Sample, ...], sequences: dict[str, tuple[Frame, ...]], frames: int
+) -> tuple[Sample, ...]:
+    """The samples and, without their labels, the frames that windows of `frames` see beside them."""
+    if frames == 1:
+        return samples
+    by_name = {sample.name: sample for sample in samples}
+    seen: list[Sample] = []
+    for sequence in dict.fromkeys(sample.sequence for sample in samples):
+        listed = sequences[sequence]
+        ends = [place for place, (name, _) in enumerate(listed) if name in by_name]
+        places = {place for end in ends for place in window_places(end, frames)}
+        for name, image in (listed[place] for place in sorted(places)):
+            seen.append(by_name.get(name) or Sample(name, image, None, sequence))
+    return tuple(seen)
+
+
+def plan_packs(data: TrainingData, recipe: Recipe) -> tuple[PackPlan, PackPlan]:
+    """The packs for training and for validation, as they are or will be built."""
+    train, validation = (
+        PackPlan(
+            samples=_with_neighbours(samples, data.sequences, recipe.frames),
+            fingerprint=data.fingerprint,
+            settings=PackSettings(
+                preprocessing=recipe.preprocessing,
+                label_map=recipe.label_map,
+                classes=data.classes,
+                own_masks=own_masks,
+            ),
+            sequences=data.sequences,
+            folder=data.packs,
+        )
+        for samples, own_masks in ((data.split.train, False), (data.split.validation, True))
+    )
+    return train, validation
+
+
+def open_packs(
+    data: TrainingData, recipe: Recipe, prepare: PrepareRows = rows_by_threads
+) -> tuple[Pack, Pack]:
+    """The packs for training and for validation, built where they are missing; see `ensure_pack`."""
+    train, validation = (Pack(ensure_pack(plan, prepare)) for plan in plan_packs(data, recipe))
+    return train, validation
+
+
+def warn_of_absent_classes(classes: tuple[str, ...], train: Pack) -> None:
+    """Say which classes no training image shows, so that no model can learn them."""
+    seen = train.class_pixels().sum(0)
+    absent = [name for name, pixels in zip(classes, seen, strict=True) if not pixels]
+    if absent:
+        warnings.warn(
+            f"data: no training image shows class {', '.join(absent)}; no model can learn to predict it",
+            DataWarning,
+            stacklevel=2,
+        )
+
+
+def warn_of_orientation(*packs: Pack) -> None:
+    """Say which labelled images carry an orientation, once for all packs: their pixels are as stored."""
+    turned = Turned()
+    for image in (image for pack in packs for image in pack.images()):
+        turned.add(image.name, image.orientation)
+    if turned.warning:
+        warnings.warn(f"data: {turned.warning}", DataWarning, stacklevel=2)
+
+
+def default_data() -> Path:
+    """$FRINGE_DATA, else an archive simulated under data/simulated, once; which one is said on screen."""
+    if given := os.environ.get("FRINGE_DATA"):
+        say(f"data: {given} ($FRINGE_DATA)")
+        return Path(given)
+    from seg.simulate.archive import Simulation, simulate_archive
+
+    simulation = Simulation()
+    total = simulation.num_sequences * simulation.num_frames
+    say(f"data: {FOLDER}, {total} simulated frames (no --data given)")
+    with progress("simulating", total) as advance:
+        simulate_archive(FOLDER, simulation, workers=len(os.sched_getaffinity(0)), advance=advance)
+    return FOLDER

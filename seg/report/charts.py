@@ -1,0 +1,129 @@
+"""The figures of a report, from the sums and numbers that a survey of the ledger leaves."""
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seg.figures.pages import nice_ticks, share
+from seg.figures.panels import class_colours
+from seg.metrics import dice, iou
+from seg.objects import object_ratios
+from seg.report.page import ClassFigures, Confusion, Distribution, Drift, DriftBin, ObjectFigures
+from seg.report.survey import ByImage, ObjectSurvey, Survey
+
+BINS = 20
+"""Bars of a distribution."""
+DRIFT_BINS, DRIFT_IMAGES, FEW_IMAGES = 100, 8, 20
+"""Groups of neighbours in a drift: at most so many, of at least so many images; a few images are one each."""
+CONFUSIONS = 6
+"""Pairs of classes named beside the confusion matrix."""
+LOW_MEDIAN_HIGH = (10, 50, 90)
+"""Percentiles."""
+
+
+def class_figures(survey: Survey, classes: tuple[str, ...]) -> list[ClassFigures]:
+    """Every class, in id order."""
+    confusion, predicted = survey.confusion, survey.class_pixels
+    hits, truth = np.diagonal(confusion), confusion.sum(1)
+    columns = (
+        classes,
+        class_colours(classes),
+        iou(confusion).tolist(),
+        dice(confusion).tolist(),
+        _shares(hits, confusion.sum(0)).tolist(),
+        _shares(hits, truth).tolist(),
+        truth.tolist(),
+        predicted.tolist(),
+        _shares(predicted, np.full_like(predicted, predicted.sum())).tolist(),
+    )
+    return [ClassFigures(*figures) for figures in zip(*columns, strict=True)]
+
+
+def object_figures(survey: Survey, objects: ObjectSurvey, classes: tuple[str, ...]) -> list[ObjectFigures]:
+    """Classes of which there is any object, true or predicted, in id order."""
+    found, missed, invented = survey.objects
+    ratios = object_ratios(found, missed, invented)
+    columns = (
+        classes,
+        class_colours(classes),
+        ratios.precision.tolist(),
+        ratios.recall.tolist(),
+        ratios.f1.tolist(),
+        found.tolist(),
+        missed.tolist(),
+        invented.tolist(),
+        objects.counts.tolist(),
+        _shares(objects.areas, objects.counts).tolist(),
+        _shares(objects.at_border, objects.counts).tolist(),
+    )
+    figures = [ObjectFigures(*values) for values in zip(*columns, strict=True)]
+    return [one for one in figures if one.predicted or one.found or one.missed]
+
+
+def largest_confusions(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> list[Confusion]:
+    """The pairs of classes between which most pixels are lost."""
+    wrong = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    places = [divmod(int(place), len(classes)) for place in order]
+    return [
+        Confusion(
+            classes[row], classes[column], int(wrong[row, column]), wrong[row, column] / confusion[row].sum()
+        )
+        for row, column in places
+        if wrong[row, column]
+    ]
+
+
+def distributions(images: ByImage) -> list[Distribution]:
+    """How mIoU and confidence are spread over the images; one that no image has is left out."""
+    found: list[Distribution] = []
+    for title, values in (("mIoU", images.miou), ("Confidence", images.confidence)):
+        known = values[~np.isnan(values)]
+        if len(known):
+            counts = np.histogram(known, BINS, (0, 1))[0].tolist()
+            found.append(Distribution(title, counts, *np.percentile(known, LOW_MEDIAN_HIGH).tolist()))
+    return found
+
+
+def drifts(images: ByImage) -> list[Drift]:
+    """How intensity, confidence and mIoU go over images in the archive's order; what no image has is out."""
+    depths = np.unique(images.bit_depth)
+    intensity, title = images.intensity, "Intensity"
+    if len(depths) > 1:  # 8-bit and 16-bit levels have no common scale but this
+        intensity = intensity / (2.0**images.bit_depth - 1)
+        title = "Intensity, as a share of the full range"
+    columns = ((title, intensity), ("Confidence", images.confidence), ("mIoU", images.miou))
+    return [_drift(title, values, images) for title, values in columns if not np.isnan(values).all()]
+
+
+def _drift(title: str, values: NDArray[np.float64], images: ByImage) -> Drift:
+    total = len(values)
+    count = min(DRIFT_BINS, max(total // DRIFT_IMAGES, min(total, FEW_IMAGES)))
+    edges = np.linspace(0, total, count + 1).round().astype(int).tolist()
+    groups = [(first, last, values[first:last]) for first, last in pairwise(edges)]
+    known = [(first, last, kept) for first, last, group in groups if len(kept := group[~np.isnan(group)])]
+    levels = [np.percentile(kept, LOW_MEDIAN_HIGH).tolist() for _, _, kept in known]
+    heights = nice_ticks([level for row in levels for level in row])
+    bins = [
+        DriftBin(
+            first / total,
+            last / total,
+            *(share(level, heights) for level in row),
+            title=_bin_title(images, first, last, row),
+        )
+        for (first, last, _), row in zip(known, levels, strict=True)
+    ]
+    return Drift(title, [(share(tick, heights), f"{tick:,.6g}") for tick in heights], bins)
+
+
+def _bin_title(images: ByImage, first: int, last: int, levels: list[float]) -> str:
+    low, median, high = (f"{level:,.5g}" for level in levels)
+    if last - first == 1:
+        return f"{images.name(first)}: {median}"
+    ends = f"{images.name(first)} to {images.name(last - 1)}"
+    return f"{last - first:,} images, {ends}: median {median}, 80 % in {low}-{high}"
+
+
+def _shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

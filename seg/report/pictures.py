@@ -1,0 +1,202 @@
+"""Pictures of a report: an image and its masks, small enough to embed, in colours that all can tell apart."""
+
+import base64
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from seg.data.images import Pixels, decode_image, read_from, split_page
+from seg.data.labels import IGNORE, LabelMap, decode_label
+from seg.data.preprocess import shrink_mask
+from seg.data.stacks import ImageFiles
+from seg.errors import ImageError
+from seg.figures.panels import ERROR_COLOURS, IGNORED, Kind, class_colours, classify_errors, stretch
+from seg.storage import Place, as_place
+
+LONG_SIDE_PX = 480
+JPEG_QUALITY = 80
+PICTURE_COLUMNS = ["image", "sha256", "label_path", "height", "width", "confusion", "class_pixels"]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One panel: what it shows, its pixels as a data URI, its size in pixels."""
+
+    caption: str
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSources:
+    """Where the pictures of a run come from, and what its class ids mean."""
+
+    archive: Place
+    files: ImageFiles
+    """Of the archive."""
+    labels: Place | None
+    masks: Place
+    classes: tuple[str, ...]
+    label_map: LabelMap
+
+
+def picture_sources(place: Place, run: dict[str, Any], classes: tuple[str, ...]) -> PictureSources | None:
+    """The sources of a scores folder, by its run.json; None where masks were not written."""
+    if run["masks"] == "none":
+        return None
+    archive = as_place(run["archive"])
+    return PictureSources(
+        archive=archive,
+        files=ImageFiles(archive),
+        labels=as_place(run["labels"]) if run["labels"] else None,
+        masks=place.below("masks"),
+        classes=classes,
+        label_map=run["label_map"],
+    )
+
+
+def draw_panels(sources: PictureSources, row: dict[str, Any]) -> tuple[list[Picture], list[str]]:
+    """Image, truth, prediction and error of a ledger row, and a sentence for each that cannot be shown.
+
+    row: PICTURE_COLUMNS of the ledger.
+    """
+    notes: list[str] = []
+    size = shown_size(row["height"], row["width"])
+    image = _attempt("image", notes, lambda: _read_image(sources, row, notes))
+    pictures = [] if image is None else [draw_image("image", image)]
+    masks = {
+        "truth": _attempt("label", notes, lambda: _read_truth(sources, row)),
+        "prediction": _attempt("mask", notes, lambda: _read_ids(sources, row)),
+    }
+    small = _shrink(masks, size)
+    pictures += _draw_masks(small, sources.classes)
+    if len(small) == 2:
+        pictures.append(draw_error(small["truth"], small["prediction"], sources.classes))
+    return pictures, notes
+
+
+def draw_both(
+    sources_a: PictureSources, sources_b: PictureSources, row_a: dict[str, Any], row_b: dict[str, Any]
+) -> tuple[list[Picture], list[str]]:
+    """Image, truth and the predictions of two scorings, of the ledger rows of one image; else as above."""
+    notes: list[str] = []
+    image = _attempt("image", notes, lambda: _read_image(sources_a, row_a, notes))
+    pictures = [] if image is None else [draw_image("image", image)]
+    masks = {
+        "truth": _attempt("label", notes, lambda: _read_truth(sources_a, row_a)),
+        "prediction A": _attempt("mask of A", notes, lambda: _read_ids(sources_a, row_a)),
+        "prediction B": _attempt("mask of B", notes, lambda: _read_ids(sources_b, row_b)),
+    }
+    small = _shrink(masks, shown_size(row_a["height"], row_a["width"]))
+    return [*pictures, *_draw_masks(small, sources_a.classes)], notes
+
+
+def _shrink(
+    masks: dict[str, NDArray[np.uint8] | None], size: tuple[int, int]
+) -> dict[str, NDArray[np.uint8]]:
+    return {caption: shrink_mask(mask, size) for caption, mask in masks.items() if mask is not None}
+
+
+def _draw_masks(masks: dict[str, NDArray[np.uint8]], classes: Sequence[str]) -> list[Picture]:
+    return [draw_mask(caption, mask, class_colours(classes)) for caption, mask in masks.items()]
+
+
+class _Changed(Exception):
+    """A file is not the one that was scored."""
+
+
+def _attempt(what: str, notes: list[str], read: Callable[[], Any]) -> Any:
+    """What `read` gives; None, with a note, where the file is gone, damaged or another."""
+    try:
+        return read()
+    except OSError as error:
+        cause = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]  # no number: a store
+        notes.append(f"The {what} can no longer be read: {cause}.")
+    except ImageError as error:
+        notes.append(f"The {what} can no longer be read: {error}.")
+    except _Changed:
+        notes.append(f"The {what} is no longer the one that was counted, so it is not shown.")
+    return None
+
+
+def _read_image(sources: PictureSources, row: dict[str, Any], notes: list[str]) -> Pixels:
+    name, page = split_page(row["image"])
+    file = sources.files.open(name, page)
+    if file.sha256 != row["sha256"]:
+        notes.append("The image has changed since it was scored; this is its present state.")
+    return file.decode(page)
+
+
+def _read_truth(sources: PictureSources, row: dict[str, Any]) -> NDArray[np.uint8] | None:
+    if row["label_path"] is None or sources.labels is None:
+        return None
+    data, num_classes = read_from(sources.labels, row["label_path"]).data, len(sources.classes)
+    size = (row["height"], row["width"])
+    truth = decode_label(data, Path(row["label_path"]), size, sources.classes, sources.label_map)
+    counted = np.reshape(row["confusion"], (num_classes, num_classes)).sum(1)
+    return _same_counts(truth, counted)
+
+
+def _read_ids(sources: PictureSources, row: dict[str, Any]) -> NDArray[np.uint8]:
+    ids = decode_image(read_from(sources.masks, f"{row['image']}.png").data)
+    if ids.shape != (row["height"], row["width"]) or ids.dtype != np.uint8:
+        raise _Changed
+    return _same_counts(ids.astype(np.uint8, copy=False), row["class_pixels"])
+
+
+def _same_counts(mask: NDArray[np.uint8], counted: Sequence[int]) -> NDArray[np.uint8]:
+    found = np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(counted)]
+    if not np.array_equal(found, counted):
+        raise _Changed
+    return mask
+
+
+def shown_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of a panel: the image's own, or with a long side of LONG_SIDE_PX."""
+    scale = min(1.0, LONG_SIDE_PX / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def draw_image(caption: str, pixels: Pixels) -> Picture:
+    """An image of any depth as a JPEG, reduced by area, its contrast stretched over all channels alike."""
+    height, width = shown_size(pixels.shape[0], pixels.shape[1])
+    shown = stretch(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
+    shown = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR) if shown.ndim == 3 else shown
+    encoded, data = cv2.imencode(".jpg", shown, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    assert encoded, "OpenCV encodes every 8-bit image"
+    return Picture(caption, _data_uri("image/jpeg", data.tobytes()), width, height)
+
+
+def draw_mask(caption: str, mask: NDArray[np.uint8], colours: Sequence[str]) -> Picture:
+    """A mask, uint8 [H, W], as a PNG in its classes' colours; 255 in the gray of ignored pixels."""
+    codes = np.minimum(mask, len(colours)).astype(np.uint8)
+    return _draw_codes(caption, codes, [*colours, IGNORED], clear=None)
+
+
+def draw_error(truth: NDArray[np.uint8], ids: NDArray[np.uint8], classes: Sequence[str]) -> Picture:
+    """Where prediction and truth differ, by `error_legend`; what is right is clear, what is ignored gray."""
+    return _draw_codes("error", classify_errors(truth, ids, classes), ERROR_COLOURS, clear=Kind.RIGHT)
+
+
+def _draw_codes(
+    caption: str, codes: NDArray[np.uint8], palette: Sequence[str], *, clear: int | None
+) -> Picture:
+    height, width = codes.shape
+    picture = Image.frombytes("P", (width, height), np.ascontiguousarray(codes).tobytes())
+    picture.putpalette(b"".join(bytes.fromhex(colour.removeprefix("#")) for colour in palette))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True, **({} if clear is None else {"transparency": clear}))
+    return Picture(caption, _data_uri("image/png", file.getvalue()), width, height)
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

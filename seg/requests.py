@@ -1,0 +1,201 @@
+"""What jobs are asked for: one dataclass a job, whose field texts are its --help."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, Suppress, UseAppendAction, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from seg.recipe import Recipe
+from seg.recipes import RECIPES
+
+Workers = int | tuple[int, int]
+"""How many processes; or the fewest and the most, where a cluster may shrink and grow meanwhile."""
+
+COUNT = arg(metavar="N")
+FOLDER = arg(metavar="DIR")
+PATTERNS = arg(metavar="PATTERN ...")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRequest:
+    """A recipe, the data it reads, and where its results go."""
+
+    recipe: Annotated[Recipe, arg(name="")] = field(default_factory=lambda: RECIPES["interferogram-small"])
+    data: Annotated[Path | None, FOLDER] = None
+    """Folder of the data set; default: $FRINGE_DATA, else an archive simulated once under data/simulated."""
+    out: Annotated[Path | None, FOLDER] = None
+    """Folder of the results; default: runs/ or search/RECIPE-HASH, the hash over recipe, data and seed."""
+    limit: Annotated[int | None, COUNT] = None
+    """Use only the first N images of each part of the split."""
+    seed: int = 0
+    """Of the split, the first weights, the crops."""
+
+
+def parse_workers(text: str) -> Workers:
+    """Workers of a command line: 4, or 2:8 for 2 to 8. ValueError: neither, or no rising range."""
+    fewest, colon, most = text.partition(":")
+    if not colon:
+        return int(fewest)
+    if not 1 <= int(fewest) <= int(most):
+        raise ValueError(f"{text} is no range like 2:8, from 1 worker up")
+    return int(fewest), int(most)
+
+
+WORKERS = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="N|N:M",
+    instance_from_str=lambda words: parse_workers(words[0]),
+    is_instance=lambda value: isinstance(value, int | tuple),
+    str_from_instance=lambda value: [":".join(map(str, value)) if isinstance(value, tuple) else str(value)],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackRequest(DataRequest):
+    """The packs of a training, built ahead of it."""
+
+    out: Annotated[Path | None, Suppress] = None
+    """Not asked for: packs lie in $FRINGE_CACHE."""
+    workers: Annotated[int | None, COUNT] = None
+    """Tasks at once; default: one a CPU of a running cluster, else threads of this process; 0: threads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest(DataRequest):
+    """A training."""
+
+    workers: Annotated[Workers, WORKERS] | None = None
+    """Training processes, 2:8 for as many as there are room for; default: one a GPU, else $FRINGE_WORKERS,
+    else 1; 0: this process, without Ray."""
+    gpus_per_worker: Annotated[float | None, COUNT] = None
+    """GPUs of a worker; default: 1 where there are any; 0: none; 0.5: a single worker leaves half of one."""
+    cpus_per_worker: Annotated[int | None, COUNT] = None
+    """CPU threads of a worker; default: 1 beside a GPU, else its share of the CPUs."""
+    wait_minutes: Annotated[float | None, arg(name="wait", metavar="MINUTES")] = None
+    """How long to wait for room for the workers; default: 15 where an autoscaler runs, else 0."""
+    restarts: Annotated[int, COUNT] = 3
+    """How often workers are started again after one of them died."""
+    checkpoints: Annotated[str | None, arg(metavar="URI")] = None
+    """Storage that also gets states and best model files, and that another machine resumes from: s3://...,
+    gs://..., or a folder."""
+    keep_best: Annotated[int, COUNT] = 1
+    """Model files of so many best epochs stay, in best/."""
+    mlflow: Annotated[str | None, arg(metavar="URI")] = None
+    """An MLflow server to tell of the run as well: http://host:5000."""
+    stall_minutes: Annotated[float, arg(metavar="MINUTES")] = 30.0
+    """Workers that wait for another one so long are started again, and the late one is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest(DataRequest):
+    """A search over learning rate, loss, backbone and whatever else of the recipe."""
+
+    trials: int = 16
+    """Settings to try; the first is the recipe's own. A larger number later goes on with the same search."""
+    search: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FIELD=DISTRIBUTION")] = ()
+    """A recipe field to search, and from what: 'optimizer.weight_decay=loguniform(1e-6,1e-2)', uniform(a,b),
+    int(a,b) or choice(a,b,...); may be given again. Always searched, from these where given: optimizer.lr,
+    loss, backbone."""
+    workers_per_trial: Annotated[int, COUNT] = 1
+    """Training processes of each trial."""
+    gpus_per_trial: Annotated[float | None, COUNT] = None
+    """GPUs of each trial; default: one a worker where there are any; 0.5: two trials share one; 0: none."""
+    cpus_per_trial: Annotated[int | None, COUNT] = None
+    """CPUs of each trial, shared by its workers, each of which computes with so many threads; default: one a
+    worker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest:
+    """Predict every image of an archive and count it against its label; the same command resumes.
+
+    ARCHIVE, --labels and --out are folders, or s3://BUCKET/PATH, gs://BUCKET/PATH.
+    """
+
+    archive: Positional[Annotated[str, arg(metavar="ARCHIVE")]]
+    """Where the images are, or a folder in the plain layout (images/, masks/, classes.txt)."""
+    model: Annotated[Path, arg(metavar="FILE")]
+    """Model file: best.safetensors of a run or a search."""
+    out: Annotated[str, FOLDER]
+    """Where ledger, masks, summary and report go; outside the archive."""
+    labels: Annotated[str | None, FOLDER] = None
+    """Where the labels are; images without one are predicted and not counted."""
+    label_map: tuple[tuple[int, int], ...] | None = None
+    """Pairs: id in a mask, class id (255: ignore): 255 1 for masks of 0 and 255; default: the model file's;
+    others are another run."""
+    require_labels: bool = False
+    """Set images without a label aside instead."""
+    background: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Measured background, an image, in place of the mean of each sequence's frames."""
+    masks: Literal["png", "none"] = "png"
+    """Write each prediction as a PNG of class ids, or nothing."""
+    workers: Annotated[int | None, COUNT] = None
+    """Scoring processes; default: one a GPU, else $FRINGE_WORKERS, else 1; 0: this process, without Ray,
+    which then cannot end an image that takes too long, and dies with one that crashes."""
+    gpus_per_worker: Annotated[float | None, COUNT] = None
+    """GPUs of each worker; default: one where there are any; 0.5: two workers share one; 0: none."""
+    limit: Annotated[int | None, COUNT] = None
+    """Score only the first N images."""
+    rescore_changed: bool = False
+    """Score images again that changed, or whose label or mask did, since they were scored; else they are
+    refused."""
+    verify: bool = False
+    """Look for changes in the content of what was scored and of its masks, not in sizes and times alone:
+    reads it all again."""
+    retry_quarantined: bool = False
+    """Try what is in the quarantine once more."""
+    dry_run: bool = False
+    """Only look: what is there, what is wrong with it, time and disk it takes; nothing is written."""
+    deadline: Annotated[str | None, arg(metavar="TIME")] = None
+    """Stop in time for all that was begun to end by then, with exit code 4: 07:00, the next one by local
+    time, or an ISO time."""
+    stall_minutes: Annotated[float, arg(metavar="MINUTES")] = 10.0
+    """If nothing moves for so long, workers are started again, once; then the job ends with exit code 1."""
+    image_timeout_s: Annotated[float | None, arg(name="per-image-timeout", metavar="SECONDS")] = None
+    """An image in work for longer ends its worker; the second time it is set aside. Default: as long as
+    --stall-minutes; 0: never. With --workers 0 such an image is named."""
+    halo_px: Annotated[int | None, arg(name="halo", metavar="N")] = None
+    """Context around a crop's core in working pixels; default: the model file's."""
+    blend: Literal["core", "gaussian"] = "core"
+    """Of windows that overlap keep each one's core, or average them, weighted towards their centres."""
+    batch: int = 4
+    """Crops in a forward pass, all of one image; another number is another run."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """What the model computes in."""
+    threads: int = 1
+    """CPU threads a worker computes with; another number is another run."""
+    shard: Literal["images", "crops"] = "images"
+    """Whole images to each worker; or each image's crops over all workers, for a few huge images. Crops are
+    not supervised: an image that kills its worker ends the job."""
+    min_object_px: Annotated[int, arg(name="min-object", metavar="N")] = 64
+    """Connected pixels of a class that are an object, at least; another number is another run."""
+    export: Literal["coco", "yolo"] | None = None
+    """At the end write the objects for other tools as well, into exports/."""
+    notify: Annotated[str | None, arg(metavar="COMMAND")] = None
+    """Run at the end, however it ends, with the path of summary.json as its last word."""
+    include: Annotated[tuple[str, ...], PATTERNS] = ()
+    """Shell patterns on the relative path: only images that match one."""
+    exclude: Annotated[tuple[str, ...], PATTERNS] = ()
+    """Shell patterns on the relative path: no image that matches one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRequest:
+    """Draw boxes on images in a window; every change is saved at once, the same command goes on."""
+
+    folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
+    """A folder in the plain layout, or one of images."""
+    out: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Folder of boxes/, boxes-json/, classes.txt: by default FOLDER, or FOLDER-labels beside bare images."""
+    classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """Classes that boxes can have, where there is no classes.txt yet: by default the model's, else sample."""
+    model: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Model file (best.safetensors) that proposes boxes."""
+    min_object_px: Annotated[int, arg(metavar="N")] = 64
+    """Pixels of the smallest object that it proposes."""
+    queue: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Show the images that a CSV file names, in its order: review.csv of a scoring; default: all."""
+    window_px: Annotated[tuple[int, int], arg(metavar="WIDTH HEIGHT")] = (1000, 860)
+    """Size of the window at first; the mouse changes it, and the image with it."""

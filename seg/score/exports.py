@@ -1,0 +1,188 @@
+"""The objects of a scores folder in the formats of other tools: COCO's JSON and YOLO's text files."""
+
+import json
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import numpy as np
+
+from seg.ahead import map_ahead
+from seg.errors import RequestError
+from seg.files import replacing
+from seg.ledger.ledger import Ledger, read_ledger
+from seg.plain_data import require_fields
+from seg.score.paths import yolo_name
+from seg.storage import Place
+
+ExportKind = Literal["coco", "yolo"]
+WRITERS = 16
+"""Text files written at once: each waits for its disk, or for an object store's answer."""
+BOX_COLUMNS = ["image", "class_id", "x", "y", "width", "height", "confidence"]
+
+Image = dict[str, Any]
+"""A ledger row's image, height and width."""
+Found = list[dict[str, Any]]
+"""Rows of the objects of one image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export wrote."""
+
+    where: str
+    """The file, or the folder of the files."""
+    images: int
+    objects: int
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        return f"{self.where}: {self.objects} objects of {self.images} images"
+
+
+def export_objects(place: Place, kind: ExportKind) -> Exported:
+    """Write the objects of a scores folder into its exports/, over an earlier export.
+
+    A million images are not in memory at once. Each file appears whole or not at all, and once more writes
+    the same. RequestError: no scores folder, or two images whose YOLO files would be one. DamagedFile: a part
+    of it.
+    """
+    identity = place.read_json("run.json")
+    if identity is None:
+        raise RequestError(
+            f"{place} holds no run.json, so it is no scores folder; give the --out of a scoring"
+        )
+    classes = require_fields({"classes": list[str]}, identity, f"{place}/run.json")["classes"]
+    read_ledger(place)
+    return {"coco": _export_coco, "yolo": _export_yolo}[kind](place, classes)
+
+
+def _export_coco(place: Place, classes: list[str]) -> Exported:
+    """exports/coco.json: images, annotations and categories, as COCO's data format has them."""
+    images, objects = count(1), count(1)  # from 1: COCO's own evaluation takes an annotation 0 for none
+    categories = [{"id": k, "name": name} for k, name in enumerate(classes) if k > 0]
+    with _writing(place, "exports/coco.json") as file:
+        file.write('{"images": [')
+        _write_items(
+            file,
+            (
+                {
+                    "id": next(images),
+                    "file_name": row["image"],
+                    "width": row["width"],
+                    "height": row["height"],
+                }
+                for row, _ in _read_images(place, [])
+            ),
+        )
+        file.write('],\n"annotations": [')
+        found = enumerate(_read_images(place, [*BOX_COLUMNS, "area"]), start=1)
+        _write_items(
+            file, (_annotation(row, next(objects), image) for image, (_, rows) in found for row in rows)
+        )
+        file.write(f'],\n"categories": {json.dumps(categories, ensure_ascii=False)}}}\n')
+    return Exported(f"{place}/exports/coco.json", next(images) - 1, next(objects) - 1)
+
+
+def _annotation(row: dict[str, Any], number: int, image: int) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": row["class_id"],
+        "bbox": [row["x"], row["y"], row["width"], row["height"]],
+        "area": row["area"],
+        "score": row["confidence"],
+        "iscrowd": 0,
+    }
+
+
+def _write_items(file: TextIO, items: Iterable[Any]) -> None:
+    """The items of a JSON list, a line each."""
+    separator = "\n"
+    for item in items:
+        file.write(separator + json.dumps(item, ensure_ascii=False, allow_nan=False))
+        separator = ",\n"
+
+
+def _export_yolo(place: Place, classes: list[str]) -> Exported:
+    """exports/yolo/: a text file an image, an object a line; classes.txt without background."""
+    refuse_shared_files(lambda: (row["image"] for row, _ in _read_images(place, [])))
+    folder = place.below("exports/yolo")
+    listed = "".join(f"{name}\n" for name in classes[1:])
+    place.below("exports").write_below("yolo/classes.txt", listed.encode())
+
+    def write(one: tuple[Image, Found]) -> int:
+        image, rows = one
+        text = "".join(_yolo_line(row, image) for row in rows)
+        folder.write_below(yolo_name(image["image"]), text.encode())
+        return len(rows)
+
+    images = objects = 0
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for written in map_ahead(pool, write, _read_images(place, BOX_COLUMNS), 2 * WRITERS):
+            images, objects = images + 1, objects + written
+    return Exported(str(folder), images, objects)
+
+
+def _yolo_line(row: dict[str, Any], image: Image) -> str:
+    """Class from 0, centre and size as shares of the image, and the confidence where it is known."""
+    width, height = image["width"], image["height"]
+    x, y = (row["x"] + row["width"] / 2) / width, (row["y"] + row["height"] / 2) / height
+    shares = (x, y, row["width"] / width, row["height"] / height)
+    # ten digits: within 0.0001 px on the longest side that is decoded, 2^20 px
+    box = " ".join(f"{share:.10f}" for share in shares)
+    confidence = "" if row["confidence"] is None else f" {row['confidence']:.6f}"
+    return f"{row['class_id'] - 1} {box}{confidence}\n"
+
+
+def refuse_shared_files(names: Callable[[], Iterable[str]]) -> None:
+    """RequestError: two images, as a.png and a.tif, have the same YOLO file, or one has classes.txt.
+
+    names: gives all images, each time that it is called.
+    """
+    files = chain(["classes.txt"], map(yolo_name, names()))
+    values, uses = np.unique(np.array(array("q", map(hash, files))), return_counts=True)
+    twice = set(values[uses > 1].tolist())  # hashes take 8 bytes an image, where names would take 100
+    seen = {"classes.txt": "the list of classes"}
+    for image in names() if twice else ():
+        name = yolo_name(image)
+        if hash(name) in twice and seen.setdefault(name, image) != image:
+            raise RequestError(
+                f"exports/yolo/{name} would be of {seen[name]} and of {image}; export coco, "
+                "or rename or leave out one image"
+            )
+
+
+def _read_images(place: Place, columns: list[str]) -> Iterator[tuple[Image, Found]]:
+    """Each image of the ledger with its objects, which are in the part of the same stem.
+
+    columns: of the objects; [] for none of them.
+    """
+    for images, objects in Ledger(place).with_objects(columns):
+        found: dict[str, Found] = {}
+        for row in () if objects is None else objects.to_pylist():
+            found.setdefault(row["image"], []).append(row)
+        for image in images:
+            yield image, found.get(image["image"], [])
+
+
+@contextmanager
+def _writing(place: Place, name: str) -> Iterator[TextIO]:
+    """A text file of a place, written bit by bit, that appears whole once the block ends without an error."""
+    if place.is_local:
+        kept = replacing(place.local(name), make_folder=place.makes_folders)
+        with kept as path, path.open("w", encoding="utf-8") as file:
+            yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "export")
+        with path.open("w", encoding="utf-8") as file:
+            yield file
+        place.upload(name, path)

@@ -1,0 +1,293 @@
+"""A scoring as asked for, checked against what is on disk; nothing is written."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from seg.data.background import Backgrounds
+from seg.data.images import READER, split_page
+from seg.data.label_checks import refuse_all_ignored
+from seg.data.labels import IGNORE, LabelMap
+from seg.data.layout import (
+    Labels,
+    find_labels,
+    is_plain_layout,
+    label_folder,
+    nearest_labels,
+    parse_classes,
+    refuse_link,
+    warn_of_unmatched,
+)
+from seg.data.listing import Listing, Sequences, list_images, refuse_unlisted
+from seg.data.splits import file_sha256
+from seg.errors import RequestError
+from seg.model_file import ModelCard, load_model, read_model
+from seg.predict.upsampling import check_blend
+from seg.requests import ScoreRequest
+from seg.score.deadline import parse_deadline
+from seg.score.exports import refuse_shared_files
+from seg.score.notify import parse_notify
+from seg.score.paths import check_masks, check_yolo, refuse_links
+from seg.score.queue import Task
+from seg.score.read import ScoreRow, ScorerSettings, sequence_file
+from seg.storage import Place, as_place
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScorePlan:
+    """A request that was checked."""
+
+    settings: ScorerSettings
+    card: ModelCard
+    listing: Listing
+    """The whole archive, whatever --limit says."""
+    asked: int
+    """Images asked for: so many of the listing, from its first on."""
+    labels: Labels
+    """Of the listing's images."""
+    sequences: Sequences | None
+    """None where neither background nor window asks for them."""
+    identity: dict[str, Any]
+    """What run.json holds."""
+    deadline: datetime | None
+
+    @property
+    def out(self) -> Place:
+        """The scores folder."""
+        return self.settings.out
+
+    def row(self, task: Task) -> ScoreRow:
+        """What a worker needs to know of an image."""
+        image, found = task.image, self.sequences
+        return {
+            "image": image,
+            "label": self.labels.names.get(image),
+            "sequence": found and found.sequence(image),
+            "window": found and found.window(image, self.card.frames)[:-1],
+            "attempt": task.attempt,
+            "alone": task.alone,
+        }
+
+    def belong(self, one: str, other: str) -> bool:
+        """Whether neighbours go to one worker: they share a file, or a window."""
+        if self.card.frames > 1 and self.sequences is not None:
+            return self.sequences.sequence(one) == self.sequences.sequence(other)
+        file, page = split_page(one)
+        return page is not None and split_page(other)[0] == file
+
+    def write_sequences(self, images: Iterable[str]) -> None:
+        """Note the frames of these images' sequences, once: later arrivals change no background."""
+        if self.sequences is None:
+            return
+        for sequence in dict.fromkeys(self.sequences.sequence(image) for image in images):
+            name, place = sequence_file(sequence), self.settings.backgrounds
+            if place.stat(name) is None:
+                place.write_json(name, {"sequence": sequence, "frames": self.sequences.frames(sequence)})
+
+
+def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePlan:
+    """Check a request. RequestError: archive, model, labels, numbers or times do not fit each other."""
+    _check_numbers(request)
+    now = now or datetime.now().astimezone()
+    deadline = None if request.deadline is None else parse_deadline(request.deadline, now)
+    with refuse_unlisted(as_place(request.archive)):
+        archive, labels = _find_folders(as_place(request.archive), request.labels)
+    out = as_place(request.out)
+    _check_outside(out, as_place(request.archive))
+    card = _read_card(request)
+    tiling = card.tiling if request.halo_px is None else replace(card.tiling, halo_px=request.halo_px)
+    check_blend(request.blend, tiling)
+    if labels is not None:
+        with refuse_unlisted(labels):
+            _check_classes(labels, card)
+    elif request.require_labels:
+        raise RequestError(f"--require-labels: archive {archive} comes without labels; give --labels DIR")
+    listing = _list(archive, request)
+    refuse_links(out)
+    if request.masks == "png":
+        check_masks(out, listing.images[: request.limit])
+    if request.export == "yolo":
+        check_yolo(out, listing.images[: request.limit])
+        refuse_shared_files(lambda: listing.images[: request.limit])
+    settings = ScorerSettings(
+        archive=archive,
+        labels=labels,
+        out=out,
+        masks=request.masks == "png",
+        model=request.model.resolve(),
+        tiling=tiling,
+        blend=request.blend,
+        batch=request.batch,
+        precision=request.precision,
+        threads=request.threads,
+        background=request.background and request.background.resolve(),
+        label_map=request.label_map,
+        require_labels=request.require_labels,
+        min_object_px=request.min_object_px,
+    )
+    return ScorePlan(
+        settings=settings,
+        card=card,
+        listing=listing,
+        asked=len(listing.images[: request.limit]),
+        labels=_find_labels(listing.images, labels, card, given=request.labels is not None),
+        sequences=_find_sequences(listing.images, card, request.background),
+        identity=make_identity(settings, card),
+        deadline=deadline,
+    )
+
+
+def _read_card(request: ScoreRequest) -> ModelCard:
+    """What the model file says of itself, with the request's label_map where one is given.
+
+    RequestError: the file is damaged, or none of ours; the label_map does not fit its classes.
+
+    Tensors that fit no network of ours are refused where the network is built: here, or by the first worker,
+    so that with workers this process needs no network.
+    """
+    read = load_model if request.workers == 0 else read_model
+    card = read(request.model)[1]
+    if request.label_map is None:
+        return card
+    _check_label_map(request.label_map, len(card.classes))
+    return replace(card, label_map=request.label_map)
+
+
+def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
+    """What makes a scoring this scoring (docs/formats.md); not its workers, limits or times."""
+    return {
+        "reader": READER,
+        "archive": str(settings.archive),
+        "labels": settings.labels and str(settings.labels),
+        "require_labels": settings.require_labels,
+        "model_sha256": card.provenance["weights_sha256"],
+        "classes": card.classes,
+        "label_map": card.label_map,
+        "preprocessing": asdict(card.preprocessing),
+        "statistics": card.statistics and asdict(card.statistics),
+        "background": settings.background and file_sha256(settings.background),
+        "frames": card.frames,
+        "sequence": card.sequence,
+        "crop_px": settings.tiling.crop_px,
+        "halo_px": settings.tiling.halo_px,
+        "blend": settings.blend,
+        "batch": settings.batch,
+        "engine": "torch",
+        "precision": settings.precision,
+        "threads": settings.threads,
+        "min_object_px": settings.min_object_px,
+        "masks": "png" if settings.masks else "none",
+    }
+
+
+def _check_numbers(request: ScoreRequest) -> None:
+    counts = {
+        "limit": request.limit,
+        "batch": request.batch,
+        "threads": request.threads,
+        "min-object": request.min_object_px,
+    }
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise RequestError(f"--{name} is {count}, below 1; try --{name} 1")
+    if not request.stall_minutes > 0:
+        raise RequestError(
+            f"--stall-minutes is {request.stall_minutes:g}, not above 0; try --stall-minutes 10"
+        )
+    if request.image_timeout_s is not None and not request.image_timeout_s >= 0:
+        raise RequestError(
+            f"--per-image-timeout is {request.image_timeout_s:g}, below 0; try --per-image-timeout 600, or 0 "
+            "for none"
+        )
+    if request.image_timeout_s and request.shard == "crops":
+        raise RequestError(
+            "--per-image-timeout ends the worker of an image, and with --shard crops all share it; "
+            "leave one of the two out"
+        )
+    if request.image_timeout_s and request.workers == 0:
+        raise RequestError("--per-image-timeout ends a worker, and --workers 0 has none; try --workers 1")
+    if request.shard == "crops" and (request.workers == 0 or request.blend != "core"):
+        raise RequestError(
+            "--shard crops spreads an image's cores over workers: not with --workers 0 or --blend gaussian"
+        )
+    if request.notify is not None:
+        parse_notify(request.notify)
+
+
+def _check_outside(out: Place, archive: Place) -> None:
+    inside = f"{out.path.rstrip('/')}/".startswith(f"{archive.path.rstrip('/')}/")
+    if inside and out.filesystem == archive.filesystem:
+        raise RequestError(
+            f"--out {out} lies inside the archive, so masks would become images; move it outside"
+        )
+
+
+def _find_folders(archive: Place, labels: str | None) -> tuple[Place, Place | None]:
+    """Where images and labels are; a folder in the plain layout has both."""
+    given = None if labels is None else as_place(labels)
+    if not is_plain_layout(archive):
+        return archive, given
+    own = label_folder(archive)
+    return archive.below("images"), given or (archive.below(own) if own else None)
+
+
+def _list(archive: Place, request: ScoreRequest) -> Listing:
+    listing = list_images(archive, include=request.include, exclude=request.exclude)
+    if not listing.images:
+        seen = ", ".join(f"{count} {kind}" for kind, count in listing.ignored.items()) or "nothing"
+        raise RequestError(f"archive {archive} holds no image (found: {seen}); give the folder of the images")
+    return listing
+
+
+def _check_label_map(label_map: LabelMap, num_classes: int) -> None:
+    for stored, meant in label_map:
+        if not 0 <= stored <= IGNORE or meant not in (*range(num_classes), IGNORE):
+            raise RequestError(
+                f"--label-map {stored} {meant}: the first is the id in a mask, 0 to 255, the second one of "
+                f"the model's classes, 0 to {num_classes - 1}, or 255 to ignore it; try --label-map 255 1"
+            )
+
+
+def _find_labels(images: list[str], labels: Place | None, card: ModelCard, *, given: bool) -> Labels:
+    """The labels of the whole listing, whatever --limit says.
+
+    given: by --labels. RequestError: none of these is an image's; masks mark nothing. DataWarning: few are.
+    """
+    if labels is None:
+        return Labels.none(len(images))
+    found = find_labels(images, labels)
+    if given and not found.names:
+        raise RequestError(
+            f"--labels {labels}: no file in it is the label of an image of the archive: "
+            f"{nearest_labels(images, found, labels) or 'it is empty'}; rename the files after their images, "
+            "or give the folder that holds the labels"
+        )
+    warn_of_unmatched(images, found, labels)
+
+    def read(image: str) -> bytes:
+        return labels.read(found.names[image]) or b""
+
+    refuse_all_ignored(f"labels {labels}", found.names.masks(), read, card.label_map)
+    return found
+
+
+def _check_classes(labels: Place, card: ModelCard) -> None:
+    for place in (labels, labels.above):
+        if place.is_local:
+            refuse_link(place.local("classes.txt"))
+        content, file = place.read("classes.txt"), f"{place}/classes.txt"
+        found = card.classes if content is None else parse_classes(content, file)
+        if found != card.classes:
+            raise RequestError(
+                f"labels {file} names the classes {', '.join(found)} but the model knows "
+                f"{', '.join(card.classes)}; give labels or a model with the same classes"
+            )
+
+
+def _find_sequences(images: list[str], card: ModelCard, background: Path | None) -> Sequences | None:
+    if background is not None:
+        Backgrounds(card.preprocessing, Path(), lambda _: [], background)  # a bad file is refused here
+    means = card.preprocessing.background_every > 0 and background is None
+    return Sequences(images, card.sequence) if means or card.frames > 1 else None

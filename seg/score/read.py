@@ -1,0 +1,372 @@
+"""From an image's name to what a model sees of it: read once, hash, decode, preprocess; and its label."""
+
+import errno
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from seg.data.background import Background, Backgrounds
+from seg.data.images import FileBytes, Pixels, read_from, split_page
+from seg.data.labels import Label, LabelMap, read_label
+from seg.data.listing import fill_window, sequence_key
+from seg.data.orientation import UPRIGHT
+from seg.data.preprocess import bit_depth, choose_statistics, preprocess
+from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, announced_bytes
+from seg.data.stacks import ImageFiles, Stack
+from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
+from seg.files import persistently
+from seg.model_file import ModelCard
+from seg.plain_data import require_fields
+from seg.predict.predictor import Frame
+from seg.recipe import Tiling
+from seg.score.blame import DECODE, READ, InFlight
+from seg.storage import Place
+
+Value = TypeVar("Value")
+
+AHEAD = 3
+"""Images that are read and decoded at a time, before the model asks for them."""
+NEIGHBOUR_BYTES = 2**29
+"""Of earlier frames that are kept for the windows of later ones; of huge ones fewer are, and read again."""
+COUNTED_BYTES = 8
+"""For each own pixel, and for each working one: ids, top probability, and what finding objects takes."""
+AWAY = frozenset(
+    {
+        *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH),
+        *(errno.ENETDOWN, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN),
+    }
+)
+"""Errors of a storage that does not answer: no file's fault."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScorerSettings:
+    """What every scorer of a run does alike; plain, so that it travels."""
+
+    archive: Place
+    labels: Place | None
+    out: Place
+    """Gets `masks/`, `backgrounds/` and `inflight/`."""
+    masks: bool = True
+    """Whether masks are written."""
+    model: Path
+    tiling: Tiling
+    blend: Literal["core", "gaussian"] = "core"
+    batch: int
+    precision: str
+    threads: int
+    background: Path | None = None
+    """A measured background for all images, in place of their sequences' means."""
+    label_map: LabelMap | None = None
+    """In place of the model file's."""
+    require_labels: bool = False
+    """Whether an image without a label is set aside."""
+    min_object_px: int = 64
+    """Fewer pixels are no object."""
+
+    @property
+    def backgrounds(self) -> Place:
+        """Keeps the backgrounds and the names of each sequence's frames."""
+        return self.out.below("backgrounds")
+
+
+class ScoreRow(TypedDict):
+    """One image to score: names relative to archive and labels."""
+
+    image: str
+    label: str | None
+    sequence: str | None
+    """None where neither background nor window asks for it."""
+    window: list[str] | None
+    """Earlier frames that a sequence model sees, oldest first."""
+    attempt: int
+    """1, and one more for each time that a process died with it (docs/architecture.md)."""
+    alone: NotRequired[bool]
+    """Whether nothing else is in work meanwhile, in any process; absent: something is, or nobody knows."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One image on its way to its row: plain values and arrays, so that it travels."""
+
+    row: dict[str, Any]
+    """The outcome row as far as it is known; `reason` is set where the image is set aside.
+
+    Beside the ledger's columns it holds `objects` and, where the file carries one, `orientation`.
+    """
+    frames: list[Frame] = field(default_factory=list)
+    """What the model sees, the image itself last; empty where it cannot be read."""
+    label: Label | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def truth(self) -> NDArray[np.uint8] | None:
+        """The label as a mask, uint8 [H, W]; None: unlabelled."""
+        return None if self.label is None else self.label.mask
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it takes from now until its mask is written."""
+        if not self.frames:
+            return 0
+        frames = {id(pixels): pixels for pixels, _ in self.frames}.values()  # a window may repeat one
+        own = 0 if self.truth is None else self.truth.size
+        working = sum(pixels.nbytes for pixels in frames)
+        return working + own + COUNTED_BYTES * (self.row.get("height", 0) * self.row.get("width", 0))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add a block's seconds to one stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+class ImageReader:
+    """Prepares images for a model that need not be here; safe to use from several threads."""
+
+    def __init__(self, settings: ScorerSettings, card: ModelCard, inflight: InFlight | None = None) -> None:
+        """`inflight`: where images are noted before they are touched; None: nowhere."""
+        cv2.setNumThreads(1)  # images are the parallelism
+        self.settings, self.card = settings, card
+        self.label_map = card.label_map if settings.label_map is None else settings.label_map
+        self.inflight = inflight or InFlight(None, "")
+        self.files = ImageFiles(settings.archive)
+        self.backgrounds = Backgrounds(
+            card.preprocessing,
+            settings.backgrounds,
+            self._frames_of,
+            settings.background,
+            read_image=self._read_frame,
+        )
+        self._at_hand = threading.local()
+        """`image`: which one a thread prepares."""
+        self.neighbours = Recent[Frame | None](card.frames + AHEAD, NEIGHBOUR_BYTES, frame_bytes)
+        self.memory = ReadingMemory()
+        """Shared by all that `prepare` at a time, and by who holds what it gave."""
+
+    def prepare(self, request: ScoreRow, turn: Turn | None = None) -> Work:
+        """An image as its model sees it; one that cannot be used has its reason in the row.
+
+        turn: of `memory`; it holds the bytes of the Work when this returns. None: nobody counts these.
+        OSError: the storage does not answer, or backgrounds cannot be written; not the image's fault.
+        """
+        if turn is None:
+            with self.memory.queue() as own:
+                return self.prepare(request, own)
+        image, sequence = request["image"], request["sequence"] or ""
+        self.inflight.begin(image, request["attempt"], alone=request.get("alone", False))
+        work = Work({"image": image, "reason": None, "attempt": request["attempt"], "confusion": None})
+        try:
+            self._await_large_file(turn, image)
+            file = self._read(work, image)
+            if file.orientation != UPRIGHT:
+                work.row["orientation"] = file.orientation
+            self._take_memory(turn, request, file)
+            self.inflight.enter(image, DECODE)
+            with work.timed("decode"):
+                pixels = self._decode(image, file)
+                work.row |= describe_pixels(pixels)
+                work.label = self._read_label(work, request["label"])
+                background = self._find_background(image, sequence, pixels)
+                work.row["background_frames"] = background.num_frames if background else 0
+                frame = self._to_frame(pixels, background)
+                self.neighbours.keep(image, frame)
+                work.frames = self._fill_window(request["window"] or (), sequence, frame)
+        except ImageError as error:
+            work.row |= {"reason": error.reason, "detail": str(error), "attempts": request["attempt"]}
+        turn.keep(work.held_bytes)
+        self.inflight.wait(image)
+        return work
+
+    def _await_large_file(self, turn: Turn, image: str) -> None:
+        archive, (name, page) = self.settings.archive, split_page(image)
+        found = archive.stat(name) if archive.is_local and page is None else None  # else it is a request more
+        if found is not None and found.bytes > LARGE_FILE_BYTES:
+            self.inflight.wait(image)
+            turn.await_room(found.bytes)
+            self.inflight.enter(image, READ)
+
+    def _take_memory(self, turn: Turn, request: ScoreRow, file: FileBytes | Stack) -> None:
+        """Wait for an image's turn to be decoded: nobody is at work at it meanwhile.
+
+        Frames of its window that have to be read too are taken to be like it.
+        """
+        self.inflight.wait(request["image"])
+        sequence, window = request["sequence"] or "", frozenset(request["window"] or ())
+        page = split_page(request["image"])[1]
+        wanted = announced_bytes(file, page, self.card.preprocessing, self.backgrounds, sequence)
+        turn.take(wanted * 2 if window else wanted)
+
+    def _find_background(self, image: str, sequence: str, pixels: Pixels) -> Background | None:
+        """Its background. Who waits for another's measuring does not work; who measures, anew each frame."""
+        self._at_hand.image = image
+        self.inflight.wait(image)
+        try:
+            return self.backgrounds.find(sequence, pixels)
+        finally:
+            self.inflight.go_on(image)
+
+    def _read_frame(self, file: str, page: int | None) -> Pixels:
+        self.inflight.go_on(self._at_hand.image, afresh=True)
+        return self.files.decode(file, page)
+
+    def _frames_of(self, sequence: str) -> list[tuple[str, str]]:
+        place, file = self.settings.backgrounds, sequence_file(sequence)
+        found = require_fields({"frames": list[str]}, place.read_json(file), f"{place}/{file}")
+        return [(name, split_page(name)[0]) for name in found["frames"]]
+
+    def _fill_window(self, window: list[str] | tuple[()], sequence: str, frame: Frame) -> list[Frame]:
+        earlier = [self._neighbour(name, sequence) for name in window]
+        fits = [near if near and near[0].shape == frame[0].shape else None for near in earlier]
+        return fill_window([*fits, frame])
+
+    def _to_frame(self, pixels: Pixels, background: Background | None) -> Frame:
+        working = preprocess(pixels, self.card.preprocessing, background)
+        return working, choose_statistics(working, self.card.preprocessing, self.card.statistics)
+
+    def _neighbour(self, image: str, sequence: str) -> Frame | None:
+        """An earlier frame of the window, as the model sees it; None where it cannot be used."""
+        found, frame = self.neighbours.find(image)
+        if not found:
+            try:
+                pixels = self._decode(image, None)
+                frame = self._to_frame(pixels, self._find_background(self._at_hand.image, sequence, pixels))
+            except ImageError:  # its own row says why
+                frame = None
+            self.neighbours.keep(image, frame)
+        return frame
+
+    def _read(self, work: Work, image: str) -> FileBytes | Stack:
+        """An image's file, read whole and hashed; of a page the open stack, hashed with the first one."""
+        with work.timed("read"):
+            file = self._patiently(image, self._open_hashed)
+            work.row |= {"bytes": file.num_bytes, "mtime_ns": file.mtime_ns, "sha256": file.sha256}
+        return file
+
+    def _open_hashed(self, name: str, page: int | None) -> FileBytes | Stack:
+        file = self.files.open(name, page)
+        assert file.sha256, "computed here, where storage is waited for"
+        return file
+
+    def _decode(self, image: str, file: FileBytes | Stack | None) -> Pixels:
+        """An image's pixels, from bytes in memory if there are any, else from its file."""
+        if isinstance(file, FileBytes):
+            return file.decode(split_page(image)[1])
+        return self._patiently(image, self.files.decode)
+
+    def _patiently(self, image: str, read: Callable[[str, int | None], Value]) -> Value:
+        """What `read` gives for the image's file and page, as of `read_patiently`."""
+        name, page = split_page(image)
+
+        def read_anew() -> Value:
+            try:
+                return read(name, page)
+            except OSError:
+                self.files.forget(name)
+                raise
+
+        place = self.settings.archive
+        return read_patiently(
+            place, read_anew, lambda why: UnreadableImage(f"{place}/{name} cannot be read: {why}")
+        )
+
+    def _read_label(self, work: Work, label: str | None) -> Label | None:
+        labels, size = self.settings.labels, (work.row["height"], work.row["width"])
+        work.row["labelled"] = label is not None
+        if label is None or labels is None:
+            if self.settings.require_labels:
+                raise LabelMissing(f"the image has no label in {labels}, and --require-labels is given")
+            return None
+        where = f"{labels}/{label}"
+        file = read_patiently(
+            labels,
+            lambda: read_from(labels, label),
+            lambda why: LabelMismatch(f"label {where} cannot be read: {why}"),
+        )
+        work.row |= {
+            "label_path": label,
+            "label_bytes": len(file.data),
+            "label_mtime_ns": file.mtime_ns,
+            "label_sha256": file.sha256,
+        }
+        return read_label(file.data, Path(where), size, self.card.classes, self.label_map)
+
+
+class Recent(Generic[Value]):
+    """The values used last, by image or file; safe to use from several threads."""
+
+    def __init__(
+        self, size: int, max_bytes: float = float("inf"), weigh: Callable[[Value], int] = lambda _: 0
+    ) -> None:
+        """`size`: values at most. max_bytes: of them together, the newest excepted. weigh: bytes of one."""
+        self.size, self.max_bytes, self.weigh = size, max_bytes, weigh
+        self._lock = threading.Lock()
+        self._values: OrderedDict[str, Value] = OrderedDict()
+
+    def find(self, name: str) -> tuple[bool, Value | None]:
+        """Whether there is a value, and the value."""
+        with self._lock:
+            return name in self._values, self._values.get(name)
+
+    def keep(self, name: str, value: Value) -> None:
+        """Keep a value, and forget the oldest."""
+        with self._lock:
+            self._values[name] = value
+            while len(self._values) > self.size or (len(self._values) > 1 and self._is_too_large()):
+                self._values.popitem(last=False)
+
+    def _is_too_large(self) -> bool:
+        return sum(map(self.weigh, self._values.values())) > self.max_bytes
+
+
+def frame_bytes(frame: Frame | None) -> int:
+    """What an earlier frame takes in memory."""
+    return 0 if frame is None else frame[0].nbytes
+
+
+def sequence_file(sequence: str) -> str:
+    """Where in backgrounds/ the names of a sequence's frames are kept, as they were when scoring began."""
+    return f"{sequence_key(sequence)}.json"
+
+
+def read_patiently(place: Place, read: Callable[[], Value], refuse: Callable[[str], ImageError]) -> Value:
+    """What `read` gives; while its storage does not answer, tries again as `seg.files.persistently` does.
+
+    refuse: makes the error of a file that alone cannot be read, from the cause. OSError: storage stays away.
+    """
+    return persistently(partial(_read_once, place, read, refuse), str(place))
+
+
+def _read_once(place: Place, read: Callable[[], Value], refuse: Callable[[str], ImageError]) -> Value:
+    try:
+        return read()
+    except OSError as error:
+        if error.errno in AWAY or not place.exists():
+            raise
+        raise refuse(error.strerror or str(error)) from None
+
+
+def describe_pixels(pixels: Pixels) -> dict[str, int | float]:
+    """Size, kind and brightness of an image as stored, over all channels, under the ledger's names."""
+    mean, deviation = cv2.meanStdDev(pixels.reshape(pixels.shape[0], -1))
+    return {
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "channels": 1 if pixels.ndim == 2 else pixels.shape[2],
+        "bit_depth": bit_depth(pixels),
+        "intensity_mean": float(mean[0, 0]),
+        "intensity_std": float(deviation[0, 0]),
+    }

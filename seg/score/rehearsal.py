@@ -1,0 +1,162 @@
+"""Before a night: three images end to end, then one line that says how long it takes and what it fills."""
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from seg.data.preprocess import IntensityRange, OutOfRange, count_outside
+from seg.errors import DataWarning
+from seg.progress import time_span
+from seg.score.predict import AHEAD, WRITERS
+from seg.screen import say
+from seg.storage import Place
+
+ROW_BYTES, OBJECT_BYTES = 1000, 60
+"""On disk, of a ledger row with its matrix and of an object's row, compressed; both rounded up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What is left to score: images, and their bytes, each counted as large as its file."""
+
+    images: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Power:
+    """What a scoring runs on."""
+
+    workers: int
+    threads: int
+    """CPU threads that a worker computes with."""
+    cpus: int
+    """Of all machines together."""
+    on_gpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a night takes, foretold from a few images. None: none of them was scored."""
+
+    images: int
+    seconds: float | None
+    bytes: int | None
+    """Masks, ledger and objects on disk."""
+
+
+def choose_rehearsal(pending: Sequence[str]) -> list[str]:
+    """The first, the middle and the last image: all there are where they are fewer than three."""
+    places = sorted({0, len(pending) // 2, len(pending) - 1}) if pending else []
+    return [pending[place] for place in places]
+
+
+def estimate_night(rows: Sequence[dict[str, Any]], rest: Rest, power: Power, mask_bytes: int) -> Estimate:
+    """Foretell time and disk from the outcome rows of a few images; mask_bytes: of their masks together.
+
+    All that an image costs is taken to grow with the bytes of its file. Of each stage counts the quickest of
+    the rows for its bytes, since a first one also warms up. The slower of two bounds is the time: the busiest
+    stage of each worker (reading and decoding run in AHEAD threads beside the model, writing in WRITERS), and
+    the CPUs that decoding, writing and, without a GPU, the model keep busy.
+    """
+    scored = [row for row in rows if row["reason"] is None]
+    if not scored:
+        return Estimate(rest.images, None, None)
+    seconds = {
+        stage: rest.bytes * min((row[f"seconds_{stage}"] or 0.0) / max(1, row["bytes"]) for row in scored)
+        for stage in ("read", "decode", "model", "write")
+    }
+    lanes = max(seconds["model"], (seconds["read"] + seconds["decode"]) / AHEAD, seconds["write"] / WRITERS)
+    computing = 0.0 if power.on_gpu else seconds["model"] * power.threads
+    cores = seconds["decode"] + seconds["write"] + computing
+    share = rest.bytes / max(1, sum(row["bytes"] for row in scored))
+    objects = sum(len(row.get("objects") or ()) for row in scored)
+    return Estimate(
+        rest.images,
+        max(lanes / max(1, power.workers), cores / max(1, power.cpus)),
+        round(share * (mask_bytes + objects * OBJECT_BYTES)) + rest.images * ROW_BYTES,
+    )
+
+
+def ready_line(estimate: Estimate, now: datetime, deadline: datetime | None = None) -> str:
+    """'ready, N images, about X h, Y GB, ends at T', and what the deadline makes of it."""
+    if estimate.seconds is None or estimate.bytes is None:
+        return f"ready, {estimate.images} images, how long they take is not known"
+    ends = now + timedelta(seconds=estimate.seconds)
+    size = f"{estimate.bytes / 1e9:.1f} GB" if estimate.bytes >= 5e7 else f"{estimate.bytes / 1e6:.1f} MB"
+    about = f"about {time_span(estimate.seconds)}, {size}, ends at {ends:%a %H:%M}"
+    line = f"ready, {estimate.images} images, {about}"
+    if deadline is None or ends <= deadline:
+        return line
+    left = round(estimate.images * (ends - deadline).total_seconds() / estimate.seconds)
+    return f"{line}; the deadline {deadline:%a %H:%M} leaves about {min(left, estimate.images)} of them"
+
+
+def tell_ready(
+    rows: Sequence[dict[str, Any]],
+    rest: Rest,
+    out: Place,
+    power: Power,
+    *,
+    deadline: datetime | None = None,
+    ranges: tuple[IntensityRange, ...] = (),
+) -> Estimate:
+    """Say that the night can begin: the line of `ready_line` on standard error, DataWarnings before it.
+
+    rows: outcomes of the rehearsal. rest: what is left after it. ranges: of the model file. Warned of: no
+    image could be scored, one is unlike the training's, the disk is too small.
+    """
+    scored = [row for row in rows if row["reason"] is None]
+    masks = (out.stat(f"masks/{row['image']}.png") for row in scored)
+    estimate = estimate_night(rows, rest, power, sum(mask.bytes for mask in masks if mask))
+    outside = count_outside([scored], ranges)
+    for text in (aside_warning(rows), outside and intensity_warning(outside), disk_warning(estimate, out)):
+        if text:
+            warnings.warn(DataWarning(text), stacklevel=2)
+    now = datetime.now().astimezone()
+    say(ready_line(estimate, now, deadline and deadline.astimezone()))
+    return estimate
+
+
+def aside_warning(rows: Sequence[dict[str, Any]]) -> str | None:
+    """What is said where not one image of the rehearsal could be scored."""
+    if not rows or any(row["reason"] is None for row in rows):
+        return None
+    each = "; ".join(f"{row['image']}: {row['reason']}, {row['detail']}" for row in rows)
+    return (
+        f"NONE of the {len(rows)} images of the rehearsal could be scored, and the rest may be alike: {each}"
+    )
+
+
+def intensity_warning(outside: OutOfRange) -> str | None:
+    """What is said of images that are unlike those the model was trained on; None: none is."""
+    if not outside.images:
+        return None
+    return (
+        f"{outside.images} of {outside.of} images ({outside.images / outside.of:.1%}) have another bit depth "
+        f"or brightness than the model was trained on, the first is {outside.first}; look at their masks"
+    )
+
+
+def disk_warning(estimate: Estimate, out: Place) -> str | None:
+    """What is said where masks and ledger will not fit; None: they will, or that cannot be known."""
+    free = free_bytes(out)
+    if free is None or estimate.bytes is None or estimate.bytes <= free:
+        return None
+    return (
+        f"--out {out} has {free / 1e9:.1f} GB free, about {estimate.bytes / 1e9:.1f} GB are needed; "
+        "what fits is scored; make room, or take another folder or --masks none"
+    )
+
+
+def free_bytes(place: Place) -> int | None:
+    """Free bytes of a local folder's disk, which need not be there yet; None: it is no local one."""
+    if not place.is_local:
+        return None
+    folder = place.local()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

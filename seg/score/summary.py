@@ -1,0 +1,188 @@
+"""What a scoring comes to: totals over its whole folder, rates of the command that just ended."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from seg.alarms import find_alarms
+from seg.data.orientation import UPRIGHT, Turned
+from seg.data.preprocess import OutOfRange, count_outside
+from seg.errors import EXIT_CODES, FAILED, QUARANTINED, REFUSED, STOPPED_EARLY, RequestError, StoppedBy
+from seg.ledger.ledger import Ledger, read_ledger
+from seg.objects import summarise_objects
+from seg.report.report import write_report
+from seg.report.review import write_review
+from seg.requests import ScoreRequest
+from seg.score.exports import ExportKind, export_objects
+from seg.score.folder import look_into, refuse_changed
+from seg.score.notify import run_notify
+from seg.score.plan import ScorePlan
+from seg.score.progress import LANES
+from seg.score.screen import Screen
+from seg.score.status import limiting_stage
+from seg.screen import say
+from seg.storage import Place, as_place
+from seg.train.run_folder import check_folder, score_figures
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSummary:
+    """How a scoring ended: its folder, and what summary.json holds."""
+
+    place: Place
+    values: dict[str, Any]
+    is_kept: bool = False
+    """The folder was only looked at, since nobody here may write to it: no results are to be made in it."""
+
+    @property
+    def exit_code(self) -> int:
+        """See docs/formats.md: 3 where the quarantine is not empty, unless the job did not finish."""
+        code = EXIT_CODES[self.values["stopped_by"]]
+        return QUARANTINED if code == 0 and self.values["images_quarantined"] else code
+
+
+@dataclass(slots=True)
+class Command:
+    """What this command did, beside what the folder holds."""
+
+    skipped: int
+    """Images of the archive that were in the ledger when it began."""
+    screen: Screen
+    changed: int = 0
+    """Images that changed since they were scored, to be scored again."""
+    stopped_by: StoppedBy = StoppedBy.FINISHED
+    seconds_starting: float = 0.0
+    """Until the first worker had loaded its model, Ray's start included."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Of summary.json, once it is written."""
+    turned: Turned = field(default_factory=Turned)
+    """Images that it scored and that carry an orientation."""
+
+    def look(self, rows: list[dict[str, Any]]) -> None:
+        """Outcome rows that have arrived."""
+        for row in rows:
+            if row["reason"] is None:
+                self.turned.add(row["image"], row.get("orientation", UPRIGHT))
+
+
+def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, Any]:
+    """What summary.json holds (docs/formats.md)."""
+    totals = ledger.totals(len(plan.card.classes))
+    classes, trained = plan.card.classes, plan.card.class_shares
+    reasons = Counter(
+        reason for rows in ledger.quarantine_rows(["reason"]) for reason in rows["reason"].to_pylist()
+    )
+    images, outside = plan.listing.images, count_strangers(plan, ledger)
+    done = ledger.find_finished(images) | ledger.find_quarantined(images)
+    progress = command.screen.progress
+    seconds, pixels = progress.seconds, progress.status().pixels
+    return {
+        "images_found": len(images),
+        "images_scored": ledger.committed,
+        "images_skipped": command.skipped,
+        "images_quarantined": reasons.total(),
+        "images_left": len(images) - int(done.sum()),
+        "images_changed": command.changed,
+        "images_ignored": plan.listing.ignored,
+        "images_out_of_range": None if outside is None else outside.images,
+        "quarantine_reasons": dict(reasons),
+        "labelled": totals.labelled,
+        "pixels": totals.pixels,
+        "classes": classes,
+        **score_figures(totals.confusion, classes),
+        "alarms": find_alarms(classes, totals.confusion, totals.class_pixels, trained),
+        "class_shares_trained": dict(zip(classes, trained, strict=True)) if trained else None,
+        "objects": summarise_objects(
+            totals.objects_found, totals.objects_missed, totals.objects_invented, classes
+        ),
+        "megapixels_per_second": pixels / 1e6 / seconds if seconds else None,
+        "images_per_second": ledger.committed / seconds if seconds else None,
+        "seconds": seconds,
+        "seconds_starting": command.seconds_starting,
+        "stage_seconds": totals.seconds,
+        "bound_by": limiting_stage(totals.seconds, LANES),
+        "model_sha256": plan.card.provenance["weights_sha256"],
+        "stopped_by": command.stopped_by,
+    }
+
+
+def count_strangers(plan: ScorePlan, ledger: Ledger) -> OutOfRange | None:
+    """Scored images that are unlike those of the training; None: the model file knows no range."""
+    rows = ledger.rows(["image", "bit_depth", "intensity_mean"])
+    return count_outside((table.to_pylist() for table in rows), plan.card.intensities)
+
+
+def is_read_only(out: Place) -> bool:
+    """Whether there is a scoring in a folder of this machine to which this user may add no file."""
+    there = out.is_local and out.stat("run.json") is not None
+    return there and not os.access(out.local(), os.W_OK, effective_ids=True)
+
+
+def look_back(plan: ScorePlan, request: ScoreRequest) -> ScoreSummary:
+    """The figures of a finished scoring from its ledger; nothing is written, nor locked.
+
+    RequestError: images are left to score, or something else would have to be written; as of `score`.
+    """
+    check_folder(plan.out, plan.identity, older_reader=True)
+    ledger = read_ledger(plan.out)
+    again = refuse_changed(plan, request, ledger)
+    folder = look_into(plan, ledger, {}, again=again, retry_quarantined=request.retry_quarantined)
+    if folder.num_left or request.export:
+        left = (
+            f"images are left to score: {folder.num_left}"
+            if folder.num_left
+            else "--export would write there"
+        )
+        mend = "mend its permissions, or give another --out"
+        raise RequestError(f"--out {plan.out} cannot be written to by this user, and {left}; {mend}")
+    say(f"nothing left to score; {plan.out} cannot be written to, so all in it stays as it is")
+    totals = ledger.totals(len(plan.card.classes))
+    values = {
+        "images_found": len(plan.listing.images),
+        "images_scored": 0,
+        "images_skipped": folder.skipped,
+        "images_quarantined": sum(rows.num_rows for rows in ledger.quarantine_rows(["image"])),
+        "labelled": totals.labelled,
+        "classes": plan.card.classes,
+        **score_figures(totals.confusion, plan.card.classes),
+        "stopped_by": StoppedBy.FINISHED,
+    }
+    return ScoreSummary(plan.out, values, is_kept=True)
+
+
+def write_results(place: Place, export: ExportKind | None) -> list[str]:
+    """Write report.html, review.csv and what was asked for of exports/; where each is, a line each."""
+    lines = [f"report: {write_report(place)}", f"what to label next: {write_review(place)}"]
+    return lines + ([export_objects(place, export).line] if export else [])
+
+
+@contextmanager
+def notifying(request: ScoreRequest) -> Iterator[Callable[[ScoreSummary], None]]:
+    """Run --notify after the block, however it ends, unless the request was wrong: that is said at once.
+
+    The block calls what this gives once it has a summary.
+    """
+    summaries: list[ScoreSummary] = []
+    try:
+        yield summaries.append
+    except KeyboardInterrupt:
+        _notify(request, StoppedBy.INTERRUPT, STOPPED_EARLY)
+        raise
+    except RequestError:
+        if summaries:
+            _notify(request, StoppedBy.ERROR, REFUSED)
+        raise
+    except Exception:
+        _notify(request, StoppedBy.ERROR, FAILED)
+        raise
+    summary = summaries[-1]
+    _notify(request, summary.values["stopped_by"], summary.exit_code)
+
+
+def _notify(request: ScoreRequest, stopped_by: str, exit_code: int) -> None:
+    if request.notify:
+        summary = f"{as_place(request.out)}/summary.json"
+        run_notify(request.notify, summary, stopped_by=stopped_by, exit_code=exit_code)

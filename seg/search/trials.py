@@ -1,0 +1,168 @@
+"""The trials of a search as their folders tell them: parameters, how far each came, how it ended.
+
+The folders are all that a search resumes from.
+"""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from seg.files import read_json, write_bytes, write_json
+from seg.plain_data import require
+from seg.recipe import Recipe, as_tuples
+from seg.search.space import Params
+from seg.train.run_folder import read_run
+from seg.train.state import Journal
+
+PARAMETERS, FAILURES, ENDING = "trial.json", "failures.json", "ended.json"
+FINISHED, PRUNED, ERRORED, RUNNING = "finished", "pruned", "errored", "running"
+ATTEMPTS = 2
+"""Times a trial is begun before its failure is final."""
+CAUSE_LETTERS = 300
+MEND = "put it back from a copy, or remove its folder: another trial is begun in its place"
+OWN = 0
+"""Number of the trial that tries the recipe as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """What ended.json holds."""
+
+    status: Literal["finished", "pruned", "errored", "running"] = "running"
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One trial that has begun."""
+
+    number: int
+    folder: Path
+    params: Params
+    journal: Journal
+    failures: list[str]
+    """One cause a failed attempt."""
+    status: str
+    """Finished, pruned, errored, or (until its search ends) running."""
+    error: str | None
+    """Why it failed for good."""
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return self.folder.name
+
+    @property
+    def miou(self) -> float | None:
+        """Its best epoch's; None before the first."""
+        return self.journal.best_miou if self.journal.best_epoch else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is not run again."""
+        return self.status != RUNNING
+
+    def row(self) -> dict[str, Any]:
+        """The trial's line in leaderboard.csv."""
+        return {
+            "trial": self.name,
+            "miou": self.miou,
+            "best_epoch": self.journal.best_epoch,
+            "epochs": self.journal.epochs_done,
+            "status": self.status,
+            **self.params,
+            "seconds": sum(float(row["seconds"] or 0) for row in self.journal.history),
+            "failures": len(self.failures),
+            "error": self.error,
+        }
+
+
+def report_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """What Ray Tune hears of an epoch, from its line in the history; an undefined mIoU is the worst."""
+    return {"epoch": row["epoch"], "miou": row["miou"] or 0.0}
+
+
+def trial_folder(trials: Path, number: int) -> Path:
+    """Where a trial lives."""
+    return trials / f"{number:03}"
+
+
+def begin_trial(folder: Path, params: Params) -> None:
+    """Note what a trial tries, before it is started."""
+    write_json(folder / PARAMETERS, params)
+
+
+def end_trial(folder: Path, recipe: Recipe) -> None:
+    """Note that a trial has ended well: at its recipe's end, or before; what was noted first stays."""
+    journal = read_run(folder)
+    finished = journal is not None and journal.is_finished(recipe)
+    _write_ending(folder, FINISHED if finished else PRUNED, None)
+
+
+def fail_trial(folder: Path, cause: str) -> None:
+    """Note that a trial failed for good."""
+    _write_ending(folder, ERRORED, cause)
+
+
+def _write_ending(folder: Path, status: str, error: str | None) -> None:
+    if not (folder / ENDING).is_file():
+        write_json(folder / ENDING, {"status": status, "error": error})
+
+
+def note_failure(folder: Path, cause: str) -> None:
+    """Note a failed attempt; the last one that is allowed fails the trial."""
+    failures = [*read_failures(folder), cause]
+    write_json(folder / FAILURES, failures)
+    if len(failures) >= ATTEMPTS:
+        fail_trial(folder, cause)
+
+
+def read_failures(folder: Path) -> list[str]:
+    """The causes of a trial's failed attempts."""
+    file = folder / FAILURES
+    return require(list[str], read_json(file, MEND), str(file), MEND) if file.is_file() else []
+
+
+def read_params(folder: Path) -> Params:
+    """What a trial tries."""
+    file = folder / PARAMETERS
+    values = require(dict[str, Any], read_json(file, MEND), str(file), MEND)
+    return {name: as_tuples(value) for name, value in values.items()}
+
+
+def describe_cause(error: BaseException) -> str:
+    """An exception in one line: its type and the first line of what it says."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}"[:CAUSE_LETTERS]
+
+
+def read_trials(folder: Path) -> list[TrialRecord]:
+    """Every trial that has begun, the best first, the first first among equals."""
+    found = [_read_trial(parameters.parent) for parameters in folder.glob(f"*/{PARAMETERS}")]
+    return sorted(found, key=lambda trial: (-trial.journal.best_miou, trial.number))
+
+
+def _read_trial(folder: Path) -> TrialRecord:
+    file = folder / ENDING
+    ending = require(_Ending, read_json(file, MEND), str(file), MEND) if file.is_file() else _Ending()
+    return TrialRecord(
+        number=int(folder.name),
+        folder=folder,
+        params=read_params(folder),
+        journal=read_run(folder) or Journal(),
+        failures=read_failures(folder),
+        status=ending.status,
+        error=ending.error,
+    )
+
+
+def write_leaderboard(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the trials' rows as CSV, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys() if rows else ["trial"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(file, text.getvalue().encode())

@@ -1,0 +1,268 @@
+"""What workers tell of a training while it runs, and the picture that is drawn of it."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from platform import node
+from statistics import fmean
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from seg.errors import RequestError
+from seg.files import read_json, show_text, without_nan
+from seg.plain_data import require
+from seg.progress import Line, duration, heading, ratio, sparkline
+from seg.screen import say
+from seg.train.run_folder import read_run
+from seg.train.state import Journal
+from seg.train.training import Position, StepReport, Training, TrainingPlan, peak_memory_bytes
+
+WRITE_EVERY_S = 1.0
+CURVE_WIDTH = 28
+"""Epochs of a curve on the screen."""
+RECENT_EPOCHS = 3
+"""Epochs whose duration foretells that of the others."""
+
+OnEpochs = Callable[[list[dict[str, Any]]], None]
+"""Called with the rows of all finished epochs."""
+EVERY_S = 1.0
+SILENT_S = 10.0
+"""A process that has not written for so long, while another has, is frozen, dead or cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where rank 0 is, as last/progress.json holds it: a step's report and what the board adds."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float | None
+    rate: float
+    crops_per_second: float
+    wait_share: float
+    skipped: int
+    batch: int
+    memory_bytes: int
+    epochs_done: int
+
+
+def progress_file(folder: Path) -> Path:
+    """Where a run keeps its progress."""
+    return folder / "last" / "progress.json"
+
+
+def failures_file(folder: Path) -> Path:
+    """Where a run keeps a line for each worker that died."""
+    return folder / "failures.log"
+
+
+class Board:
+    """Leaves in the run's folder, about once a second, how far rank 0 is; other ranks' boards stay blank."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.file = progress_file(training.plan.folder)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.written = -WRITE_EVERY_S
+
+    def on_step(self, report: StepReport) -> None:
+        """Publish, unless it was done a moment ago; the last step of an epoch always: validation follows."""
+        if report.step == report.steps or time.monotonic() - self.written >= WRITE_EVERY_S:
+            self.publish(report)
+
+    def publish(self, report: StepReport) -> None:
+        """Write the report and how many epochs are saved; readers find the old file or the new one."""
+        if self.training.ranks.rank:
+            return
+        self.written = time.monotonic()
+        progress = Progress(
+            **asdict(report),
+            batch=self.training.sampler.batch,
+            memory_bytes=peak_memory_bytes(self.training.device),
+            epochs_done=self.training.journal.epochs_done,
+        )
+        text = json.dumps(without_nan(asdict(progress)))
+        with suppress(OSError):  # storage that refuses: the display waits, the training does not
+            show_text(self.file, text)
+
+
+class BoardReader:
+    """A training as its folder tells it: the journal for finished epochs, the board for the one in hand."""
+
+    def __init__(self, plan: TrainingPlan, on_epochs: OnEpochs = lambda rows: None) -> None:
+        """Forget what an earlier job left on the board. on_epochs: called whenever more are finished."""
+        self.plan, self.on_epochs = plan, on_epochs
+        self.title, self.total = f"training {plan.recipe.name}", plan.recipe.epochs
+        self.file = progress_file(plan.folder)
+        self.file.unlink(missing_ok=True)
+        self.progress: Progress | None = None
+        self.failures_told = 0
+        with suppress(OSError):  # those of an earlier job were told then
+            self.failures_told = len(failures_file(plan.folder).read_text(encoding="utf-8").splitlines())
+        self.journal = read_run(plan.folder) or Journal()
+
+    @property
+    def done(self) -> int:
+        """Epochs that are saved."""
+        return self.journal.epochs_done
+
+    @property
+    def note(self) -> str:
+        """Epoch, step and loss in hand, and the last mIoU."""
+        if self.progress is None:
+            return ""
+        now = self.progress
+        loss = "nan" if now.loss is None else f"{now.loss:.4f}"  # a training that diverged
+        last = f"  mIoU {ratio(self._column('miou')[-1], 3)}" if self.done else ""
+        return f"epoch {now.epoch} step {now.step}/{now.steps}  loss {loss}{last}"
+
+    def look(self) -> None:
+        """Read the board, and the journal where epochs were finished."""
+        self._tell_failures()
+        done = self.done
+        try:
+            self.progress = Progress(**read_json(self.file))
+            if self.progress.epochs_done > done:
+                self.journal = read_run(self.plan.folder) or self.journal
+        except OSError:  # not there yet, or storage that is away: what was seen last stands
+            return
+        if self.done > done:
+            self.on_epochs(self.journal.history)
+
+    def _tell_failures(self) -> None:
+        """Say on the screen what workers died of since the last look."""
+        with suppress(OSError):  # no worker died, or storage is away
+            lines = failures_file(self.plan.folder).read_text(encoding="utf-8").splitlines()
+            for line in lines[self.failures_told :]:
+                say(f"train: {line}; going on from the last finished epoch")
+            self.failures_told = len(lines)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time until the last epoch is saved, at the pace of the recent ones; None: nothing is known yet."""
+        now = self.progress
+        if now is None:
+            return None
+        recent = [float(row["seconds"] or 0) for row in self.journal.history[-RECENT_EPOCHS:]]
+        seconds = fmean(recent) if recent else now.steps * now.batch / now.crops_per_second
+        return max(0.0, self.total - self._epochs) * seconds
+
+    def picture(self, height: int) -> RenderableType:
+        """Four lines: the run, its quality, the step in hand, the machine."""
+        over = self.journal.is_finished(self.plan.recipe)
+        share = 1.0 if over else self._epochs / self.total
+        left = "" if over else duration(self.seconds_left)
+        if left and self.plan.recipe.patience:
+            left = f"at most {left}"
+        count = f"epoch {max(self.done, self.progress.epoch if self.progress else 0)}/{self.total}"
+        lines = (self._quality(), *self._step()) if self.progress else (Line("  starting"),)
+        return Group(heading(self.title, share, count, left), *lines)
+
+    @property
+    def _epochs(self) -> float:
+        """Epochs that are over, with the share of the one in hand."""
+        now = self.progress
+        return self.done + (now.step / now.steps if now and now.epoch > self.done else 0.0)
+
+    def _column(self, name: str) -> list[Any]:
+        return [row.get(name) for row in self.journal.history]
+
+    def _quality(self) -> Line:
+        miou = self._column("miou")
+        if not miou:
+            return Line("  mIoU  -")
+        best = f"best {ratio(self.journal.best_miou)} in epoch {self.journal.best_epoch}"
+        return Line(f"  mIoU  {ratio(miou[-1]):<10}{best:<31}{sparkline(miou, CURVE_WIDTH)}", "bold")
+
+    def _step(self) -> tuple[Line, Line]:
+        now = self.progress
+        assert now is not None
+        skipped = now.skipped + sum(
+            row.get("skipped_steps") or 0 for row in self.journal.history if row["epoch"] != now.epoch
+        )
+        validating = now.step == now.steps and now.epoch > self.done
+        step = "validating" if validating else f"step {now.step}/{now.steps}"
+        loss = "nan" if now.loss is None else f"{now.loss:.4f}"
+        speed = f"{now.crops_per_second:.1f} crops/s"
+        curve = sparkline(self._column("loss"), CURVE_WIDTH)
+        return (
+            Line(f"  loss  {loss:<10}{f'rate {now.rate:.2e}':<16}{step:<15}{curve}"),
+            Line(
+                f"  {speed:<16}{f'{now.wait_share:.0%} waiting':<16}"
+                f"{f'{now.memory_bytes / 1e9:.2f} GB a worker':<20}{skipped} steps skipped"
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Where a worker was when it last wrote."""
+
+    rank: int
+    host: str
+    written: float
+    """Seconds since 1970 by the worker's clock."""
+    position: Position
+
+
+@contextmanager
+def beating(training: Training) -> Iterator[None]:
+    """Write this worker's beat once a second while the block runs, in a thread of its own."""
+    folder, rank, over = _folder(training.plan.folder), training.ranks.rank, threading.Event()
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def beat() -> None:
+        while True:
+            now = Beat(rank, node(), time.time(), training.position)
+            with suppress(OSError):  # storage that refuses: what must be written waits by itself
+                show_text(folder / f"{rank}.json", json.dumps(asdict(now)))
+            if over.wait(EVERY_S):
+                return
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def read_beats(run: Path) -> list[Beat]:
+    """The last beat of each worker; one that a power loss has torn is nobody's."""
+    beats: list[Beat] = []
+    for file in sorted(_folder(run).glob("[!.]*.json")):
+        with suppress(RequestError):
+            beats.append(require(Beat, read_json(file), str(file)))
+    return beats
+
+
+def describe_late(beats: list[Beat], world_size: int) -> str:
+    """One sentence that names the worker for which the others wait, as far as their beats tell."""
+    beats = [beat for beat in beats if beat.rank < world_size]
+    if not beats:
+        return "no worker has written a beat yet"
+    latest = max(beat.written for beat in beats)
+    silent = [beat for beat in beats if latest - beat.written > SILENT_S]
+    if silent:
+        gone = "; ".join(f"{_name(beat)} for {latest - beat.written:.0f} s" for beat in silent)
+        return f"silent, so frozen, killed or cut off: {gone}"
+    first, last = (choose(beat.position.order for beat in beats) for choose in (min, max))
+    if first == last:
+        return f"all {len(beats)} workers are equally far: {_name(beats[0])}; look at devices and network"
+    return f"behind the others: {'; '.join(_name(beat) for beat in beats if beat.position.order == first)}"
+
+
+def _name(beat: Beat) -> str:
+    where = beat.position
+    return f"worker {beat.rank} on {beat.host}, {where.stage} in step {where.step} of epoch {where.epoch}"
+
+
+def _folder(run: Path) -> Path:
+    return run / "last" / "workers"

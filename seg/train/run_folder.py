@@ -1,0 +1,189 @@
+"""What a run keeps besides weights and state: identity, history, curves, summary (docs/formats.md)."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seg import metrics
+from seg.alarms import find_alarms
+from seg.data.images import READER, split_page
+from seg.errors import RequestError
+from seg.files import first_difference, is_leftover, replacing, write_bytes
+from seg.locks.folder_lock import FolderLock
+from seg.pack.training_data import TrainingData
+from seg.plain_data import FROM_A_COPY
+from seg.recipe import Recipe, recipe_to_dict
+from seg.storage import Place, as_place, refusing
+from seg.train.state import Journal, newest_journal
+
+LOCK_NAME = re.compile(r"(?:lock|ask)-\d+(?:-[0-9a-f]+)?\.json")
+"""Files by which jobs keep apart, on disks and on object stores (seg/locks/folder_lock.py)."""
+READ_ANEW = frozenset({".tif", ".tiff"})
+"""Endings of the files that READER reads otherwise than the reader before it."""
+
+
+def is_read_anew(image: str) -> bool:
+    """Whether an image, by its name, has other pixels since READER."""
+    return Path(split_page(image)[0]).suffix.lower() in READ_ANEW
+
+
+def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Any]:
+    """What makes a run this run: plain data, the same whenever the same command is given.
+
+    `reader` is there where the data hold images that it reads anew: other runs keep their names.
+    """
+    names = {sample.name for sample in (*data.split.train, *data.split.validation)}
+    names |= {name for frames in data.sequences.values() for name, _ in frames}
+    reader = {"reader": READER} if any(map(is_read_anew, names)) else {}
+    return reader | {
+        "recipe": recipe_to_dict(recipe),
+        "data_fingerprint": data.fingerprint,
+        "classes": data.classes,
+        "train": [sample.name for sample in data.split.train],
+        "validation": [sample.name for sample in data.split.validation],
+        "split": data.split.how,
+        "seed": seed,
+    }
+
+
+def run_name(identity: dict[str, Any]) -> str:
+    """RECIPE-HASH: the default folder of a run."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{identity['recipe']['name']}-{digest[:8]}"
+
+
+def claim_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader: bool = False) -> None:
+    """Write run.json, or find that it says the same; errors as of `check_folder`.
+
+    To be called by who holds the folder's lock: of two that find no run.json, both would write theirs.
+    """
+    if not check_folder(folder, identity, older_reader=older_reader):
+        place = as_place(folder)
+        with nullcontext() if place.is_local else refusing(place.uri):
+            place.write_json("run.json", identity)
+
+
+def check_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader: bool = False) -> bool:
+    """Whether a folder has a run.json, which says the same; nothing is written.
+
+    A run.json without a `reader` is of reader 1, which wrote none. older_reader: whether the folder of an
+    earlier reader will do, if only that differs. RequestError: the folder is another's, or not ours.
+    """
+    place = as_place(folder)
+    if place.is_local and place.local().is_file():
+        raise RequestError(f"--out {place} is a file; give an empty or a new folder")
+    wanted = json.loads(json.dumps(identity))  # as it comes back: lists for tuples
+    with nullcontext() if place.is_local else refusing(place.uri):
+        found = place.read_json("run.json")
+        if found is None:
+            ours = all(map(_may_be_there, place.entries()))
+            found = place.read_json("run.json")  # again: another job may have claimed the folder meanwhile
+            if found is None and not ours:
+                raise RequestError(
+                    f"--out {place} holds other files and no run.json; give an empty or a new folder"
+                )
+    if found is not None and not isinstance(found, dict):
+        raise RequestError(f"{place}/run.json is damaged: it is no object; {FROM_A_COPY}")
+    if found is not None and "reader" in wanted:
+        found = _with_reader(found, wanted["reader"] if older_reader else 1)
+    if found is not None and found != wanted:
+        raise RequestError(
+            f"--out {place} holds another run, with {first_difference(found, wanted)}; give another --out"
+        )
+    return found is not None
+
+
+@contextmanager
+def holding(
+    folder: Place | Path, identity: dict[str, Any], *, what: str, older_reader: bool = False
+) -> Iterator[FolderLock]:
+    """Hold a folder that is this run's, or becomes it: its run.json is written under the lock.
+
+    older_reader: as of `check_folder`.
+    RequestError: it holds another run or other files, also while another job works there, or is in use.
+    Nothing is written then.
+    """
+    check_folder(folder, identity, older_reader=older_reader)
+    with FolderLock(folder, what=what) as lock:
+        # another job may have been faster, and be done already
+        claim_folder(folder, identity, older_reader=older_reader)
+        yield lock
+
+
+def _with_reader(found: dict[str, Any], newest: int) -> dict[str, Any]:
+    """An identity with its reader; `newest` in place of an earlier one."""
+    reader = found.get("reader", 1)
+    return found | {"reader": newest if reader in range(1, newest) else reader}
+
+
+def _may_be_there(name: str) -> bool:
+    """Whether a job may have left a file in a folder that it has not claimed yet: a lock comes first."""
+    return is_leftover(Path(name)) or LOCK_NAME.fullmatch(name) is not None
+
+
+def read_run(folder: Path) -> Journal | None:
+    """The journal of a run that has finished an epoch; None before that."""
+    values = newest_journal(folder)
+    return None if values is None else Journal(**values)
+
+
+def write_history(folder: Path, journal: Journal) -> None:
+    """Write history.csv, a line an epoch, and curves.png from the journal; both are whole or the old ones."""
+    text = io.StringIO()
+    rows = journal.history
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(folder / "history.csv", text.getvalue().encode())
+    from seg.figures.plots import plot_curves
+
+    with replacing(folder / "curves.png") as temporary:
+        plot_curves(temporary, rows)
+
+
+def training_summary(
+    folder: Path,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    journal: Journal,
+    trained: Sequence[float] = (),
+) -> dict[str, Any]:
+    """The figures of summary.json that the journal gives: those of the best epoch, on validation.
+
+    trained: share of each class in the training's labels, for the alarms; empty: not known.
+    """
+    confusion = np.array(journal.best_confusion, np.int64).reshape(-1, len(classes))
+    if not len(confusion):
+        confusion = np.zeros((len(classes), len(classes)), np.int64)
+    seconds = sum(float(row["seconds"] or 0) for row in journal.history)
+    rates = [float(row["crops_per_second"] or 0) for row in journal.history]
+    return {
+        "recipe": recipe.name,
+        "epochs_run": journal.epochs_done,
+        "best_epoch": journal.best_epoch,
+        "classes": classes,
+        **score_figures(confusion, classes),
+        "alarms": find_alarms(classes, confusion, trained=trained),
+        "images_per_second": sum(rates) / max(1, len(rates)),
+        "seconds": seconds,
+        "model_file": str(folder / "best.safetensors"),
+    }
+
+
+def score_figures(confusion: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Ratios of a confusion matrix under the names that every summary.json uses."""
+    return {
+        "miou": metrics.mean_present(metrics.iou(confusion)),
+        "iou": dict(zip(classes, metrics.iou(confusion).tolist(), strict=True)),
+        "dice": dict(zip(classes, metrics.dice(confusion).tolist(), strict=True)),
+        "pixel_accuracy": metrics.pixel_accuracy(confusion),
+        "confusion": confusion.tolist(),
+    }

@@ -1,0 +1,229 @@
+"""Files named by epoch: the states a run resumes from, and the model files of its best epochs."""
+
+import hashlib
+import json
+import math
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from seg.errors import DataWarning, RequestError
+from seg.files import replacing, write_bytes
+from seg.model_file import weights_sha256
+from seg.recipe import Recipe
+from seg.train.learner import Learner
+
+METADATA_KEY = "fringe-state"
+"""One key, as safetensors writes several in any order: the same state is the same file, byte for byte."""
+DIGEST, JOURNAL_DIGEST = "sha256", "journal_sha256"
+"""Of all that a state holds, and of its journal, which is read alone; states from before lack the second."""
+
+_NAME = re.compile(r"epoch-(\d{4,})\.safetensors")
+_Content = TypeVar("_Content")
+
+
+class DamagedState(Exception):
+    """A state file is not what was written; one sentence that names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a state file holds."""
+
+    journal: dict[str, Any]
+    """Plain data; its `history` has a row for each epoch that is done."""
+    tensors: dict[str, Tensor]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch after which it was written, from 1."""
+        return len(self.journal["history"])
+
+
+def epoch_name(epoch: int) -> str:
+    """Name of an epoch's state file, and of its model file."""
+    return f"epoch-{epoch:04}.safetensors"
+
+
+def find_epochs(names: Iterable[str]) -> list[int]:
+    """Epochs that files are named by, the newest first; other names do not count."""
+    return sorted((int(match[1]) for name in names if (match := _NAME.fullmatch(name))), reverse=True)
+
+
+def last_folder(folder: Path) -> Path:
+    """Where a run keeps its states."""
+    return folder / "last"
+
+
+def best_folder(folder: Path) -> Path:
+    """Where a run keeps the model files of its best epochs."""
+    return folder / "best"
+
+
+def write_state(folder: Path, state: State) -> None:
+    """Write a run's state after an epoch, whole or not at all.
+
+    The one before it stays, for the day that the newest is damaged; all others go.
+    """
+    digests = {DIGEST: _digest(state.journal, state.tensors), JOURNAL_DIGEST: _journal_digest(state.journal)}
+    values = digests | state.journal
+    content = save(state.tensors, {METADATA_KEY: json.dumps(values)})
+    write_bytes(last_folder(folder) / epoch_name(state.epoch), content)
+    keep_epochs(last_folder(folder), (state.epoch, state.epoch - 1))
+
+
+def read_state(path: Path) -> State:
+    """A state file, every byte of it checked. DamagedState: it is not as it was written."""
+    with _refuse_damage(path), safe_open(path, framework="pt") as file:
+        digest, journal = _parse(file.metadata())
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        if digest != _digest(journal, tensors):
+            raise DamagedState(f"its content does not fit its {DIGEST}")
+        return State(journal, tensors)
+
+
+def read_journal(path: Path) -> dict[str, Any]:
+    """The journal of a state file, without reading the tensors.
+
+    DamagedState: the file is cut off, no state, or its journal not as it was written. Tensors that changed in
+    place are not noticed here.
+    """
+    with _refuse_damage(path), safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        journal = _parse(metadata)[1]
+    is_checked = JOURNAL_DIGEST in json.loads(metadata[METADATA_KEY])
+    return journal if is_checked else read_state(path).journal
+
+
+def newest_state(folder: Path) -> State | None:
+    """The state that a run goes on from; None where no epoch is done. Errors as of `newest_whole`."""
+    return newest_whole(folder, read_state)
+
+
+def newest_journal(folder: Path) -> dict[str, Any] | None:
+    """The journal of that state, as `read_journal` finds it."""
+    return newest_whole(folder, read_journal)
+
+
+def newest_whole(folder: Path, read: Callable[[Path], _Content]) -> _Content | None:
+    """What `read` gives for a run's newest state file that it does not find damaged; None without any.
+
+    DataWarning: a damaged one is left out, so that its epoch is trained again. RequestError: all are damaged
+    and were not of the first epoch, so that all that was trained would be lost in silence.
+    """
+    files = last_folder(folder)
+    epochs = find_epochs(path.name for path in files.glob("*")) if files.is_dir() else []
+    for epoch in epochs:
+        try:
+            return read(files / epoch_name(epoch))
+        except FileNotFoundError:  # a training that goes on has removed it: there are newer ones
+            return newest_whole(folder, read)
+        except DamagedState as error:
+            warnings.warn(f"{error}; its epoch is trained again", DataWarning, stacklevel=2)
+    if epochs and epochs[-1] > 1:
+        raise RequestError(
+            f"every state in {files} is damaged; put one back from a copy, or remove that folder to train "
+            "from the beginning"
+        )
+    return None
+
+
+def best_epochs(history: Sequence[dict[str, Any]], keep: int) -> list[int]:
+    """The epochs of the `keep` highest validation mIoU, best first, the earlier of equals first.
+
+    history: rows with `epoch` and `miou`; those without an mIoU (NaN or None) are never among the best.
+    """
+    judged = [row for row in history if row["miou"] is not None and not math.isnan(row["miou"])]
+    return [row["epoch"] for row in sorted(judged, key=lambda row: (-row["miou"], row["epoch"]))[:keep]]
+
+
+def settle_best(folder: Path, history: Sequence[dict[str, Any]], keep: int) -> None:
+    """Leave in a run's best/ the model files of its `keep` best epochs and no other; once more is the same.
+
+    The best of all is copied there from best.safetensors where best/ lacks it: a run may begin to keep them.
+    """
+    best = best_epochs(history, keep)
+    winner, copy = folder / "best.safetensors", best_folder(folder) / epoch_name(best[0] if best else 0)
+    if best and winner.is_file() and not copy.is_file():
+        with replacing(copy) as temporary:
+            shutil.copyfile(winner, temporary)
+    keep_epochs(best_folder(folder), best)
+
+
+def keep_epochs(folder: Path, epochs: Iterable[int]) -> None:
+    """Remove the files of all other epochs from a folder."""
+    kept = set(epochs)
+    for path in folder.glob("epoch-*"):
+        if set(find_epochs([path.name])) - kept:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refuse_damage(path: Path) -> Iterator[None]:
+    """Name the file in what is found wrong with it."""
+    try:
+        yield
+    except (SafetensorError, DamagedState, ValueError, RecursionError) as error:
+        raise DamagedState(f"state {path} is damaged ({error})") from None
+
+
+def _parse(metadata: dict[str, str] | None) -> tuple[str, dict[str, Any]]:
+    """Digest and journal of a state file's metadata."""
+    values = json.loads((metadata or {}).get(METADATA_KEY, "null"))
+    if not isinstance(values, dict) or DIGEST not in values:
+        raise DamagedState(f"it has no metadata {METADATA_KEY!r} with a {DIGEST}")
+    digest, of_journal = values.pop(DIGEST), values.pop(JOURNAL_DIGEST, None)
+    if of_journal not in (None, _journal_digest(values)):
+        raise DamagedState(f"its journal does not fit its {JOURNAL_DIGEST}")
+    return digest, values
+
+
+def _journal_digest(journal: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(journal).encode()).hexdigest()
+
+
+def _digest(journal: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256(f"{json.dumps(journal)}\0{weights_sha256(tensors)}".encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class Journal:
+    """What happened so far, as plain data: finished epochs, one history row each, and the best of them."""
+
+    history: list[dict[str, float | int | None]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_miou: float = -1.0
+    best_confusion: list[list[int]] = field(default_factory=list)
+    skips: int = 0
+    """Steps in a row, up to the last one, that were left out."""
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that are trained, validated and saved."""
+        return len(self.history)
+
+    def is_finished(self, recipe: Recipe) -> bool:
+        """Whether all epochs are done, or the recipe's patience is: so many brought nothing better."""
+        since_best = self.epochs_done - self.best_epoch
+        return self.epochs_done >= recipe.epochs or 0 < recipe.patience <= since_best
+
+
+def state_file(folder: Path) -> Path:
+    """A run's newest state; where it has none, what its first one will be called."""
+    files = last_folder(folder)
+    epochs = find_epochs(path.name for path in files.glob("*")) if files.is_dir() else []
+    return files / epoch_name(max(epochs, default=1))
+
+
+def save_state(folder: Path, learner: Learner, journal: Journal) -> None:
+    """Write a run's state after an epoch (see `write_state`)."""
+    write_state(folder, State(asdict(journal), learner.tensors()))

@@ -1,0 +1,388 @@
+"""The training loop: plain PyTorch, in one process or in one of several that torch.distributed connects."""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seg import metrics
+from seg.data.preprocess import Statistics
+from seg.errors import RequestError, TrainingDiverged
+from seg.files import persistently
+from seg.metrics import confusion_matrix
+from seg.model_file import ModelCard, code_version, package_versions, save_model
+from seg.models.build import build
+from seg.pack.crops import Batch, CropSampler
+from seg.pack.pack import Pack, PackedImage
+from seg.pack.training_data import TrainingData, open_packs
+from seg.predict.predictor import Predictor
+from seg.recipe import Recipe, recipe_to_dict
+from seg.train.learner import Learner, find_ranks, learning_rate
+from seg.train.losses import build_loss, median_frequency_weights
+from seg.train.state import (
+    Journal,
+    best_epochs,
+    best_folder,
+    epoch_name,
+    newest_state,
+    save_state,
+    settle_best,
+)
+from seg.train.store import CheckpointStore
+
+SKIPS_ALLOWED = 9
+"""Steps in a row whose loss was not finite; one more ends the training."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """A step of training that is done."""
+
+    epoch: int
+    step: int
+    """In the epoch; both from 1."""
+    steps: int
+    """In an epoch."""
+    loss: float
+    """The whole batch's, over all workers."""
+    rate: float
+    crops_per_second: float
+    """Over all workers, of the epoch so far."""
+    wait_share: float
+    """Share of the epoch's time so far that this rank waited for crops."""
+    skipped: int
+    """Steps of the epoch so far that were left out, their loss not being finite."""
+
+
+OnStep = Callable[[StepReport], None]
+
+STAGES = ("loading", "computing", "validating")
+"""What a rank does in a step, in this order; it validates after an epoch's last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in a training a rank is."""
+
+    epoch: int
+    step: int
+    """In the epoch; both from 1, 0 before they begin."""
+    stage: str
+    """One of STAGES."""
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Rises as the training goes on."""
+        return self.epoch, self.step, STAGES.index(self.stage)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochResult:
+    """One epoch, trained and validated: the same on every rank, but for times and memory."""
+
+    trained: StepReport
+    """Its last step; `loss` here is the mean of the steps that were not left out, NaN without any."""
+    confusion: NDArray[np.int64]
+    seconds: float
+    validation_seconds: float
+    memory_bytes: int
+    """The most that the process has held."""
+
+    @property
+    def epoch(self) -> int:
+        """From 1."""
+        return self.trained.epoch
+
+    @property
+    def loss(self) -> float:
+        """Mean over the epoch's steps."""
+        return self.trained.loss
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the validation images, all pixels together; NaN without any truth."""
+        return metrics.mean_present(metrics.iou(self.confusion))
+
+    def row(self) -> dict[str, float | int | None]:
+        """The epoch's line in history.csv."""
+        return {
+            "epoch": self.epoch,
+            "loss": self.loss,
+            "lr": self.trained.rate,
+            "miou": self.miou,
+            "dice": metrics.mean_present(metrics.dice(self.confusion)),
+            "pixel_accuracy": metrics.pixel_accuracy(self.confusion),
+            "skipped_steps": self.trained.skipped,
+            "crops_per_second": self.trained.crops_per_second,
+            "wait_share": self.trained.wait_share,
+            "memory_bytes": self.memory_bytes,
+            "validation_seconds": self.validation_seconds,
+            "seconds": self.seconds,
+        }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most this process held so far: on a GPU of torch's tensors, else resident.
+
+    Of Linux's figures VmHWM, in KiB: that of getrusage begins with what the process was forked from.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingPlan:
+    """One training, as plain data that travels to workers."""
+
+    recipe: Recipe
+    data: TrainingData
+    seed: int
+    folder: Path
+    """Absolute path of the run's folder, on storage that every worker sees."""
+    parent: str
+    """Run or trial that this training is, for the model file's provenance."""
+    keep_best: int = 1
+    """How many of the best epochs' model files stay."""
+    checkpoints: str | None = None
+    """URI of storage that has a copy of states and best model files too."""
+    lock: tuple[Path, str] | None = None
+    """The folder that the job holds for this training, and the token of its lock."""
+
+    @property
+    def keeps_epochs(self) -> bool:
+        """Whether model files are kept by epoch, in best/, besides best.safetensors."""
+        return self.keep_best > 1 or self.checkpoints is not None
+
+
+class Training:
+    """A training in progress on this rank; picks up the state its folder holds."""
+
+    def __init__(
+        self, plan: TrainingPlan, device: torch.device, *, may_write: Callable[[], None] = lambda: None
+    ) -> None:
+        """Open packs, build the network, load the last state. RequestError: recipe and data do not fit.
+
+        may_write: called before each epoch is saved; it raises where the folder is no longer ours.
+        """
+        recipe = plan.recipe
+        self.plan, self.recipe, self.device, self.may_write = plan, recipe, device, may_write
+        self.ranks = find_ranks()
+        self.train_pack, self.validation_pack = open_packs(plan.data, recipe)
+        fitted = recipe.preprocessing.normalisation == "fitted"
+        self.statistics = fit_statistics(self.train_pack, self.validation_pack) if fitted else None
+        self.sampler = CropSampler(self.train_pack, recipe, seed=plan.seed, fitted=self.statistics)
+        if self.sampler.batch < self.ranks.world_size:
+            raise RequestError(
+                f"{self.ranks.world_size} workers share a batch of {self.sampler.batch} crops; "
+                "lower --workers"
+            )
+        torch.manual_seed(plan.seed)
+        self.store = CheckpointStore.open(plan.checkpoints, plan.folder.name) if plan.checkpoints else None
+        state = newest_state(plan.folder)
+        model = build(
+            recipe.model,
+            backbone=recipe.backbone,
+            num_classes=len(plan.data.classes),
+            channels=recipe.preprocessing.channels,
+            weights="none" if state else recipe.weights,
+            options=dict(recipe.model_options),
+        )
+        loss = build_loss(
+            recipe.loss,
+            find_class_weights(recipe, self.train_pack),
+            recipe.output_weights or getattr(model, "OUTPUT_WEIGHTS", (1.0,)),
+        )
+        self.learner = Learner(model, loss, recipe, device, self.ranks)
+        self.journal = Journal(**state.journal) if state else Journal()
+        if state:
+            self.learner.restore(state.tensors)
+        self.position = Position(self.journal.epochs_done, 0, "loading")
+        """Where this rank is, for whoever watches it from another thread."""
+
+    def epochs(self, on_step: OnStep | None = None) -> Iterator[EpochResult]:
+        """Train the epochs that are left, one a step of the iterator; each is saved before it is yielded.
+
+        TrainingDiverged: the loss was not finite too many times in a row.
+        """
+        while not self.journal.is_finished(self.recipe):
+            epoch = self.journal.epochs_done + 1
+            started = time.perf_counter()
+            torch.manual_seed(_fold(self.plan.seed, epoch, self.ranks.rank))
+            trained = self._train_epoch(epoch, on_step)
+            between = time.perf_counter()
+            self.position = Position(epoch, trained.steps, "validating")
+            confusion = self.validate()
+            ended = time.perf_counter()
+            memory = peak_memory_bytes(self.device)
+            result = EpochResult(trained, confusion, ended - started, ended - between, memory)
+            self._save(result)
+            yield result
+
+    def _train_epoch(self, epoch: int, on_step: OnStep | None) -> StepReport:
+        """Train all steps of an epoch; the last one's report, with the mean loss."""
+        self.learner.begin_epoch()
+        steps, losses, waited = self.sampler.steps_per_epoch, [], 0.0
+        report = StepReport(epoch, 0, steps, nan, nan, 0.0, 0.0, 0)
+        started = time.perf_counter()
+        with closing(self._batches(epoch)) as batches:
+            for step in range(1, steps + 1):
+                self.position = Position(epoch, step, "loading")
+                asked = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - asked
+                self.position = Position(epoch, step, "computing")
+                done = (epoch - 1) * steps + step - 1
+                rate = learning_rate(self.recipe.optimizer, done, self.recipe.epochs, steps)
+                result = self.learner.step(batch, rate, len(self.plan.data.classes))
+                losses += [] if result.skipped else [result.loss]
+                self._count_skips(batch, epoch, step, skipped=result.skipped)
+                seconds = time.perf_counter() - started
+                speed, share = step * self.sampler.batch / seconds, waited / seconds
+                report = StepReport(epoch, step, steps, result.loss, rate, speed, share, step - len(losses))
+                if on_step is not None:
+                    on_step(report)
+        return replace(report, loss=sum(losses) / len(losses) if losses else nan)
+
+    def _batches(self, epoch: int) -> Generator[Batch, None, None]:
+        ranks = self.ranks
+        pin = self.device.type == "cuda"
+        return self.sampler.batches(epoch, rank=ranks.rank, world_size=ranks.world_size, pin=pin)
+
+    def _count_skips(self, batch: Batch, epoch: int, step: int, *, skipped: bool) -> None:
+        self.journal.skips = self.journal.skips + 1 if skipped else 0
+        if self.journal.skips > SKIPS_ALLOWED:
+            names = ", ".join(dict.fromkeys(batch.names))
+            raise TrainingDiverged(
+                f"the loss was not finite in {self.journal.skips} steps in a row, the last in step {step} "
+                f"of epoch {epoch} with {names}; lower --optimizer.lr, or look at these images"
+            )
+
+    def validate(self) -> NDArray[np.int64]:
+        """Confusion matrix of all validation images at their own size, int64 [C, C], the same on every rank.
+
+        Each image is counted on one rank, none twice: no padding, whatever the number of workers.
+        """
+        self.learner.agree()
+        predictor = Predictor(
+            self.learner.judged,
+            self.recipe.tiling,
+            batch=1,
+            device=self.device,
+            precision=self.recipe.precision,
+        )
+        windows = self.validation_pack.windows(
+            self.recipe.frames, first=self.ranks.rank, step=self.ranks.world_size
+        )
+        confusion = count_confusion(predictor, windows, self.statistics, len(self.plan.data.classes))
+        return self.ranks.sum(confusion).cpu().numpy()
+
+    def _save(self, result: EpochResult) -> None:
+        """Best model file first, the state last: killed between the two, the epoch is trained again."""
+        self.journal.history.append(result.row())
+        better = result.miou > self.journal.best_miou
+        if better:
+            self.journal.best_epoch, self.journal.best_miou = result.epoch, result.miou
+            self.journal.best_confusion = result.confusion.tolist()
+        if self.ranks.rank == 0:
+            persistently(partial(self._write, result, better=better), str(self.plan.folder))
+            if self.store:
+                self.store.publish(self.plan.folder, result.epoch)
+        self.ranks.wait()  # nobody goes on from an epoch that is not saved
+
+    def _write(self, result: EpochResult, *, better: bool) -> None:
+        """Write what an epoch changed; may be called again after it failed anywhere."""
+        folder, history = self.plan.folder, self.journal.history
+        self.may_write()
+        if better:
+            save_model(folder / "best.safetensors", self.learner.judged, self.card(result))
+        if self.plan.keeps_epochs and result.epoch in best_epochs(history, self.plan.keep_best):
+            save_model(best_folder(folder) / epoch_name(result.epoch), self.learner.judged, self.card(result))
+        save_state(folder, self.learner, self.journal)
+        if self.plan.keeps_epochs:
+            settle_best(folder, history, self.plan.keep_best)
+
+    def card(self, result: EpochResult) -> ModelCard:
+        """What the model file of this epoch says of itself."""
+        plan, recipe = self.plan, self.recipe
+        return ModelCard(
+            architecture=recipe.model,
+            backbone=recipe.backbone,
+            classes=plan.data.classes,
+            label_map=recipe.label_map,
+            model_options=recipe.model_options,
+            frames=recipe.frames,
+            sequence=recipe.sequence,
+            preprocessing=recipe.preprocessing,
+            statistics=self.statistics,
+            intensities=self.train_pack.intensities(),
+            class_shares=self.train_pack.class_shares(),
+            tiling=recipe.tiling,
+            validation=result.row() | {"confusion": result.confusion.tolist()},
+            provenance={
+                "recipe": recipe_to_dict(recipe),
+                "data_fingerprint": plan.data.fingerprint,
+                "code_version": code_version(),
+                "packages": package_versions(),
+                "seed": plan.seed,
+                "parent": plan.parent,
+            },
+        )
+
+
+def fit_statistics(train: Pack, validation: Pack) -> Statistics:
+    """Statistics of the training images' pixels. RequestError: a validation image has another bit depth."""
+    fitted = train.pooled_statistics()
+    for image in validation.images():
+        if image.statistics.bit_depth != fitted.bit_depth:
+            raise RequestError(
+                f"data: {image.name} has {image.statistics.bit_depth} bits, the training images "
+                f"{fitted.bit_depth}; use --preprocessing.normalisation per_image"
+            )
+    return fitted
+
+
+def find_class_weights(recipe: Recipe, train: Pack) -> tuple[float, ...] | None:
+    """A recipe's class weights, balanced over the training images where it asks for that; None: all alike."""
+    if recipe.class_weights == "median_frequency":
+        return median_frequency_weights(train.class_pixels())
+    return recipe.class_weights or None
+
+
+def count_confusion(
+    predictor: Predictor, windows: Iterable[list[PackedImage]], fitted: Statistics | None, num_classes: int
+) -> Tensor:
+    """Confusion matrix of each window's last image at own size, int64 [C, C] on the predictor's device."""
+    total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=predictor.device)
+    for truth, ids in predict_pieces(predictor, windows, fitted):
+        total += confusion_matrix(truth, ids, num_classes)
+    return total
+
+
+def predict_pieces(
+    predictor: Predictor, windows: Iterable[list[PackedImage]], fitted: Statistics | None
+) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
+    """Truth and prediction of each window's last image, piece by piece: uint8 class ids at its own size.
+
+    Pieces, not images: counted at once, a CPU still has them in its cache.
+    """
+    for window in windows:
+        image = window[-1]
+        assert image.own_mask is not None, "a validation pack holds masks at own size"
+        frames = [(frame.pixels, fitted or frame.statistics) for frame in window]
+        for piece in predictor.predict_share(frames, image.own_size, 0, 1):
+            yield image.own_mask[piece.own], piece.ids
+
+
+def _fold(seed: int, epoch: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])

@@ -1,0 +1,66 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.score import score
+from cluster.session import Session
+from seg.errors import DataWarning, RequestError
+from seg.model_file import load_model, save_model
+from seg.requests import ScoreRequest
+from seg.score.plan import plan_scoring
+from tests.conftest import WriteArchive
+from tests.small import write_model
+
+
+def test_the_job_s_own_process_loads_no_network_library() -> None:
+    """They take 5 s and 140 MiB, and a listing of a million names has 1 GiB."""
+    code = (
+        "import sys, cluster.score, seg.score.summary;"
+        "print(*sys.modules.keys() & {'torchvision', 'torch._dynamo'})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "\n"), found.stderr
+
+
+@pytest.mark.parametrize("place", ["masks/classes.txt", "classes.txt"])
+def test_class_names_behind_a_link_out_of_their_folder_are_not_shown(
+    tmp_path: Path, write_archive: WriteArchive, place: str
+) -> None:
+    root, model = write_archive(), write_model(tmp_path / "model.safetensors")
+    (root / place).unlink(missing_ok=True)
+    (tmp_path / "secret").write_text("root:x:0\n")
+    (root / place).symlink_to(tmp_path / "secret")
+    request = ScoreRequest(archive=str(root), model=model, out=str(tmp_path / "out"), workers=0)
+    with pytest.raises(
+        RequestError, match=rf"{place} is a link out of its folder; put the file itself there$"
+    ):
+        plan_scoring(request)
+
+
+def test_labels_that_are_links_out_of_their_folder_are_counted_as_left_out(
+    tmp_path: Path, write_archive: WriteArchive
+) -> None:
+    root, model = write_archive(sequences=1, frames=2), write_model(tmp_path / "model.safetensors")
+    (root / "masks/s0/1.png").rename(tmp_path / "1.png")
+    (root / "masks/s0/1.png").symlink_to(tmp_path / "1.png")
+    request = ScoreRequest(archive=str(root), model=model, out=str(tmp_path / "out"), workers=0)
+    with pytest.warns(
+        DataWarning, match="labels .*masks: left out: s0/1.png, a link out of the label folder"
+    ):
+        plan = plan_scoring(request)
+    assert (list(plan.labels.names), plan.labels.links) == (["s0/0.png"], 1)
+
+
+@pytest.mark.ray
+def test_a_model_file_of_another_network_is_refused_by_the_first_worker(
+    tmp_path: Path, session: Session, write_archive: WriteArchive
+) -> None:
+    model = write_model(tmp_path / "model.safetensors")
+    network, card = load_model(model)
+    save_model(model, network, replace(card, backbone="resnet34"))
+    request = ScoreRequest(archive=str(write_archive()), model=model, out=str(tmp_path / "out"), workers=1)
+    with pytest.raises(RequestError, match=r"lacks tensor features\..* it is of another architecture"):
+        score(request, session)

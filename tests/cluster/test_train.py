@@ -1,0 +1,218 @@
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cluster.session import Session
+from cluster.train import TrainSummary, train
+from seg.alarms import find_alarms
+from seg.data.images import decode_image
+from seg.data.preprocess import image_statistics
+from seg.errors import STOPPED_EARLY, RequestError
+from seg.model_file import load_model
+from seg.predict.predictor import Predictor
+from seg.recipe import Crops, Preprocessing, Recipe, Tiling
+from seg.recipes import RECIPES
+from seg.requests import TrainRequest
+from seg.train.run_folder import read_run
+from tests.conftest import write_discs
+from tests.small import CLASSES, TINY_WORDS, read_tree, start_job, wait_until
+
+TINY = replace(
+    RECIPES["interferogram-small"],
+    preprocessing=Preprocessing(shrink=1),
+    crops=Crops(size_px=(64, 64), per_image=8, on_object_share=0.5),
+    tiling=Tiling(crop_px=(128, 128), halo_px=16),
+    batch=4,
+    epochs=2,
+    precision="float32",
+)
+TIMES = {"seconds", "validation_seconds", "crops_per_second", "wait_share", "memory_bytes"}
+
+
+Trained = Callable[[int], TrainSummary]
+ONE_AND_TWO = [pytest.param(1, marks=pytest.mark.long), 2]  # one worker costs Ray Train's start once more
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three sequences of two frames of 256 x 288 pixels, and where their packs are kept."""
+    return write_discs(
+        tmp_path_factory.mktemp("training") / "archive", sequences=3, frames=2, size=(256, 288)
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(session: Session, archive: Path) -> Callable[[int], TrainSummary]:
+    """A request on so many workers, trained once."""
+    done: dict[int, TrainSummary] = {}
+
+    def find(workers: int) -> TrainSummary:
+        if workers not in done:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("FRINGE_CACHE", str(archive.parent / "cache"))
+                request = request_for(archive, archive.parent / str(workers), workers=workers)
+                done[workers] = train(request, session)
+        return done[workers]
+
+    return find
+
+
+def request_for(archive: Path, out: Path, *, workers: int = 0, recipe: Recipe = TINY) -> TrainRequest:
+    return TrainRequest(recipe=recipe, data=archive, out=out, workers=workers)
+
+
+def what_is_left(folder: Path) -> tuple[list[dict[str, str]], dict[str, list[float]]]:
+    """A run's history but for its times, and its weights."""
+    rows = list(csv.DictReader((folder / "history.csv").read_text().splitlines()))
+    history = [{name: row[name] for name in row if name not in TIMES} for row in rows]
+    weights = {name: tensor.tolist() for name, tensor in load_file(folder / "best.safetensors").items()}
+    return history, weights
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", ONE_AND_TWO)
+def test_a_training_on_ray_leaves_a_whole_run(trained: Trained, workers: int) -> None:
+    summary = trained(workers)
+    assert summary.exit_code == 0
+    saved = json.loads((summary.folder / "summary.json").read_text())
+    assert saved == json.loads(json.dumps(summary.values))
+    assert saved["recipe"] == "interferogram-small"
+    assert (saved["workers"], saved["epochs_run"], saved["stopped_by"]) == (workers, 2, "finished")
+    assert saved["model_file"] == str(summary.folder / "best.safetensors")
+    assert saved["best_epoch"] in (1, 2)
+    assert saved["images_per_second"] > 0
+    assert saved["seconds"] > 0
+    assert set(saved["iou"]) == set(saved["dice"]) == {"background", "disc"}
+    assert saved["miou"] == pytest.approx(sum(saved["iou"].values()) / 2)
+    assert 0 < saved["pixel_accuracy"] < 1
+    shares = load_model(summary.folder / "best.safetensors")[1].class_shares
+    assert len(shares) == 2
+    assert saved["alarms"] == find_alarms(CLASSES, np.array(saved["confusion"]), trained=shares)
+    names = {path.name for path in summary.folder.iterdir()}
+    pictures = {"curves.png", "confusion.png", "examples.png"}
+    folders = {"last", "tensorboard"}
+    assert names == {"best.safetensors", "history.csv", "summary.json", "run.json", *folders, *pictures}
+    assert [row["epoch"] for row in what_is_left(summary.folder)[0]] == ["1", "2"]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", ONE_AND_TWO)
+def test_the_model_file_counts_what_its_summary_says(trained: Trained, archive: Path, workers: int) -> None:
+    summary = trained(workers).values
+    model, card = load_model(Path(summary["model_file"]))
+    predictor = Predictor(model, card.tiling, batch=1, device=torch.device("cpu"))
+    run = json.loads((trained(workers).folder / "run.json").read_text())
+    total = np.zeros((2, 2), int)
+    for name in run["validation"]:
+        pixels = decode_image((archive / "images" / name).read_bytes())
+        truth = cv2.imread(str(archive / "masks" / name), cv2.IMREAD_UNCHANGED)
+        ids = predictor.predict(pixels, image_statistics(pixels), pixels.shape[:2]).ids.numpy()
+        total += [[np.count_nonzero((truth == t) & (ids == p)) for p in range(2)] for t in range(2)]
+    assert len(run["validation"]) == 2  # one sequence of three
+    assert total.tolist() == summary["confusion"] == card.validation["confusion"]
+    assert card.provenance["parent"] == str(workers)  # the run's folder
+
+
+@pytest.mark.ray
+def test_the_same_request_again_is_finished_at_once(trained: Trained, archive: Path, idle: Session) -> None:
+    folder = trained(2).folder
+    before = read_tree(folder)
+    again = train(request_for(archive, folder, workers=2), idle)
+    assert not idle.connected
+    assert again.values == trained(2).values
+    after = read_tree(folder)
+    drawn_anew = {name for name in before | after if name == "curves.png" or name.startswith("tensorboard/")}
+    assert {name: after[name] for name in after.keys() - drawn_anew} == {
+        name: before[name] for name in before.keys() - drawn_anew
+    }
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_what_is_wrong_for_a_worker_arrives_as_its_own_sentence(
+    session: Session, archive: Path, tmp_path: Path
+) -> None:
+    few = replace(TINY, crops=replace(TINY.crops, per_image=1))
+    request = replace(request_for(archive, tmp_path / "run", workers=2, recipe=few), limit=1)
+    with pytest.raises(RequestError, match=r"^2 workers share a batch of 1 crops; lower --workers$"):
+        train(request, session)
+
+
+def test_a_run_whose_last_line_was_not_written_gets_it(archive: Path, tmp_path: Path, idle: Session) -> None:
+    whole = train(request_for(archive, tmp_path / "run"), idle)
+    history = (whole.folder / "history.csv").read_bytes()
+    # what a kill -9 between the last epoch's state and its line leaves
+    (whole.folder / "history.csv").write_bytes(b"".join(history.splitlines(keepends=True)[:-1]))
+    (whole.folder / "summary.json").unlink()
+    train(request_for(archive, tmp_path / "run"), idle)
+    assert (whole.folder / "history.csv").read_bytes() == history
+
+
+def finish(*words: object, **variables: object) -> None:
+    with start_job("train", *words, **variables) as job:
+        _, errors = job.communicate()
+    assert job.returncode == 0, errors
+
+
+def kill_after_an_epoch(
+    folder: Path, kill: Callable[[Any], None], *words: object, **variables: object
+) -> Any:
+    """Start a training, end it once its first epoch is saved; the job, which had epochs left."""
+    with start_job("train", *words, **variables) as job:
+        saved = lambda: (folder / "history.csv").exists() or job.poll() is not None  # noqa: E731
+        wait_until(saved, "an epoch", within_s=120)
+        kill(job)
+        job.communicate()
+    return job
+
+
+# 20: workers that outlive their killed driver for some seconds must not finish the run meanwhile
+@pytest.mark.parametrize(
+    ("workers", "epochs"),
+    [
+        pytest.param(0, 4, marks=pytest.mark.long),
+        pytest.param(2, 20, marks=[pytest.mark.long, pytest.mark.ray]),
+    ],
+)
+def test_a_killed_training_resumes_to_the_same_bits(
+    archive: Path, tmp_path: Path, workers: int, epochs: int
+) -> None:
+    words = (*TINY_WORDS, "--data", archive, "--workers", workers, "--epochs", epochs)
+    variables = {"RAY_ADDRESS": "local", "FRINGE_CACHE": archive.parent / "cache"}
+    finish(*words, "--out", tmp_path / "whole", **variables)
+    words = (*words, "--out", tmp_path / "parts")
+    job = kill_after_an_epoch(tmp_path / "parts", lambda job: job.kill(), *words, **variables)
+    assert job.returncode == -signal.SIGKILL
+    journal = read_run(tmp_path / "parts")
+    assert journal is not None
+    assert journal.epochs_done < epochs
+    finish(*words, **variables)
+    assert what_is_left(tmp_path / "parts") == what_is_left(tmp_path / "whole")
+    summaries = [json.loads((tmp_path / out / "summary.json").read_text()) for out in ("parts", "whole")]
+    for summary in summaries:
+        del summary["seconds"], summary["images_per_second"], summary["model_file"]
+    assert summaries[0] == summaries[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_training_is_exit_code_4_and_says_how_far_it_came(
+    archive: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    words = (*TINY_WORDS, "--data", archive, "--workers", 0, "--epochs", 500, "--out", tmp_path / "run")
+    variables = {"FRINGE_CACHE": archive.parent / "cache"}
+    job = kill_after_an_epoch(tmp_path / "run", lambda job: os.kill(job.pid, number), *words, **variables)
+    assert job.returncode == STOPPED_EARLY
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["stopped_by"] == "interrupt"
+    assert 0 < summary["epochs_run"] < 500

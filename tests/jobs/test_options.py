@@ -1,0 +1,51 @@
+import platform
+from pathlib import Path
+
+import pytest
+
+from cluster.session import Session
+from jobs.options import run_recipe_job
+from jobs.train import Args
+from seg.predict.predictor import has_fast_bf16
+
+SAID = "precision: float32, as this CPU has no instructions for bf16, the recipe's\n"
+
+
+@pytest.mark.parametrize(
+    ("fast", "words", "precision", "said"),
+    [
+        (True, (), "bf16", ""),
+        (False, (), "float32", SAID),
+        (False, ("camvid-unet",), "float32", SAID),
+        (False, ("--precision", "bf16"), "bf16", ""),
+        (False, ("--precision", "float32"), "float32", ""),
+        (False, ("--precision", "fp16"), "fp16", ""),
+    ],
+)
+def test_a_cpu_without_bf16_computes_in_float32_unless_it_is_asked_for(
+    fast: bool,
+    words: tuple[str, ...],
+    precision: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("seg.predict.predictor.has_fast_bf16", lambda: fast)
+    found: list[Args] = []
+
+    def job(args: Args, session: Session) -> int:
+        assert session.gpus_possible == 0
+        found.append(args)
+        return 0
+
+    assert run_recipe_job("train", Args, [*words, "--workers", "0", "--batch", "6"], job) == 0
+    (args,) = found
+    assert (args.recipe.precision, args.recipe.batch) == (precision, 6)
+    assert capfd.readouterr().err == said
+
+
+def test_torch_takes_bf16_for_fast_where_the_cpu_has_avx_512() -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip(f"{platform.machine()} has other instructions")
+    flags = set(Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split())
+    assert has_fast_bf16() == ({"avx512vl", "avx512bw", "avx512dq"} <= flags or "avx_ne_convert" in flags)

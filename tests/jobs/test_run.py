@@ -1,0 +1,115 @@
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from jobs.run import parse_words, run_job
+from seg.errors import DamagedFile, RequestError
+from seg.requests import ScoreRequest
+from tests.small import ROOT, wait_until
+
+
+def fail(error: BaseException) -> int:
+    raise error
+
+
+@pytest.fixture(autouse=True)
+def own_signals_and_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.parametrize("code", [0, 3, 4])
+def test_a_job_that_returns_keeps_its_exit_code(code: int, tmp_path: Path) -> None:
+    assert run_job("score", lambda: code) == code
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_request_is_2_and_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_job("score", lambda: fail(RequestError("archive x is no folder; give one"))) == 2
+    assert capsys.readouterr().err == "score: archive x is no folder; give one\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_file_of_ours_is_1_and_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_job("report", lambda: fail(DamagedFile("x.parquet is damaged (...); score again"))) == 1
+    assert capsys.readouterr().err == "report: x.parquet is damaged (...); score again\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_is_4(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_job("train", lambda: fail(KeyboardInterrupt())) == 4
+    assert capsys.readouterr().err == "train: stopped; the same command goes on from here\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        (RuntimeError("long story\n  in lines\nCUDA out of memory\n"), "RuntimeError: CUDA out of memory"),
+        (AssertionError(), "AssertionError: "),
+    ],
+)
+def test_our_failure_is_1_one_line_on_screen_and_a_traceback_in_a_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, error: Exception, cause: str
+) -> None:
+    assert run_job("tune", lambda: fail(error)) == 1
+    (log,) = tmp_path.iterdir()
+    assert capsys.readouterr().err == f"tune: failed: {cause} (traceback: {log})\n"
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert "in fail" in log.read_text()
+
+
+def test_an_error_s_log_repeats_no_name_raw(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_job("score", lambda: fail(OSError(5, "cut", "a\x1b[2J\udcff.png"))) == 1
+    (log,) = tmp_path.iterdir()
+    for text in (log.read_text(), capsys.readouterr().err):
+        assert r"a\x1b[2J\udcff.png" in text
+        assert "\x1b" not in text
+
+
+def test_a_usage_error_repeats_no_word_raw(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse_words(ScoreRequest, ["a", "b\x1b[2J.png", "--modle\x9b"])
+    text = capsys.readouterr().err
+    assert r"b\x1b[2J.png" in text
+    assert "\x1b" not in text
+    assert "\x9b" not in text
+
+
+def test_a_usage_error_keeps_its_own_exit() -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_job("score", lambda: fail(SystemExit(2)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_job_with_4_through_its_own_clean_up(tmp_path: Path, number: signal.Signals) -> None:
+    program = (
+        "import pathlib, signal, sys\n"
+        "from jobs.run import run_job\n"
+        "def work():\n"
+        "    try:\n"
+        "        pathlib.Path('begun').touch()\n"
+        "        while True: signal.pause()\n"
+        "    finally:\n"
+        "        pathlib.Path('cleaned').touch()\n"
+        "sys.exit(run_job('score', work))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as job:
+        wait_until((tmp_path / "begun").exists, "the job")
+        job.send_signal(number)
+        _, errors = job.communicate()
+    assert job.returncode == 4
+    assert errors == "score: stopped; the same command goes on from here\n"
+    assert (tmp_path / "cleaned").exists()

@@ -1,0 +1,291 @@
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from seg.errors import RequestError
+from seg.model_file import load_model
+from seg.pack.pack import Pack
+from seg.pack.training_data import open_training_data
+from seg.predict.predictor import Predictor
+from seg.recipe import Optimizer, Preprocessing
+from seg.train.run_folder import read_run, run_identity, run_name, training_summary, write_history
+from seg.train.state import state_file
+from seg.train.training import (
+    Training,
+    TrainingPlan,
+    count_confusion,
+    fit_statistics,
+)
+from tests.conftest import WriteArchive
+from tests.small import TINY, open_plan
+
+CPU = torch.device("cpu")
+MakePlan = Callable[..., TrainingPlan]
+TIMES = {"seconds", "validation_seconds", "crops_per_second", "wait_share", "memory_bytes"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As each of two processes has, so that sums have one order; and CI's cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_plan(write_archive: WriteArchive, tmp_path: Path) -> MakePlan:
+    root = write_archive(sequences=3, frames=2)
+
+    def make(folder: str = "run", **changes: Any) -> TrainingPlan:
+        return open_plan(root, tmp_path / folder, **changes)
+
+    return make
+
+
+def what_is_left(
+    folder: Path,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[dict[str, Any]], list[Any]]:
+    """All that a run leaves but its times: state, best weights, history, the best epoch."""
+    journal = read_run(folder)
+    assert journal is not None
+    history = [{name: row[name] for name in row if name not in TIMES} for row in journal.history]
+    best = [journal.best_epoch, journal.best_miou, journal.best_confusion]
+    return load_file(state_file(folder)), load_file(folder / "best.safetensors"), history, best
+
+
+@pytest.mark.parametrize(
+    ("precision", "optimizer"), [("float32", "adamw"), ("bf16", "adamw"), ("float32", "sgd")]
+)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    make_plan: MakePlan, precision: str, optimizer: str
+) -> None:
+    changes = {"precision": precision, "optimizer": Optimizer(name=optimizer, lr=3e-3)}  # type: ignore[arg-type]
+    whole, parts = make_plan("whole", **changes), make_plan("parts", **changes)
+    assert [result.epoch for result in Training(whole, CPU).epochs()] == [1, 2]
+    assert next(Training(parts, CPU).epochs()).epoch == 1  # and the process ends here
+    assert [result.epoch for result in Training(parts, CPU).epochs()] == [2]
+    assert not list(Training(parts, CPU).epochs())
+    expected, found = what_is_left(whole.folder), what_is_left(parts.folder)
+    for wanted, tensors in zip(expected[:2], found[:2], strict=True):
+        assert tensors.keys() == wanted.keys()
+        assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+    assert found[2:] == expected[2:]
+
+
+def test_the_loss_falls_and_the_model_file_scores_what_the_journal_says(make_plan: MakePlan) -> None:
+    plan = make_plan(epochs=3, crops=replace(TINY.crops, per_image=6))
+    results = list(Training(plan, CPU).epochs())
+    assert results[-1].loss < results[0].loss / 2
+    journal = read_run(plan.folder)
+    assert journal is not None
+    assert journal.best_miou == max(result.miou for result in results) > 0.6
+    model, card = load_model(plan.folder / "best.safetensors")
+    training = Training(plan, CPU)
+    predictor = Predictor(model, card.tiling, batch=1, device=CPU)
+    pack = training.validation_pack
+    confusion = count_confusion(predictor, pack.windows(1), card.statistics, len(card.classes))
+    assert confusion.tolist() == journal.best_confusion == card.validation["confusion"]
+    counted = sum(int((np.asarray(row.own_mask) != 255).sum()) for row in pack.images())
+    assert int(confusion.sum()) == counted
+    assert card.provenance["data_fingerprint"] == plan.data.fingerprint
+    assert (card.provenance["seed"], card.provenance["parent"]) == (1, "test")
+    pixels = np.zeros(256, np.int64)
+    for sample in plan.data.split.train:
+        pixels += np.bincount(np.asarray(Image.open(str(sample.label))).ravel(), minlength=256)
+    assert card.class_shares == tuple((pixels[:2] / pixels[:2].sum()).tolist())
+
+
+def test_the_folder_tells_the_run(make_plan: MakePlan) -> None:
+    plan = make_plan(epochs=1)
+    steps: list[tuple[int, int]] = []
+    list(Training(plan, CPU).epochs(lambda report: steps.append((report.epoch, report.step))))
+    assert steps == [(1, 1), (1, 2), (1, 3)]
+    journal = read_run(plan.folder)
+    assert journal is not None
+    write_history(plan.folder, journal)
+    rows = list(csv.DictReader((plan.folder / "history.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1"]
+    assert (plan.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal)
+    assert summary["confusion"] == journal.best_confusion
+    assert summary["miou"] == journal.best_miou
+    assert set(summary["iou"]) == {"background", "disc"}
+    assert summary["epochs_run"] == summary["best_epoch"] == 1
+    assert Path(summary["model_file"]).is_file()
+    journal.best_confusion = [[9, 0], [3, 0]]
+    alarms = training_summary(plan.folder, plan.recipe, plan.data.classes, journal, (0.1, 0.9))["alarms"]
+    assert alarms == [
+        "the model predicts no pixel of: disc (3 in the labels)",
+        "0 % of pixels are disc, 90 % in training",
+    ]
+
+
+def test_the_seed_decides_the_weights(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    one, same, other = (
+        Training(replace(plan, seed=seed), CPU).learner.model.state_dict() for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["score.weight"], other["score.weight"])
+
+
+def test_statistics_and_intensities_are_the_training_images_and_travel_in_the_model_file(
+    make_plan: MakePlan,
+) -> None:
+    plan = make_plan(preprocessing=Preprocessing(normalisation="fitted"), epochs=1)
+    training = Training(plan, CPU)
+    list(training.epochs())
+    pixels = np.concatenate([row.pixels.ravel() for row in training.train_pack.images()]).astype(np.float64)
+    _, card = load_model(plan.folder / "best.safetensors")
+    assert card.statistics is not None
+    assert card.statistics.mean[0] == pytest.approx(pixels.mean(), rel=1e-12)
+    assert card.statistics.std[0] == pytest.approx(pixels.std(), rel=1e-9)
+    means = [row.pixels.mean() for row in training.train_pack.images()]  # nothing is done to these images
+    (span,) = card.intensities
+    assert (span.bit_depth, span.lowest_mean, span.highest_mean) == (8, min(means), max(means))
+
+
+def test_fitted_statistics_refuse_validation_images_of_another_depth(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    sample = plan.data.split.validation[0]
+    Image.fromarray(np.asarray(Image.open(sample.image)).astype(np.uint16)).save(sample.image)
+    training = Training(replace(plan, data=replace(plan.data, fingerprint="changed")), CPU)
+    with pytest.raises(RequestError, match=f"{sample.name} has 16 bits, the training images 8"):
+        fit_statistics(training.train_pack, training.validation_pack)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"seed": -1}, "--seed is -1; give 0 or more"),
+        ({"limit": 0}, "--limit is 0; give 1 or more"),
+        ({"recipe": replace(TINY, dataset="plane")}, "unknown dataset 'plane'; did you mean plain"),
+    ],
+)
+def test_data_that_cannot_be_opened_as_asked_is_refused(
+    write_archive: WriteArchive, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(RequestError, match=text):
+        open_training_data(write_archive(), **({"recipe": TINY, "seed": 0} | changes))
+
+
+# two processes
+
+
+STEADY: dict[str, Any] = {"batch_norm": "frozen", "loss": "cross_entropy", "class_weights": (1.0, 4.0)}
+"""Without batch norm's batches, a step over ranks is the step of one: cross entropy of the same crops."""
+
+
+def describe(training: Training) -> dict[str, Any]:
+    """What a training of an epoch ended with; its weights are in its folder."""
+    result = next(training.epochs())
+    again = training.validate().tolist()
+    return {"loss": result.loss, "confusion": result.confusion.tolist(), "again": again}
+
+
+def run_rank(rank: int, plans: dict[str, TrainingPlan], untrained: TrainingPlan, meeting: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    answer = {"validated": Training(untrained, CPU).validate().tolist()}
+    answer |= {name: describe(Training(plan, CPU)) for name, plan in plans.items()}
+    meeting.with_name(f"rank{rank}.json").write_text(json.dumps(answer))
+    dist.destroy_process_group()
+
+
+def ignore_most_of_every_other_mask(root: Path) -> None:
+    """So that ranks count differently many pixels."""
+    for file in sorted((root / "masks").rglob("*.png"))[::2]:
+        mask = np.where(np.arange(96) < 60, np.asarray(Image.open(file)), 255)
+        Image.fromarray(mask.astype(np.uint8)).save(file)
+
+
+def test_two_processes_agree_with_one(
+    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignore_most_of_every_other_mask(tmp_path / "archive")
+    plans = {
+        "steady": make_plan("steady", epochs=1, batch=5, accumulate=2, ema_decay=0.9, **STEADY),
+        "as it is": make_plan("as it is", epochs=1, loss="cross_entropy+dice"),
+    }
+    alone = {
+        name: describe(Training(replace(plan, folder=tmp_path / "alone" / name), CPU))
+        for name, plan in plans.items()
+    }
+    untrained = make_plan("untrained")
+    validated = Training(untrained, CPU).validate().tolist()
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    torch.multiprocessing.spawn(run_rank, (plans, untrained, tmp_path / "meeting"), nprocs=2)
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    assert ranks[0] == ranks[1]
+    assert ranks[0]["validated"] == validated  # every image once, whoever counts it
+    assert ranks[0]["steady"]["loss"] == pytest.approx(alone["steady"]["loss"], rel=1e-5)
+    folders = (tmp_path / "alone" / "steady", plans["steady"].folder)
+    expected, found = (load_file(state_file(folder)) for folder in folders)
+    assert found.keys() == expected.keys()
+    for part in (part for part in expected if part.startswith(("model", "average"))):
+        assert torch.allclose(found[part], expected[part], atol=1e-5, rtol=0), part
+    assert ranks[0]["as it is"]["confusion"] == ranks[0]["as it is"]["again"]
+
+
+def test_a_pack_has_what_the_validation_of_each_rank_needs(make_plan: MakePlan) -> None:
+    training = Training(make_plan(), CPU)
+    assert isinstance(training.validation_pack, Pack)
+    assert all(row.own_mask is not None for row in training.validation_pack.images())
+    assert all(row.own_mask is None for row in training.train_pack.images())
+
+
+def test_an_identity_is_the_same_for_the_same_request(make_plan: MakePlan) -> None:
+    one, other = make_plan(), make_plan("elsewhere")
+    assert run_identity(one.recipe, one.data, 1) == run_identity(other.recipe, other.data, 1)
+
+
+def test_the_reader_is_part_of_the_identity_where_the_data_hold_a_tiff(make_plan: MakePlan) -> None:
+    plan = make_plan()
+    plain = run_identity(plan.recipe, plan.data, 1)
+    assert "reader" not in plain  # else a finished run of PNGs would not be found again
+    first, *others = plan.data.split.validation
+    pages = replace(plan.data.split, validation=(replace(first, name="s/a.TIF#1"), *others))
+    for data in (replace(plan.data, split=pages), replace(plan.data, sequences={"s": (("s/b.tiff", None),)})):
+        identity = run_identity(plan.recipe, data, 1)
+        assert identity["reader"] == 2
+        assert run_name(identity) != run_name(plain)
+
+
+def test_patience_ends_a_run_and_a_resumed_one_at_the_same_epoch(make_plan: MakePlan) -> None:
+    plan = make_plan(
+        epochs=9, patience=2, optimizer=Optimizer(lr=1e-12)
+    )  # nothing gets better after the first
+    first = Training(plan, CPU)
+    next(first.epochs())
+    assert [result.epoch for result in Training(plan, CPU).epochs()] == [2, 3]
+    assert not list(Training(plan, CPU).epochs())
+    journal = Training(plan, CPU).journal
+    assert (journal.epochs_done, journal.best_epoch) == (3, 1)
+    assert journal.is_finished(plan.recipe)
+
+
+def test_balanced_class_weights_are_those_of_the_training_masks(make_plan: MakePlan) -> None:
+    plan = make_plan(epochs=1, class_weights="median_frequency")
+    training = Training(plan, CPU)
+    masks = [np.asarray(Image.open(sample.label)) for sample in plan.data.split.train if sample.label]
+    counts = np.array([[np.count_nonzero(mask == k) for k in range(2)] for mask in masks])
+    shares = counts.sum(0) / counts.sum()
+    assert training.learner.loss.class_weights == pytest.approx(tuple(np.median(shares) / shares))
+
+
+def test_outputs_count_as_the_recipe_says(make_plan: MakePlan) -> None:
+    assert Training(make_plan(model="icnet"), CPU).learner.loss.output_weights == (1.0, 1.0, 0.4)
+    again = make_plan(model="icnet", output_weights=(1.0, 0.5, 0.25))
+    assert Training(again, CPU).learner.loss.output_weights == (1.0, 0.5, 0.25)
