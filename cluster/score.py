@@ -25,7 +25,7 @@ from seg.score.predict import ImageScorer
 from seg.score.queue import ScoreQueue, Task, find_runs
 from seg.score.read import ScorerSettings
 from seg.score.rehearsal import Power, intensity_warning
-from seg.score.screen import Rehearsal, Screen
+from seg.score.screen import Rehearsal, Screen, Tell
 from seg.score.summary import Command, ScoreSummary, count_strangers, is_read_only, look_back, summarise
 from seg.storage import Place
 from seg.train.run_folder import check_folder, holding
@@ -109,13 +109,19 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     with holding(plan.out, plan.identity, what="scoring", older_reader=True) as lock:
         plan = settle_folder(plan, exports=request.export is not None)
         folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)
-        command = Command(
-            folder.skipped, Screen(folder, workplace.workers, workplace.limits.image_s), changed=len(again)
-        )
+        open_metrics = _open_metrics if workplace.workers else None
+        screen = Screen(folder, workplace.workers, workplace.limits.image_s, open_metrics)
+        command = Command(folder.skipped, screen, changed=len(again))
         with _summarised(folder, command):
             if folder.num_left:
                 command.stopped_by = _score_left(folder, request, workplace, command)
     return ScoreSummary(plan.out, command.values)
+
+
+def _open_metrics(title: str) -> Tell:
+    from cluster.prometheus import ScoreMetrics  # here: it loads ray, which a scoring in this process lacks
+
+    return ScoreMetrics(title).update
 
 
 @contextmanager

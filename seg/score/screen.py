@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seg.data.images import split_page
 from seg.errors import StoppedBy
@@ -11,21 +11,30 @@ from seg.progress import live_view
 from seg.score.folder import ScoreFolder
 from seg.score.progress import Earlier, ScoringProgress
 from seg.score.rehearsal import Power, Rest, choose_rehearsal, tell_ready
-from seg.score.status import EVERY_S, StatusWriter
-
-if TYPE_CHECKING:
-    from cluster.prometheus import ScoreMetrics
+from seg.score.status import EVERY_S, ScoringStatus, StatusWriter
 
 METRICS_EVERY_S = 1.0
+
+Tell = Callable[[ScoringStatus], None]
+"""Takes what there is to tell, about once a second."""
 
 
 class Screen:
     """Shows a scoring as its rows arrive."""
 
-    def __init__(self, folder: ScoreFolder, workers: int, image_limit_s: float | None) -> None:
-        """A status.json that says "starting" is written at once; as of `Workplace`."""
+    def __init__(
+        self,
+        folder: ScoreFolder,
+        workers: int,
+        image_limit_s: float | None,
+        open_metrics: Callable[[str], Tell] | None = None,
+    ) -> None:
+        """A status.json that says "starting" is written at once.
+
+        open_metrics: who else is told, from the first image on; gets the scoring's title.
+        """
         plan, ledger = folder.plan, folder.ledger
-        self.folder, self.on_ray = folder, workers > 0
+        self.folder, self._open_metrics = folder, open_metrics
         self.progress = ScoringProgress(
             plan.asked,
             plan.card.classes,
@@ -43,7 +52,7 @@ class Screen:
         self._writer = StatusWriter(plan.out, folder.check_owner)
         self._writer.write(self.progress, at_once=True)
         self._show: Callable[[], None] = lambda: None
-        self._metrics: ScoreMetrics | None = None
+        self._tell: Tell | None = None
         self._told_s, self._finishing = 0.0, False
 
     @contextmanager
@@ -56,10 +65,8 @@ class Screen:
         """A worker has loaded its model: images are handed out from now on."""
         self.progress.begin()
         self._writer.write(self.progress, at_once=True)
-        if self.on_ray:
-            from cluster.prometheus import ScoreMetrics
-
-            self._metrics = ScoreMetrics(self.progress.title)
+        if self._open_metrics:
+            self._tell = self._open_metrics(self.progress.title)
 
     def look(self, source: Any, rows: list[dict[str, Any]]) -> None:
         """Show what is new; to be called about once a second, also without a row."""
@@ -70,9 +77,9 @@ class Screen:
         self.folder.ledger.commit_due()
         self._show()
         self._writer.write(self.progress)
-        if self._metrics and time.monotonic() - self._told_s >= METRICS_EVERY_S:
+        if self._tell and time.monotonic() - self._told_s >= METRICS_EVERY_S:
             self._told_s = time.monotonic()
-            self._metrics.update(self.progress.status())
+            self._tell(self.progress.status())
 
     def end(self, stopped_by: StoppedBy, cause: str) -> None:
         """It is over."""
