@@ -32,6 +32,7 @@ from seg.errors import RequestError
 from seg.files import read_json, write_json
 from seg.losses import build_loss
 from seg.models.build import build, takes_frames
+from seg.plots import load_plotting
 from seg.recipe import Recipe
 from seg.run_folder import check_folder, read_run, run_identity, run_name, training_summary, write_history
 from seg.run_pictures import draw_confusion, draw_examples
@@ -212,6 +213,7 @@ def _draw(plan: TrainingPlan, journal: Journal) -> None:
 def _train_pending(
     plan: TrainingPlan, settings: WorkerSettings | None, session: Session, tracking: Tracking
 ) -> StoppedBy:
+    load_plotting()
     reader = BoardReader(plan, tracking.send)
     if settings is not None:
         session.start()
