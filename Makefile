@@ -42,7 +42,7 @@ fix: setup
 
 # Two files at a time, each test on one core: half of the tests' time is waiting for processes to start.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The long kills, minutes each.
 faults: setup

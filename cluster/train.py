@@ -13,6 +13,7 @@ from cluster.session import Session
 from cluster.train_workers import WorkerSettings, fit_workers, train_epochs
 from cluster.watching import watch_here, watch_thread
 from seg.errors import EXIT_CODES, RequestError, StoppedBy
+from seg.figures.plots import load_plotting
 from seg.files import read_json, write_json
 from seg.models.build import build, takes_frames
 from seg.pack.crops import CropSampler
@@ -217,6 +218,7 @@ def _draw(plan: TrainingPlan, journal: Journal) -> None:
 def _train_pending(
     plan: TrainingPlan, settings: WorkerSettings | None, session: Session, tracking: Tracking
 ) -> StoppedBy:
+    load_plotting()
     reader = BoardReader(plan, tracking.send)
     if settings is not None:
         session.start()

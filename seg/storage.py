@@ -209,7 +209,11 @@ class Place:
             return
 
     def _infos(self, path: str, *, recursive: bool) -> list[FileInfo]:
-        return self.filesystem.get_file_info(FileSelector(path, recursive=recursive, allow_not_found=True))
+        selector = FileSelector(path, recursive=recursive, allow_not_found=True)
+        try:
+            return self.filesystem.get_file_info(selector)
+        except FileNotFoundError:  # pyarrow opened no folder, and found one when it looked why: it is new
+            return self.filesystem.get_file_info(selector)
 
     def _walk_store(self) -> Iterator[tuple[str, int, int]]:
         """A request lists a thousand objects, of all folders below; one folder of ours at a time is held."""

@@ -18,6 +18,13 @@ settings.load_profile("fringe")
 # ignored in what a script starts with `&` and in pytest-xdist's workers, and then in all that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start Ray come first: of two files at a time, no long one is left alone at the end."""
+    start_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in start_ray)
+
+
 SHARED = Path(__file__).parents[1] / "../shared/data"
 
 WriteArchive = Callable[..., Path]

@@ -198,6 +198,14 @@ class Example:
         return wrong / counted if counted else float("nan")
 
 
+def load_plotting() -> None:
+    """Import the plotting library ahead of work that Ctrl-C ends: half imported, it draws nothing more."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import matplotlib.font_manager
+    import matplotlib.ticker  # noqa: F401
+
+
 def plot_curves(path: Path, history: list[dict[str, Any]]) -> None:
     """Training loss and validation mIoU by epoch, as a PNG; the best epoch is marked.
 

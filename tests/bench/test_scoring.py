@@ -81,7 +81,8 @@ def test_names_are_images_of_their_own(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_memory_is_that_of_the_process_at_its_highest_and_it_is_stopped_when_asked() -> None:
-    code = "import signal; held = b'x' * (300 << 20); del held; signal.pause()"
+    # not signal.pause(): a signal that comes just before it would never be seen
+    code = "import time; held = b'x' * (300 << 20); del held; exec('while True: time.sleep(0.01)')"
     watch = MemoryWatch()
     watch.stop = lambda: watch.driver > 300
     job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

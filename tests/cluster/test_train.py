@@ -2,6 +2,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from seg.recipes import RECIPES
 from seg.requests import TrainRequest
 from seg.train.run_folder import read_run
 from tests.conftest import write_discs
-from tests.small import CLASSES, TINY_WORDS, read_tree, start_job, wait_until
+from tests.small import CLASSES, ROOT, TINY_WORDS, read_tree, start_job, wait_until
 
 TINY = replace(
     RECIPES["interferogram-small"],
@@ -175,6 +177,36 @@ def kill_after_an_epoch(
         kill(job)
         job.communicate()
     return job
+
+
+INTERRUPTED_IMPORT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class CtrlC(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "matplotlib.cm":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, CtrlC())
+from jobs.train import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_while_the_plotting_library_loads_is_exit_code_4(archive: Path, tmp_path: Path) -> None:
+    """Half loaded, it could not be loaded again to draw what had come until then."""
+    words = (*TINY_WORDS, "--data", archive, "--workers", 0, "--epochs", 2, "--out", tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT, *map(str, words)],
+        env=os.environ | {"FRINGE_CACHE": str(archive.parent / "cache")},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == STOPPED_EARLY, done.stderr
 
 
 # 20: workers that outlive their killed driver for some seconds must not finish the run meanwhile
