@@ -35,7 +35,7 @@ def test_every_module_of_seg_imports_without_ray_and_extras() -> None:
         ("seg", ["torch", "numpy", "cv2", "tyro"]),
         ("seg.errors", ["torch", "numpy", "cv2", "tyro"]),
         ("seg.recipes", ["torch", "cv2", "matplotlib", "rich.progress"]),  # --help answers in under 1 s
-        ("seg.pack.training_data", ["torch", "matplotlib"]),
+        ("seg.pack.training_data", ["matplotlib", "pandas"]),
         ("seg.train.training", ["matplotlib", "pandas"]),
         ("seg.model_file", ["matplotlib", "ray"]),
     ],
