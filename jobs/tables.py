@@ -1,20 +1,15 @@
 """The figures of a summary as a table on the screen, plain where it is no terminal."""
 
 from collections.abc import Iterable, Sequence
-from math import isnan
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from seg.errors import ENDINGS
+from seg.progress import ratio
 from seg.report.comparison import Comparison, Difference
 from seg.screen import open_console, say
-
-ENDINGS = {
-    "finished": "finished",
-    "interrupt": "stopped before the end, the same command goes on from here",
-    "deadline": "stopped at the deadline, the same command goes on from here",
-}
 
 
 def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None:
@@ -27,9 +22,9 @@ def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None
             table.add_column(heading, justify="right")
         truth = [sum(row) for row in summary["confusion"]]
         for name, pixels in zip(summary["classes"], truth, strict=True):
-            table.add_row(name, _ratio(summary["iou"][name]), _ratio(summary["dice"][name]), f"{pixels:,}")
+            table.add_row(name, ratio(summary["iou"][name]), ratio(summary["dice"][name]), f"{pixels:,}")
         console.print(table)
-        console.print(f"mIoU {_ratio(summary['miou'])}  pixel accuracy {_ratio(summary['pixel_accuracy'])}")
+        console.print(f"mIoU {ratio(summary['miou'])}  pixel accuracy {ratio(summary['pixel_accuracy'])}")
     print_alarms(job, summary.get("alarms", ()))
     if "images_found" in summary:
         console.print(
@@ -55,7 +50,7 @@ def print_leaderboard(rows: list[dict[str, Any]], searched: Sequence[str], shown
     for heading in ("trial", "mIoU", "epochs", "status", *(name.rpartition(".")[2] for name in searched)):
         table.add_column(heading)
     for row in rows[:shown]:
-        numbers = _ratio(row["miou"]), str(row["epochs"])
+        numbers = ratio(row["miou"]), str(row["epochs"])
         table.add_row(row["trial"], *numbers, row["status"], *(_setting(row[name]) for name in searched))
     console = open_console(soft_wrap=True)
     console.print(table)
@@ -68,10 +63,6 @@ def _setting(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _ratio(value: float | None) -> str:
-    return "-" if value is None or isnan(value) else f"{value:.4f}"
-
-
 def print_differences(comparison: Comparison) -> None:
     """Print IoU by class in both scorings, their difference with its interval, then how many images."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -79,7 +70,7 @@ def print_differences(comparison: Comparison) -> None:
     for heading in ("A", "B", "B - A", "95 % interval"):
         table.add_column(heading, justify="right")
     for row in (*comparison.classes, comparison.miou):
-        table.add_row(row.name, _signed(row.a), _signed(row.b), _signed(row.change, "+"), _interval(row))
+        table.add_row(row.name, ratio(row.a), ratio(row.b), ratio(row.change, sign="+"), _interval(row))
     console = open_console(soft_wrap=True)
     console.print(table)
     console.print(
@@ -89,8 +80,4 @@ def print_differences(comparison: Comparison) -> None:
 
 
 def _interval(row: Difference) -> str:
-    return f"{_signed(row.interval.low, '+')} to {_signed(row.interval.high, '+')}"
-
-
-def _signed(value: float, sign: str = "") -> str:
-    return "-" if isnan(value) else f"{value:{sign}.4f}"
+    return f"{ratio(row.interval.low, sign='+')} to {ratio(row.interval.high, sign='+')}"

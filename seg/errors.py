@@ -104,3 +104,11 @@ EXIT_CODES: dict[str, int] = {
     StoppedBy.INTERRUPT: STOPPED_EARLY,
     StoppedBy.ERROR: FAILED,
 }
+
+ENDINGS: dict[str, str] = {
+    StoppedBy.FINISHED: "finished",
+    StoppedBy.DEADLINE: "stopped at the deadline; the same command goes on from here",
+    StoppedBy.INTERRUPT: "interrupted; the same command goes on from here",
+    StoppedBy.ERROR: "stopped by an error; the same command goes on from here",
+}
+"""How a job ended, for people; up to the semicolon where there is little room."""

@@ -222,6 +222,6 @@ def time_span(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def ratio(value: float | None, digits: int = 4) -> str:
-    """A number that may be missing or not finite."""
-    return "-" if value is None or not isfinite(value) else f"{value:.{digits}f}"
+def ratio(value: float | None, digits: int = 4, sign: str = "") -> str:
+    """A number that may be missing or not finite; sign: "+" where zero and more get one too."""
+    return "-" if value is None or not isfinite(value) else f"{value:{sign}.{digits}f}"

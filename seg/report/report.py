@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.alarms import find_alarms
-from seg.errors import RequestError, StoppedBy
+from seg.errors import ENDINGS, RequestError
 from seg.figures.pages import put_page
 from seg.figures.panels import class_colours, error_legend
 from seg.ledger.ledger import read_ledger
@@ -32,14 +32,6 @@ PICTURED = 8
 """Images with pictures, of the worst and of the least confident."""
 LISTED = 500
 """Images in the table, of the worst and of the least confident; the rest are counted."""
-
-STOPPED = {
-    StoppedBy.FINISHED: "Finished",
-    StoppedBy.DEADLINE: "Stopped at its deadline; the same command goes on from there",
-    StoppedBy.INTERRUPT: "Interrupted; the same command goes on from there",
-    StoppedBy.ERROR: "Stopped by an error; what was scored before it is kept",
-}
-
 
 RUN_FIELDS: dict[str, Any] = {
     **dict.fromkeys(("archive", "masks", "sequence"), str),
@@ -93,7 +85,7 @@ def _check_summary(run: dict[str, Any], summary: Any, where: str) -> None:
     later = dict.fromkeys(("images_changed", "images_out_of_range"))  # older ones lack them
     require_fields(dict.fromkeys(later, int | None), later | summary, where, mend)
     rates = {summary["megapixels_per_second"] is None, summary["images_per_second"] is None}
-    fits = summary["classes"] == run["classes"] and len(rates) == 1 and summary["stopped_by"] in STOPPED
+    fits = summary["classes"] == run["classes"] and len(rates) == 1 and summary["stopped_by"] in ENDINGS
     if not fits or not summary["classes"]:
         raise RequestError(f"{where} is damaged: its classes, rates or end are impossible; {mend}")
 
@@ -114,7 +106,7 @@ def gather(place: Place) -> Report:
         title=archive_title(run["archive"]),
         run=run,
         summary=summary,
-        stopped=STOPPED[summary["stopped_by"]],
+        stopped=ENDINGS[summary["stopped_by"]],
         alarms=find_alarms(classes, survey.confusion, survey.class_pixels, _trained(summary)),
         started=survey.started,
         finished=survey.finished,

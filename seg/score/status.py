@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
-from seg.errors import DONE, EXIT_CODES, FAILED, QUARANTINED, DataWarning, RequestError, StoppedBy
+from seg.errors import DONE, ENDINGS, EXIT_CODES, FAILED, QUARANTINED, DataWarning, RequestError, StoppedBy
 from seg.files import without_nan
 from seg.ledger.ledger import read_ledger
 from seg.plain_data import from_plain, parse_json, require_fields
@@ -33,12 +33,6 @@ CURVE_MINUTES = 30
 COLUMN = 18
 """Characters of a column; four of them and the lines' names fit 80."""
 
-ENDINGS = {
-    StoppedBy.FINISHED: "finished",
-    StoppedBy.DEADLINE: "stopped at the deadline",
-    StoppedBy.INTERRUPT: "stopped by Ctrl-C",
-    StoppedBy.ERROR: "failed",
-}
 FILE = "status.json"
 EVERY_S = 60.0
 """Seconds between two writes, and between two lines in a log."""
@@ -166,7 +160,7 @@ def draw_status(status: ScoringStatus, silence_s: float = 0.0) -> RenderableType
     """
     share = status.images_done / status.images_total if status.images_total else 1.0
     count = f"{status.images_done}/{status.images_total} images"
-    left = duration(status.seconds_left) if status.runs else ENDINGS[StoppedBy(status.state)]
+    left = duration(status.seconds_left) if status.runs else ENDINGS[status.state].partition(";")[0]
     left = "silent" if silence_s else left
     lines = [heading(status.title, share, count, left), _quality(status), _speed(status)]
     if status.busy:

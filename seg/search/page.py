@@ -7,19 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seg.errors import StoppedBy
+from seg.errors import ENDINGS
 from seg.figures.pages import TICKS, Tick, nice_ticks, open_templates, share
 from seg.files import write_bytes
+from seg.progress import time_span
 from seg.search.space import Axis, Choice, Params, Range, Space
 from seg.search.study import FEWEST_JUDGED, importance
 from seg.search.trials import OWN, TrialRecord
-
-STOPPED = {
-    StoppedBy.FINISHED: "Finished",
-    StoppedBy.DEADLINE: "Stopped at its deadline; the same command goes on from there",
-    StoppedBy.INTERRUPT: "Interrupted; the same command goes on from there",
-    StoppedBy.ERROR: "Stopped by an error; the same command goes on from there",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +209,7 @@ def render(page: Page) -> str:
     """The page; every text is escaped."""
     environment = open_templates()
     environment.filters["percent"] = lambda share: f"{100 * share:.2f}"
-    environment.filters["duration"] = format_duration
+    environment.filters["duration"] = time_span
     return environment.get_template("search/search.html.jinja").render(page=page, fewest=FEWEST_JUDGED)
 
 
@@ -227,7 +221,7 @@ def gather(title: str, space: Space, trials: Sequence[TrialRecord], summary: dic
     labels = short_names(list(space))
     return Page(
         title=title,
-        stopped=STOPPED[summary["stopped_by"]],
+        stopped=ENDINGS[summary["stopped_by"]],
         summary=summary,
         rows=[_row(trial, space, best) for trial in trials],
         best=best,
@@ -283,11 +277,3 @@ def _option(name: str, value: Any) -> str:
 
 def _words(value: Any) -> list[str]:
     return [word for item in value for word in _words(item)] if isinstance(value, tuple) else [str(value)]
-
-
-def format_duration(seconds: float) -> str:
-    """A time in the one unit or two that say it: "48 s", "12 min", "3 h 20 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

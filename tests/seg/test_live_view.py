@@ -198,6 +198,7 @@ def test_a_time_left_reads_as_people_say_it(seconds: float | None, text: str) ->
 
 def test_what_is_no_number_is_a_dash() -> None:
     assert [ratio(value) for value in (None, float("nan"), 0.5)] == ["-", "-", "0.5000"]
+    assert [ratio(value, sign="+") for value in (float("nan"), 0.5, -0.5)] == ["-", "+0.5000", "-0.5000"]
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "  loss ▁█ ab…"), ("latin-1", "  loss  abcde")])

@@ -257,7 +257,7 @@ def test_an_interrupted_run_says_how_many_images_are_left(copied: Path) -> None:
     summary = json.loads((copied / "summary.json").read_text())
     write_json(copied / "summary.json", summary | {"stopped_by": "interrupt", "images_left": 5})
     write_report(as_place(copied))
-    assert "Interrupted; the same command goes on from there." in text_of(page(copied))
+    assert "Interrupted; the same command goes on from here." in text_of(page(copied))
     assert "5 images are left." in text_of(page(copied))
 
 

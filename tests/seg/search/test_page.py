@@ -15,7 +15,6 @@ from seg.recipes import RECIPES
 from seg.search.page import (
     as_options,
     axis_ticks,
-    format_duration,
     nice_epochs,
     place,
     short_names,
@@ -181,7 +180,7 @@ def test_what_matters_is_said_once_there_are_enough_trials(tmp_path: Path) -> No
 def test_an_interrupted_search_says_so_and_shows_what_there_is(tmp_path: Path) -> None:
     trials = [make_trial(0, "running"), make_trial(1, "pruned", lr=1e-3)]
     page = text_of(show(tmp_path, trials, trials=16, stopped_by="interrupt"))
-    assert "Interrupted; the same command goes on from there. 2 trials of 16 with" in page
+    assert "Interrupted; the same command goes on from here. 2 trials of 16 with" in page
     assert "1 under way" in page
     empty = text_of(show(tmp_path, [], trials=16, stopped_by="interrupt"))
     assert "0 trials of 16" in empty
@@ -253,14 +252,6 @@ def test_an_axis_labels_its_ends_and_every_choice() -> None:
     ]
     assert axis_ticks(Range(2, 8, log=False, whole=True)) == [(0.0, "2"), (0.5, "5"), (1.0, "8")]
     assert place(Choice(("only",)), "only") == 0.5
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "1 h 30 min"), (7260, "2 h 1 min")],
-)
-def test_times_are_said_in_the_units_that_fit(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
