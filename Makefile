@@ -40,9 +40,9 @@ fix: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Two files at a time, each test on one core: half of the tests' time is waiting for processes to start.
+# Three files at a time, each test on one core: half of the tests' time is waiting for processes to start.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # The long kills, minutes each.
 faults: setup

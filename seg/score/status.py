@@ -285,9 +285,10 @@ class StatusWriter:
         if not at_once and time.monotonic() - self._written < EVERY_S:
             return
         self._written = time.monotonic()
+        status = asdict(progress.status())
         try:
-            self._may_write()
-            self.place.write_json(FILE, asdict(progress.status()))
+            self._may_write()  # last of all: a mount that goes away later takes the half-written file along
+            self.place.write_json(FILE, status)
         except OSError as error:
             if not self._refused:
                 text = f"{self.place}/{FILE} cannot be written ({error}); it tells what was true before"
