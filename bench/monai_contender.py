@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from bench.scoring_setup import BATCH, Bench
 from bench.table import Row
+from seg.data.frames import Frame
 from seg.data.images import Pixels, decode_image
 from seg.data.preprocess import choose_statistics, normalise, preprocess
 from seg.metrics import confusion_matrix, iou
 from seg.models.build import build
 from seg.predict.predictor import Predictor, autocast
-from seg.predict.tiling import Frame
 from seg.recipe import Recipe, Tiling
 from seg.recipes import RECIPES
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seg.model_file import ModelCard, load_model
-from seg.predict.predictor import Piece, Predictor, Rectangle, mean_confidence
+from seg.model_file import ModelCard
+from seg.predict.predictor import Piece, Predictor, Rectangle, mean_confidence, open_predictor
 from seg.score.predict import count_pixels, finish
 from seg.score.queue import WorkersKeepDying
 from seg.score.read import ImageReader, ScoreRow, ScorerSettings, Work
@@ -152,9 +152,12 @@ class CropPredictor:
         settings = self.settings
         torch.set_num_threads(settings.threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, card = load_model(settings.model, device)
-        predictor = Predictor(
-            model, settings.tiling, batch=settings.batch, device=device, precision=settings.precision
+        predictor, card = open_predictor(
+            settings.model,
+            device,
+            tiling=settings.tiling,
+            batch=settings.batch,
+            precision=settings.precision,
         )
         return predictor, len(card.classes)
 

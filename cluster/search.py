@@ -18,11 +18,11 @@ from cluster.watching import watch_thread
 from seg.alarms import find_alarms
 from seg.errors import EXIT_CODES, DataWarning, RequestError, StoppedBy
 from seg.files import read_json, write_json
-from seg.model_file import load_model, save_model
+from seg.model_file import save_model
 from seg.models import MODELS
 from seg.pack.training_data import TrainingData, default_data, open_packs, open_training_data
 from seg.plain_data import require_fields
-from seg.predict.predictor import Predictor
+from seg.predict.predictor import open_predictor
 from seg.recipe import Recipe
 from seg.requests import SearchRequest
 from seg.screen import say
@@ -332,11 +332,10 @@ def _evaluate_winner(plan: SearchPlan, best: TrialRecord, winner: Path) -> dict[
     """Count the best trial's model on all of validation, here, and write it as the search's model file."""
     recipe = apply_params(plan.job.recipe, best.params)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, card = load_model(best.folder / "best.safetensors", device)
+    predictor, card = open_predictor(best.folder / "best.safetensors", device, precision=recipe.precision)
     validation = open_packs(plan.job.data, recipe)[1]
-    predictor = Predictor(model, card.tiling, batch=1, device=device, precision=recipe.precision)
     windows = validation.windows(card.frames)
     confusion = count_confusion(predictor, windows, card.statistics, len(card.classes))
     figures = score_figures(confusion.cpu().numpy(), card.classes)
-    save_model(winner, model, replace(card, validation=figures))
+    save_model(winner, predictor.model, replace(card, validation=figures))
     return figures

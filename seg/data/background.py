@@ -31,7 +31,7 @@ FEWEST_FRAMES = 4
 KEPT, KEPT_BYTES = 4, 2**29
 """Backgrounds held in memory, the ones used last: 38 MB each at 3072 x 3072; of larger ones fewer."""
 
-Frame = tuple[str, Any]
+FrameFile = tuple[str, Any]
 """An image's name and its file, as `read_image` of `Backgrounds` takes it: a path, or a name in its place."""
 
 ReadImage = Callable[[Any, int | None], Pixels]
@@ -62,7 +62,7 @@ class Backgrounds:
         self,
         settings: Preprocessing,
         folder: Path | Place,
-        frames_of: Callable[[str], Sequence[Frame]],
+        frames_of: Callable[[str], Sequence[FrameFile]],
         measured: Path | None = None,
         *,
         read_image: ReadImage | None = None,
@@ -162,7 +162,7 @@ def choose_frames(count: int, every: int) -> range:
 
 
 def mean_frame(
-    frames: Sequence[Frame], like: Pixels, every: int, read_image: ReadImage
+    frames: Sequence[FrameFile], like: Pixels, every: int, read_image: ReadImage
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """The mean of every k-th frame, float64 of `like`'s shape, and the names of those in it.
 

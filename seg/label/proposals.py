@@ -8,14 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from seg.data.background import Backgrounds
+from seg.data.frames import Frame, FrameReader, as_window
 from seg.data.images import Pixels, split_page
-from seg.data.listing import Sequences, fill_window
-from seg.data.preprocess import choose_statistics, preprocess
+from seg.data.listing import Sequences
 from seg.errors import ImageError
 from seg.label.files import Boxes, make_box
-from seg.model_file import load_model
 from seg.objects import find_objects
-from seg.predict.predictor import Frame, Predictor
+from seg.predict.predictor import open_predictor
 
 
 class Proposer:
@@ -36,32 +35,29 @@ class Proposer:
         RequestError: it is no model file; the model's sequence does not match the images' names.
         """
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, self.card = load_model(model_file, device)
-        self.predictor = Predictor(model, self.card.tiling, batch=1, device=device)
+        self.predictor, self.card = open_predictor(model_file, device)
         self.archive, self.read_image, self.min_object_px = archive, read_image, min_object_px
         self.sequences = Sequences(images, self.card.sequence)
-        self.backgrounds = Backgrounds(self.card.preprocessing, backgrounds, self._frames_of)
+        self.frames = FrameReader(
+            self.card.preprocessing,
+            self.card.statistics,
+            Backgrounds(self.card.preprocessing, backgrounds, self._frames_of),
+        )
 
     def propose_boxes(self, name: str, image: Pixels) -> Boxes:
         """Boxes around the objects that the model sees in the image of this name, as read.
 
         A sequence model sees the frames before it too. UnsupportedImage: fitted on another bit depth.
         """
-        frame = self._to_frame(name, image)
+        frame = self.frames.read(image, self.sequences.sequence(name))
         earlier = [self._neighbour(near) for near in self.sequences.window(name, self.card.frames)[:-1]]
-        fits = [near if near and near[0].shape == frame[0].shape else None for near in earlier]
         size = (image.shape[0], image.shape[1])
-        ids = self.predictor.predict_frames(fill_window([*fits, frame]), size).ids.cpu().numpy()
+        ids = self.predictor.predict_frames(as_window(earlier, frame), size).ids.cpu().numpy()
         return find_boxes(ids, len(self.card.classes), self.min_object_px)
-
-    def _to_frame(self, name: str, image: Pixels) -> Frame:
-        background = self.backgrounds.find(self.sequences.sequence(name), image)
-        working = preprocess(image, self.card.preprocessing, background)
-        return working, choose_statistics(working, self.card.preprocessing, self.card.statistics)
 
     def _neighbour(self, name: str) -> Frame | None:
         try:
-            return self._to_frame(name, self.read_image(name))
+            return self.frames.read(self.read_image(name), self.sequences.sequence(name))
         except ImageError:
             return None
 

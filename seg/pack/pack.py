@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seg.ahead import map_ahead
-from seg.data.background import Backgrounds, Frame
+from seg.data.background import Backgrounds, FrameFile
 from seg.data.images import READER, Pixels, split_page
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.layout import Sample
@@ -210,7 +210,7 @@ class PackPlan:
     fingerprint: str
     """Over the samples' files and the frames in `sequences`."""
     settings: PackSettings
-    sequences: dict[str, tuple[Frame, ...]] = field(default_factory=dict)
+    sequences: dict[str, tuple[FrameFile, ...]] = field(default_factory=dict)
     """All frames of each sequence, where backgrounds are made of them."""
     folder: Path = field(default_factory=pack_folder)
     """Where packs are kept, on every machine that this plan comes to."""

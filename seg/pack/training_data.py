@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from seg.data import DATASETS
-from seg.data.background import Frame
+from seg.data.background import FrameFile
 from seg.data.label_checks import holds_mask, refuse_all_ignored
 from seg.data.layout import DataSet, Sample
 from seg.data.listing import window_places
@@ -30,7 +30,7 @@ class TrainingData:
     classes: tuple[str, ...]
     split: Split
     fingerprint: str
-    sequences: dict[str, tuple[Frame, ...]]
+    sequences: dict[str, tuple[FrameFile, ...]]
     """All frames of each sequence, labelled or not and whatever the limit, where backgrounds or windows are
     made of them; else empty."""
     packs: Path = field(default_factory=pack_folder)
@@ -70,9 +70,9 @@ def _refuse_all_ignored(data: DataSet, recipe: Recipe) -> None:
     refuse_all_ignored(f"data {data.root}", masks, lambda mask: Path(mask).read_bytes(), recipe.label_map)
 
 
-def _sequences(data: DataSet, chosen: tuple[Sample, ...]) -> dict[str, tuple[Frame, ...]]:
+def _sequences(data: DataSet, chosen: tuple[Sample, ...]) -> dict[str, tuple[FrameFile, ...]]:
     """All frames, labelled or not, of the sequences that the chosen samples belong to."""
-    frames: dict[str, list[Frame]] = {sample.sequence: [] for sample in chosen}
+    frames: dict[str, list[FrameFile]] = {sample.sequence: [] for sample in chosen}
     for name, image, sequence in data.frames():
         if sequence in frames:
             frames[sequence].append((name, image))
@@ -80,7 +80,7 @@ def _sequences(data: DataSet, chosen: tuple[Sample, ...]) -> dict[str, tuple[Fra
 
 
 def _with_neighbours(
-    samples: tuple[Sample, ...], sequences: dict[str, tuple[Frame, ...]], frames: int
+    samples: tuple[Sample, ...], sequences: dict[str, tuple[FrameFile, ...]], frames: int
 ) -> tuple[Sample, ...]:
     """The samples and, without their labels, the frames that windows of `frames` see beside them."""
     if frames == 1:

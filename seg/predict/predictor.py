@@ -4,14 +4,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import fsum
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from seg.data.frames import Frame
 from seg.data.images import Pixels
 from seg.data.preprocess import Statistics
-from seg.predict.tiling import Frame, Grid, Span, Window, WindowPixels, place_grid
+from seg.model_file import ModelCard, load_model
+from seg.predict.tiling import Grid, Span, Window, WindowPixels, place_grid
 from seg.predict.upsampling import (
     Resampling,
     blend_windows,
@@ -242,6 +245,26 @@ class Predictor:
             with autocast(self.device, self.precision):
                 logits = self.model(crops)
             yield from logits.float()[: len(chosen)]
+
+
+def open_predictor(
+    model_file: Path,
+    device: torch.device,
+    *,
+    tiling: Tiling | None = None,
+    batch: int = 1,
+    precision: str = "float32",
+    blend: Literal["core", "gaussian"] = "core",
+) -> tuple[Predictor, ModelCard]:
+    """A predictor with the network of a model file, and the file's card; as of `Predictor`.
+
+    tiling: in place of the card's. RequestError: the model file cannot be used.
+    """
+    model, card = load_model(model_file, device)
+    predictor = Predictor(
+        model, tiling or card.tiling, batch=batch, device=device, precision=precision, blend=blend
+    )
+    return predictor, card
 
 
 def mean_confidence(sums: Iterable[float], small: tuple[int, int]) -> float:

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seg.data.frames import Frame
 from seg.data.images import Pixels
-from seg.data.preprocess import Statistics, normalise
+from seg.data.preprocess import normalise
 from seg.recipe import STRIDE_PX, Tiling
-
-Frame = tuple[Pixels, Statistics]
-"""Preprocessed pixels [h, w] or [h, w, 3], and what normalises them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,8 @@ from seg.data.labels import encode_mask
 from seg.data.reading_memory import Turn
 from seg.files import persistently
 from seg.metrics import confusion_matrix, count_classes
-from seg.model_file import load_model
 from seg.objects import find_objects, match_objects, object_rows
-from seg.predict.predictor import Prediction, Predictor
+from seg.predict.predictor import Prediction, open_predictor
 from seg.score.blame import MODEL, WRITE, InFlight, Note
 from seg.score.read import AHEAD, ImageReader, ScoreRow, ScorerSettings, Work
 from seg.storage import Place
@@ -48,16 +47,15 @@ class ImageScorer:
         torch.set_num_threads(settings.threads)
         self.settings = settings
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model, self.card = load_model(settings.model, self.device)
-        self.num_classes = len(self.card.classes)
-        self.predictor = Predictor(
-            model,
-            settings.tiling,
+        self.predictor, self.card = open_predictor(
+            settings.model,
+            self.device,
+            tiling=settings.tiling,
             batch=settings.batch,
-            device=self.device,
             precision=settings.precision,
             blend=settings.blend,
         )
+        self.num_classes = len(self.card.classes)
         self.inflight = InFlight(settings.out.below("inflight") if process else None, process or "")
         self.reader = ImageReader(settings, self.card, self.inflight)
         self._readers = ThreadPoolExecutor(AHEAD, "read")

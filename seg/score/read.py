@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.background import Background, Backgrounds
+from seg.data.frames import Frame, FrameReader, as_window
 from seg.data.images import FileBytes, Pixels, read_from, split_page
 from seg.data.labels import Label, LabelMap, read_label
-from seg.data.listing import fill_window, sequence_key
+from seg.data.listing import sequence_key
 from seg.data.orientation import UPRIGHT
-from seg.data.preprocess import bit_depth, choose_statistics, preprocess
+from seg.data.preprocess import bit_depth
 from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, announced_bytes
 from seg.data.stacks import ImageFiles, Stack
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
 from seg.files import persistently
 from seg.model_file import ModelCard
 from seg.plain_data import require_fields
-from seg.predict.predictor import Frame
 from seg.recipe import Tiling
 from seg.score.blame import DECODE, READ, InFlight
 from seg.storage import Place
@@ -151,6 +151,7 @@ class ImageReader:
             settings.background,
             read_image=self._read_frame,
         )
+        self.frames = FrameReader(card.preprocessing, card.statistics, self.backgrounds)
         self._at_hand = threading.local()
         """`image`: which one a thread prepares."""
         self.neighbours = Recent[Frame | None](card.frames + AHEAD, NEIGHBOUR_BYTES, frame_bytes)
@@ -182,9 +183,10 @@ class ImageReader:
                 work.label = self._read_label(work, request["label"])
                 background = self._find_background(image, sequence, pixels)
                 work.row["background_frames"] = background.num_frames if background else 0
-                frame = self._to_frame(pixels, background)
+                frame = self.frames.make(pixels, background)
                 self.neighbours.keep(image, frame)
-                work.frames = self._fill_window(request["window"] or (), sequence, frame)
+                earlier = [self._neighbour(name, sequence) for name in request["window"] or ()]
+                work.frames = as_window(earlier, frame)
         except ImageError as error:
             work.row |= {"reason": error.reason, "detail": str(error), "attempts": request["attempt"]}
         turn.keep(work.held_bytes)
@@ -228,22 +230,14 @@ class ImageReader:
         found = require_fields({"frames": list[str]}, place.read_json(file), f"{place}/{file}")
         return [(name, split_page(name)[0]) for name in found["frames"]]
 
-    def _fill_window(self, window: list[str] | tuple[()], sequence: str, frame: Frame) -> list[Frame]:
-        earlier = [self._neighbour(name, sequence) for name in window]
-        fits = [near if near and near[0].shape == frame[0].shape else None for near in earlier]
-        return fill_window([*fits, frame])
-
-    def _to_frame(self, pixels: Pixels, background: Background | None) -> Frame:
-        working = preprocess(pixels, self.card.preprocessing, background)
-        return working, choose_statistics(working, self.card.preprocessing, self.card.statistics)
-
     def _neighbour(self, image: str, sequence: str) -> Frame | None:
         """An earlier frame of the window, as the model sees it; None where it cannot be used."""
         found, frame = self.neighbours.find(image)
         if not found:
             try:
                 pixels = self._decode(image, None)
-                frame = self._to_frame(pixels, self._find_background(self._at_hand.image, sequence, pixels))
+                background = self._find_background(self._at_hand.image, sequence, pixels)
+                frame = self.frames.make(pixels, background)
             except ImageError:  # its own row says why
                 frame = None
             self.neighbours.keep(image, frame)

@@ -9,9 +9,8 @@ from seg.data.images import split_page
 from seg.data.stacks import ImageFiles
 from seg.figures.plots import Example, plot_confusion, plot_predictions
 from seg.files import replacing
-from seg.model_file import load_model
 from seg.pack.training_data import TrainingData, open_packs
-from seg.predict.predictor import Predictor
+from seg.predict.predictor import open_predictor
 from seg.progress import progress
 from seg.recipe import Recipe
 from seg.train.state import Journal
@@ -28,9 +27,8 @@ def draw_confusion(folder: Path, classes: tuple[str, ...], journal: Journal) -> 
 def draw_examples(folder: Path, data: TrainingData, recipe: Recipe) -> None:
     """Write examples.png: image, truth, prediction and error of some validation images, evenly chosen."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, card = load_model(folder / "best.safetensors", device)
+    predictor, card = open_predictor(folder / "best.safetensors", device, precision=recipe.precision)
     pack = open_packs(data, recipe)[1]
-    predictor = Predictor(model, card.tiling, batch=1, device=device, precision=recipe.precision)
     files = {sample.name: sample.image for sample in data.split.validation}
     count = min(MOST_EXAMPLES, len(pack.labelled))
     rows = [pack.labelled[len(pack.labelled) * place // count] for place in range(count)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from seg.data.background import Background, Backgrounds, Frame, choose_frames, mean_frame
+from seg.data.background import Background, Backgrounds, FrameFile, choose_frames, mean_frame
 from seg.data.preprocess import preprocess
 from seg.data.stacks import ImageFiles
 from seg.errors import DataWarning, RequestError, UnsupportedImage
@@ -16,7 +16,7 @@ from seg.recipe import Preprocessing
 EVERY_SECOND = Preprocessing(background_every=2, background_factor=0.9)
 
 
-def write_frames(folder: Path, count: int, dtype: type = np.uint8, seed: int = 0) -> list[Frame]:
+def write_frames(folder: Path, count: int, dtype: type = np.uint8, seed: int = 0) -> list[FrameFile]:
     random = np.random.default_rng(seed)
     frames = []
     for number in range(count):
@@ -26,7 +26,7 @@ def write_frames(folder: Path, count: int, dtype: type = np.uint8, seed: int = 0
     return frames
 
 
-def read(frame: Frame) -> NDArray[np.generic]:
+def read(frame: FrameFile) -> NDArray[np.generic]:
     return np.asarray(Image.open(frame[1]))
 
 
@@ -95,7 +95,7 @@ def test_a_background_is_measured_once_and_later_frames_do_not_change_it(tmp_pat
     image = read(frames[0])
     asked = []
 
-    def frames_of(sequence: str) -> list[Frame]:
+    def frames_of(sequence: str) -> list[FrameFile]:
         asked.append(sequence)
         return frames
 
