@@ -50,9 +50,9 @@ def decode(data: bytes) -> NDArray[np.generic]:
 
 def _parse(file: BinaryIO) -> _Array:
     try:
-        major, _ = np.lib.format.read_magic(file)
-        if major not in VERSIONS:
-            raise UnreadableImage(f"the NPY header is damaged: there is no format version {major}")
+        major, minor = np.lib.format.read_magic(file)
+        if major not in VERSIONS or minor:
+            raise UnreadableImage(f"the NPY header is damaged: there is no format version {major}.{minor}")
         read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         shape, by_columns, dtype = read(file)
         return _Array(tuple(int(side) for side in shape), by_columns, dtype, file.tell())

@@ -3,8 +3,9 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import BinaryIO, Literal, NamedTuple
 
 import cv2
@@ -66,6 +67,7 @@ def read_png(data: bytes) -> Png:
     ]
     if kinds[0] != b"IHDR" or kinds.count(b"IHDR") > 1 or len(chunks[0][1]) != 13 or unknown:
         raise UnreadableImage("the PNG is damaged: its chunks are not those of an image")
+    _refuse_disorder(kinds)
     width, height, depth, colour_type, *methods, interlace = struct.unpack(">IIBBBBB", chunks[0][1])
     if methods != [0, 0] or interlace > 1:
         raise UnsupportedImage(
@@ -76,21 +78,33 @@ def read_png(data: bytes) -> Png:
     return Png(height, width, depth, colour_type, bool(interlace), palette, compressed)
 
 
-def _read_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Kind and content of each chunk up to the last (5.3)."""
+def _read_chunks(data: bytes, *, all_sums: bool = True) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and content of each chunk up to the last (5.3).
+
+    all_sums: whether those of image data, which libpng checks, and of chunks without pixels have to fit too.
+    """
     view, at, number = memoryview(data), len(SIGNATURE), 1
     while True:
         length = int.from_bytes(view[at : at + 4], "big")
         end = at + 8 + length
         if len(data) < end + 4:
             raise TruncatedImage(f"the file ends after {len(data)} bytes, before its image does")
-        if zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            raise UnreadableImage(f"the PNG is damaged: chunk {number} does not fit its checksum")
         kind = data[at + 4 : at + 8]
+        is_checked = all_sums or (kind[:1].isupper() and kind != b"IDAT")
+        if is_checked and zlib.crc32(view[at + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise UnreadableImage(f"the PNG is damaged: chunk {number} does not fit its checksum")
         yield kind, view[at + 8 : end]
         if kind == b"IEND":
             return
         at, number = end + 4, number + 1
+
+
+def _refuse_disorder(kinds: Sequence[bytes]) -> None:
+    """UnreadableImage: palettes or pixels stand where a PNG has none (5.6), so that readers differ."""
+    critical = [kind for kind in kinds if kind[:1].isupper()]
+    order = [kind for kind, _ in groupby(kinds) if kind in (b"PLTE", b"IDAT")]
+    if order not in ([b"IDAT"], [b"PLTE", b"IDAT"]) or critical.count(b"PLTE") > 1:
+        raise UnreadableImage("the PNG is damaged: its palette or its image data are not in their place")
 
 
 def stored_samples(png: Png) -> NDArray[np.uint8]:
@@ -155,6 +169,7 @@ def decode(data: bytes) -> NDArray[np.generic]:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise _damage(data, "the image data is damaged")
+    _refuse_disorder([chunk for chunk, _ in _read_chunks(data, all_sums=False)])
     if kind.header.channels == 3:
         return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
     if kind.bits < 8:  # OpenCV spreads them over 0 to 255: section 13.12, so that this division is exact

@@ -171,7 +171,7 @@ def _decode_segment(layout: Layout, number: int, data: bytes, rows_left: int) ->
         if layout.compression == JPEG:
             segment = _decode_jpeg(layout, data)
         elif codec := IMAGE_CODECS.get(layout.compression):
-            segment = codec(data)
+            segment = _decode_image(codec, layout, data, rows_left)
         else:
             return _unpack(layout, _decompress(layout, data, rows_left))
     except CODEC_ERRORS as error:
@@ -181,6 +181,23 @@ def _decode_segment(layout: Layout, number: int, data: bytes, rows_left: int) ->
     if shaped.shape[1:] != wanted or shaped.shape[0] < rows_left or segment.dtype.itemsize * 8 != layout.bits:
         raise UnreadableImage(f"{where} is damaged: it holds {segment.dtype} {segment.shape}")
     return shaped
+
+
+def _decode_image(
+    codec: Callable[..., NDArray[Any]], layout: Layout, data: bytes, rows_left: int
+) -> NDArray[Any]:
+    """What a codec makes of data that say their own size: it gets room for the segment, not for what is said.
+
+    As of CODEC_ERRORS where they hold something else; the last strip may be padded or not.
+    """
+    for rows in (layout.segment[0], rows_left):
+        room = np.empty((rows, layout.segment[1], layout.samples), f"u{layout.bits // 8}")
+        try:
+            return codec(data, out=room)
+        except ValueError:
+            if rows == rows_left:
+                raise
+    raise AssertionError("the last of them returns or raises")
 
 
 def _decompress(layout: Layout, data: bytes, rows_left: int) -> bytes | bytearray:

@@ -59,6 +59,8 @@ def test_no_flip_of_a_bit_raises_anything_but_an_image_error() -> None:
                 continue
     with pytest.raises(UnreadableImage, match="no format version 9"):
         decode_image(b"\x93NUMPY\x09" + data[7:])
+    with pytest.raises(UnreadableImage, match=r"no format version 1\.32"):
+        decode_image(b"\x93NUMPY\x01\x20" + data[8:])
 
 
 def test_a_sparse_file_of_200_gigabytes_is_too_large_and_not_read(tmp_path: Path) -> None:

@@ -89,3 +89,36 @@ def test_an_orientation_is_not_applied() -> None:
         assert decode_image(file.getvalue()).shape == (5, 9)
         file.seek(0)
         file.truncate()
+
+
+GRAY_ROWS = zlib.compress(b"\0\x05\x06" * 2)
+COLOURS = bytes(range(30))
+
+
+@pytest.mark.parametrize(
+    ("kind", "chunks", "text"),
+    [
+        (3, [(b"PLTE", COLOURS), (b"PLTE", COLOURS), (b"IDAT", GRAY_ROWS)], "not in their place"),
+        (3, [(b"IDAT", GRAY_ROWS), (b"PLTE", COLOURS)], "not in their place"),
+        (0, [(b"IDAT", GRAY_ROWS[:5]), (b"gAMA", bytes(4)), (b"IDAT", GRAY_ROWS[5:])], "damaged"),
+        (0, [(b"PLTE", COLOURS), (b"IDAT", GRAY_ROWS), (b"PLTE", COLOURS)], "not in their place"),
+    ],
+)
+def test_a_palette_or_pixels_out_of_place_are_refused_as_readers_differ_over_them(
+    kind: int, chunks: list[tuple[bytes, bytes]], text: str
+) -> None:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, kind, 0, 0, 0))
+    body = b"".join(chunk(*one) for one in chunks)
+    with pytest.raises(UnreadableImage, match=text):
+        decode_image(b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b""))
+
+
+def test_a_suggested_palette_whose_checksum_does_not_fit_is_damage_and_a_text_without_effect() -> None:
+    rows = b"".join(b"\0" + bytes(range(row, row + 6)) for row in range(2))
+    palette, text = bytearray(chunk(b"PLTE", COLOURS)), bytearray(chunk(b"tEXt", b"Comment\0x"))
+    assert decode_image(write_png(rows, 2, 2, 8, 2, bytes(palette))).shape == (2, 2, 3)
+    palette[-1] ^= 1
+    text[-1] ^= 1
+    with pytest.raises(UnreadableImage, match="chunk 2 does not fit its checksum"):
+        decode_image(write_png(rows, 2, 2, 8, 2, bytes(palette)))
+    assert decode_image(write_png(rows, 2, 2, 8, 2, bytes(text)))[1, 1].tolist() == [4, 5, 6]

@@ -48,6 +48,16 @@ def refuses(data: bytes, page: int | None = None) -> ImageError:
     return caught.value
 
 
+@pytest.mark.parametrize("field", [14, 18, 22])
+def test_a_lerc_strip_that_announces_another_size_gets_no_memory_for_it(field: int) -> None:
+    """Rows, columns and samples in the header of Lerc 2.4; a quarter of a terabyte each."""
+    data = bytearray(by_tifffile(RIPPLES, compression="lerc", rowsperstrip=33))
+    strip = data.index(b"Lerc2 ")
+    data[strip + field : strip + field + 4] = (1 << 28).to_bytes(4, "little")
+    with pytest.raises(UnreadableImage, match="strip 0 is damaged"):
+        decode_image(bytes(data))
+
+
 @pytest.mark.parametrize("kind", IMAGES)
 @pytest.mark.parametrize("compression", [*BYTE_COMPRESSIONS, "jpegxl", "lerc"])
 def test_every_compression_of_the_list_gives_the_samples_that_were_stored(
