@@ -21,7 +21,7 @@ from tests.conftest import write_discs
 from tests.faults.scoring_jobs import check_alike
 from tests.small import ROOT, TINY_WORDS, wait_until, write_model
 
-pytestmark = [pytest.mark.long]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 BEFORE = "6fadaee67fabcf1b0f3e1f445eda6eee032f91ef"
 """The last commit in which cluster/ held a scoring, before seg/ became the whole product."""

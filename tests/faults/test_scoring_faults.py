@@ -206,7 +206,8 @@ def test_an_image_that_stalls_is_named_and_after_one_restart_the_job_ends(
         model,
         tmp_path / "out",
         tmp_path / "log",
-        ("--workers", 1, "--batch", 1, "--stall-minutes", 0.5),
+        # without a limit for an image, which by default is as long, and sets it aside
+        ("--workers", 1, "--batch", 1, "--stall-minutes", 0.5, "--per-image-timeout", 0),
     )
     job = command.finish(disturb=poison_this_process)
     assert job.process.exitcode == 1
