@@ -44,9 +44,9 @@ fix: setup
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# The long kills, minutes each, three files at a time like the tests.
+# The long kills, minutes each; two files at a time, as most are more than one process.
 faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m long -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long -n 2 --dist loadfile --no-loadscope-reorder
 
 # A hundred thousand damaged and invented inputs at every reader, half an hour on 2 cores; exit code 1: a find.
 # FUZZ="--docs docs/security.md" puts the table there, --seed N makes other inputs.
