@@ -32,6 +32,7 @@ SMALL = {
     "seg/ahead.py": "three subjects use it",
     "seg/screen.py": "the one door to the terminal",
     "seg/data/__init__.py": "a registry",
+    "seg/data/frames.py": "scoring and labelling share it, and benches",
     "seg/data/formats/header.py": "what all formats share",
     "seg/models/__init__.py": "a registry",
     "seg/models/fcn.py": "a network",
