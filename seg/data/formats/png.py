@@ -75,6 +75,8 @@ def read_png(data: bytes) -> Png:
         )
     compressed = b"".join(content for kind, content in chunks if kind == b"IDAT")
     palette = next((bytes(content) for kind, content in chunks if kind == b"PLTE"), b"")
+    if len(palette) % 3 or len(palette) > 768:
+        raise UnreadableImage(f"the PNG is damaged: its palette has {len(palette)} bytes")
     return Png(height, width, depth, colour_type, bool(interlace), palette, compressed)
 
 
@@ -181,7 +183,7 @@ def _decode_palette(data: bytes) -> NDArray[np.uint8]:
     """The colours of a palette; OpenCV gives black for an index that has none, where we refuse."""
     png = read_png(data)
     indices = stored_samples(png)
-    colours = np.frombuffer(png.palette[: len(png.palette) // 3 * 3], np.uint8).reshape(-1, 3)
+    colours = np.frombuffer(png.palette, np.uint8).reshape(-1, 3)
     if int(indices.max()) >= len(colours):
         raise UnreadableImage(
             f"the PNG is damaged: it uses more than the {len(colours)} colours of its palette"

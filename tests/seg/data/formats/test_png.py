@@ -100,6 +100,8 @@ COLOURS = bytes(range(30))
     [
         (3, [(b"PLTE", COLOURS), (b"PLTE", COLOURS), (b"IDAT", GRAY_ROWS)], "not in their place"),
         (3, [(b"IDAT", GRAY_ROWS), (b"PLTE", COLOURS)], "not in their place"),
+        (3, [(b"PLTE", COLOURS + b"x"), (b"IDAT", GRAY_ROWS)], "palette has 31 bytes"),
+        (3, [(b"PLTE", COLOURS * 26), (b"IDAT", GRAY_ROWS)], "palette has 780 bytes"),
         (0, [(b"IDAT", GRAY_ROWS[:5]), (b"gAMA", bytes(4)), (b"IDAT", GRAY_ROWS[5:])], "damaged"),
         (0, [(b"PLTE", COLOURS), (b"IDAT", GRAY_ROWS), (b"PLTE", COLOURS)], "not in their place"),
     ],
