@@ -16,7 +16,8 @@ from PIL import Image, UnidentifiedImageError
 
 from seg.data.formats.bmp import PILLOW_ERRORS
 from seg.data.formats.header import Pixels
-from seg.data.formats.png import SIGNATURE, read_png, stored_samples
+from seg.data.formats.png import MAGIC as PNG_MAGIC
+from seg.data.formats.png import read_png, stored_samples
 from seg.data.formats.tiff import FORMS, Tiff
 from seg.data.images import decode_image
 from seg.errors import DataWarning, ImageError, LabelMismatch, UnsupportedImage
@@ -109,7 +110,7 @@ def decode_colours(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np
 
 def _decode_pixels(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
     decode = _decode_other
-    if data.startswith(SIGNATURE):
+    if data.startswith(PNG_MAGIC):
         decode = _decode_png
     elif data[:4] in FORMS:
         decode = _decode_tiff

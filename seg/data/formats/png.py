@@ -16,7 +16,7 @@ from PIL import Image
 from seg.data.formats.header import Header
 from seg.errors import ImageError, TruncatedImage, UnreadableImage, UnsupportedImage
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MAGIC = b"\x89PNG\r\n\x1a\n"
 GRAY, COLOUR, PALETTE, GRAY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 """Colour types (11.2.1)."""
 PACKED_BITS = {GRAY: (1, 2, 4), PALETTE: (1, 2, 4, 8)}
@@ -24,7 +24,6 @@ PACKED_BITS = {GRAY: (1, 2, 4), PALETTE: (1, 2, 4, 8)}
 PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 """First row and column, and the steps between them, of each pass of an interlaced image (8.1)."""
 INFLATED_AT_ONCE = 1 << 20
-MAGIC = SIGNATURE
 DEPTHS = {
     GRAY: {1, 2, 4, 8, 16},
     COLOUR: {8, 16},
@@ -85,7 +84,7 @@ def _read_chunks(data: bytes, *, all_sums: bool = True) -> Iterator[tuple[bytes,
 
     all_sums: whether those of image data, which libpng checks, and of chunks without pixels have to fit too.
     """
-    view, at, number = memoryview(data), len(SIGNATURE), 1
+    view, at, number = memoryview(data), len(MAGIC), 1
     while True:
         length = int.from_bytes(view[at : at + 4], "big")
         end = at + 8 + length
@@ -103,9 +102,8 @@ def _read_chunks(data: bytes, *, all_sums: bool = True) -> Iterator[tuple[bytes,
 
 def _refuse_disorder(kinds: Sequence[bytes]) -> None:
     """UnreadableImage: palettes or pixels stand where a PNG has none (5.6), so that readers differ."""
-    critical = [kind for kind in kinds if kind[:1].isupper()]
     order = [kind for kind, _ in groupby(kinds) if kind in (b"PLTE", b"IDAT")]
-    if order not in ([b"IDAT"], [b"PLTE", b"IDAT"]) or critical.count(b"PLTE") > 1:
+    if order not in ([b"IDAT"], [b"PLTE", b"IDAT"]) or kinds.count(b"PLTE") > 1:
         raise UnreadableImage("the PNG is damaged: its palette or its image data are not in their place")
 
 
