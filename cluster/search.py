@@ -5,11 +5,13 @@ import shutil
 import time
 import warnings
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from optuna.distributions import FloatDistribution
 
 from cluster.session import Session, quiet_loggers
 from cluster.train import check_packs, check_recipe
@@ -23,24 +25,12 @@ from seg.models import MODELS
 from seg.pack.training_data import TrainingData, default_data, open_packs, open_training_data
 from seg.plain_data import require_fields
 from seg.predict.predictor import open_predictor
-from seg.recipe import Recipe
+from seg.recipe import Params, Recipe, apply_params
 from seg.requests import SearchRequest
 from seg.screen import say
 from seg.search.page import write_page
 from seg.search.progress import TrialsReader
-from seg.search.space import (
-    Choice,
-    Params,
-    Range,
-    Space,
-    apply_params,
-    blaming,
-    check_size,
-    check_space,
-    get_field,
-    parse_search,
-    plain_space,
-)
+from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
 from seg.search.trials import (
     ERRORED,
     FINISHED,
@@ -149,7 +139,7 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     _check_points(points, recipe, data, resources.workers, session)
     identity = run_identity(recipe, data, request.seed) | {
         "kind": "search",
-        "search": plain_space(space),
+        "search": {name: plain_axis(axis) for name, axis in space.items()},
         "workers_per_trial": resources.workers,
     }
     folder = (request.out or Path("search") / run_name(identity)).resolve()
@@ -168,11 +158,11 @@ def choose_space(recipe: Recipe, given: Space) -> Space:
     """What is always searched and what is given; who gives models chooses backbones that fit them all."""
     rate = recipe.optimizer.lr
     space: Space = {
-        "optimizer.lr": Range(rate / RATE_RANGE, rate * RATE_RANGE, log=True, whole=False),
-        "loss": Choice(tuple(sorted({recipe.loss, *LOSSES}))),
+        "optimizer.lr": FloatDistribution(rate / RATE_RANGE, rate * RATE_RANGE, log=True),
+        "loss": choice(sorted({recipe.loss, *LOSSES})),
     }
     if "model" not in given:
-        space["backbone"] = Choice(find_backbones(recipe))
+        space["backbone"] = choice(find_backbones(recipe))
     return space | given
 
 
@@ -186,7 +176,7 @@ def find_backbones(recipe: Recipe) -> tuple[str | None, ...]:
 
 def own_params(recipe: Recipe, space: Space) -> Params:
     """The recipe's own point."""
-    own = {name: get_field(recipe, name) for name in space}
+    own = {name: attrgetter(name)(recipe) for name in space}
     return own | {"backbone": recipe.backbone or find_backbones(recipe)[0]} if "backbone" in own else own
 
 

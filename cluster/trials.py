@@ -14,9 +14,8 @@ from cluster.watching import worker_failure
 from seg.errors import RequestError, TrainingDiverged
 from seg.locks.folder_lock import check_owner
 from seg.pack.training_data import TrainingData
-from seg.recipe import Recipe
+from seg.recipe import Recipe, apply_params
 from seg.requests import SearchRequest
-from seg.search.space import apply_params
 from seg.search.trials import (
     describe_cause,
     fail_trial,

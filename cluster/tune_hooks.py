@@ -14,7 +14,8 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster.trials import TrialJob
-from seg.search.space import Params, Space, apply_params
+from seg.recipe import Params, apply_params
+from seg.search.space import Space
 from seg.search.study import propose
 from seg.search.trials import (
     CAUSE_LETTERS,

@@ -2,7 +2,7 @@
 
 import re
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from math import inf
 from typing import Annotated, Any, Literal
 
@@ -12,6 +12,10 @@ from seg.errors import RequestError
 
 STRIDE_PX = 32
 """Every network here halves its input at most five times; windows fall on this grid."""
+Value = bool | int | float | str | tuple["Value", ...] | None
+"""What a field of a recipe holds."""
+Params = dict[str, Value]
+"""Values by the dotted names of a recipe's fields: what one trial of a search tries."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -335,3 +339,14 @@ def _from_json(hint: Any, value: Any, where: str) -> Any:
 def as_tuples(value: Any) -> Any:
     """A value from JSON, which has lists alone, with tuples in their place, at every depth."""
     return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def apply_params(recipe: Recipe, params: Params) -> Recipe:
+    """The recipe with other values, all set at once. RequestError: they do not go together."""
+    groups: dict[str, Params] = {}
+    for name, value in params.items():
+        group, _, entry = name.rpartition(".")
+        groups.setdefault(group, {})[entry] = value
+    own = groups.pop("", {})
+    inner = {group: replace(getattr(recipe, group), **values) for group, values in groups.items()}
+    return replace(recipe, **own, **inner)

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
 from seg.errors import ENDINGS
 from seg.figures.pages import TICKS, Tick, nice_ticks, open_templates, share
 from seg.files import write_bytes
 from seg.progress import time_span
-from seg.search.space import Axis, Choice, Params, Range, Space
+from seg.recipe import Params
+from seg.search.space import Axis, Space, ends, is_inside
 from seg.search.study import FEWEST_JUDGED, importance
 from seg.search.trials import OWN, TrialRecord
 
@@ -57,9 +60,9 @@ def draw_coordinates(space: Space, labels: Sequence[str], trials: Sequence[Trial
 
     Trials without an mIoU, or outside the space as the recipe's own may be, have no line.
     """
-    axes = {name: axis for name, axis in space.items() if len(axis.ends()) > 1}
+    axes = {name: axis for name, axis in space.items() if len(ends(axis)) > 1}
     names = dict(zip(space, labels, strict=True))
-    shown = [trial for trial in trials if is_inside(space, trial) and trial.miou is not None]
+    shown = [trial for trial in trials if is_inside(space, trial.params) and trial.miou is not None]
     heights = nice_ticks([trial.miou for trial in shown if trial.miou is not None])
     scales = [Scale(names[name], axis_ticks(axis)) for name, axis in axes.items()]
     scales.append(Scale("mIoU", [(share(tick, heights), f"{tick:.6g}") for tick in heights]))
@@ -111,15 +114,10 @@ def title_of(trial: TrialRecord) -> str:
     return f"{trial.name}: {reached}, {trial.status} after {trial.journal.epochs_done} epochs; {settings}"
 
 
-def is_inside(space: Space, trial: TrialRecord) -> bool:
-    """Whether every value of a trial is one that the search may draw."""
-    return all(axis.holds(trial.params[name]) for name, axis in space.items())
-
-
 def place(axis: Axis, value: Any) -> float:
     """Where a value lies on its axis."""
-    if isinstance(axis, Choice):
-        return share(axis.values.index(value), [0, len(axis.values) - 1])
+    if isinstance(axis, CategoricalDistribution):
+        return share(axis.choices.index(value), [0, len(axis.choices) - 1])
     if axis.log:
         return share(math.log(value), [math.log(axis.low), math.log(axis.high)])
     return share(value, [axis.low, axis.high])
@@ -127,16 +125,16 @@ def place(axis: Axis, value: Any) -> float:
 
 def axis_ticks(axis: Axis) -> list[Tick]:
     """An axis' labels: every choice; of a range its ends, and powers of ten or the middle between them."""
-    if isinstance(axis, Choice):
-        return [(place(axis, value), format_value(value)) for value in axis.values]
-    values = [axis.low, *_between(axis), axis.high]
+    values = ends(axis)
+    if not isinstance(axis, CategoricalDistribution):
+        values = (axis.low, *_between(axis), axis.high)
     return [(place(axis, value), format_value(value)) for value in values]
 
 
-def _between(axis: Range) -> list[float]:
+def _between(axis: FloatDistribution | IntDistribution) -> list[float]:
     if not axis.log:
         middle = (axis.low + axis.high) / 2
-        return [middle] if not axis.whole or middle == int(middle) else []
+        return [middle] if not axis.step or middle == int(middle) else []
     first, last = math.ceil(math.log10(axis.low)), math.floor(math.log10(axis.high))
     decades = [10.0**power for power in range(first, last + 1)][:: max(1, (last - first) // TICKS)]
     return [decade for decade in decades if 0.06 < place(axis, decade) < 0.94]  # not on top of an end
@@ -234,7 +232,7 @@ def gather(title: str, space: Space, trials: Sequence[TrialRecord], summary: dic
         importance=[
             (labels[list(space).index(name)], share) for name, share in importance(space, trials).items()
         ],
-        outside=sum(not is_inside(space, trial) for trial in judged),
+        outside=sum(not is_inside(space, trial.params) for trial in judged),
     )
 
 
@@ -256,9 +254,9 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 def describe_axis(axis: Axis) -> str:
     """What a field was drawn from, in words."""
-    if isinstance(axis, Choice):
-        return "one of " + ", ".join(map(format_value, axis.values))
-    kind = "whole numbers " if axis.whole else ""
+    if isinstance(axis, CategoricalDistribution):
+        return "one of " + ", ".join(map(format_value, axis.choices))
+    kind = "whole numbers " if axis.step else ""
     return f"{kind}from {axis.low:g} to {axis.high:g}{', by logarithm' if axis.log else ''}"
 
 

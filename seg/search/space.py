@@ -4,15 +4,18 @@ import math
 import re
 import types
 import typing
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from itertools import combinations, product
 from typing import Any, Literal
 
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
 from seg.errors import RequestError, describe_unknown
-from seg.recipe import Recipe, as_tuples
+from seg.recipe import Params, Recipe, Value, apply_params
 
 FIXED = {
     "name": "names the recipe",
@@ -25,60 +28,52 @@ FIXED = {
 """Fields that all trials must share, or their mIoUs could not be compared."""
 
 KINDS = ("choice", "int", "loguniform", "randint", "uniform")
+WORDS: Mapping[Any, Mapping[str, Value]] = {
+    types.NoneType: {"none": None},
+    bool: {"true": True, "false": False},
+}
+"""How a command line writes what is no number and no text, in letters of any size."""
 EXAMPLE = "optimizer.weight_decay=loguniform(1e-6,1e-2)"
 WHOLE_CHECKED = 1000
-"""Whole numbers of a range that are tried on the recipe one by one; of a longer range, its ends are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Numbers from low to high, both included."""
-
-    low: float
-    high: float
-    log: bool
-    """Drawn evenly by logarithm."""
-    whole: bool
-    """Whole numbers alone."""
-
-    def ends(self) -> tuple[Any, ...]:
-        """The values that bound it."""
-        return (self.low, self.high)
-
-    def size(self) -> float:
-        """How many values it has."""
-        return self.high - self.low + 1 if self.whole else math.inf
-
-    def holds(self, value: Any) -> bool:
-        """Whether a trial may have this value."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and self.low <= value <= self.high and (not self.whole or value == int(value))
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One of some values, of any type that a field takes."""
-
-    values: tuple[Any, ...]
-
-    def ends(self) -> tuple[Any, ...]:
-        """All of them."""
-        return self.values
-
-    def size(self) -> float:
-        """How many values it has."""
-        return len(self.values)
-
-    def holds(self, value: Any) -> bool:
-        """Whether a trial may have this value."""
-        return value in self.values
-
-
-Axis = Range | Choice
+"""Values of a range that are tried on the recipe one by one; of a longer range, its ends are."""
+Axis = FloatDistribution | IntDistribution | CategoricalDistribution
+"""What a field is drawn from; a range in steps of 1 has whole numbers alone, those of a float field too."""
 Space = dict[str, Axis]
 """What is searched, by the dotted name of the recipe's field."""
-Params = dict[str, Any]
-"""One value for each field of a space: what one trial tries."""
+
+
+def choice(values: Sequence[Value]) -> CategoricalDistribution:
+    """One of some values, of any type that a field takes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # only Optuna's databases, which we do without, hold no tuples
+        return CategoricalDistribution(values)  # type: ignore[arg-type]
+
+
+def ends(axis: Axis) -> tuple[Value, ...]:
+    """The values that bound a range; of a choice all."""
+    return axis.choices if isinstance(axis, CategoricalDistribution) else (axis.low, axis.high)
+
+
+def count_values(axis: Axis) -> float:
+    """How many values an axis has."""
+    if isinstance(axis, CategoricalDistribution):
+        return len(axis.choices)
+    return (axis.high - axis.low) / axis.step + 1 if axis.step else math.inf
+
+
+def holds(axis: Axis, value: Value) -> bool:
+    """Whether a trial may have this value."""
+    if not isinstance(axis, CategoricalDistribution) and type(value) not in (int, float):
+        return False  # which Optuna would convert
+    try:
+        return axis._contains(axis.to_internal_repr(value))  # type: ignore[arg-type]
+    except ValueError:
+        return False
+
+
+def is_inside(space: Space, params: Params) -> bool:
+    """Whether every value of a trial is one that the search may draw."""
+    return all(holds(axis, params[name]) for name, axis in space.items())
 
 
 def parse_search(words: Sequence[str]) -> Space:
@@ -99,24 +94,11 @@ def parse_search(words: Sequence[str]) -> Space:
     return space
 
 
-def plain_space(space: Space) -> dict[str, Any]:
-    """A space as plain data for run.json."""
-    return {name: _plain_axis(axis) for name, axis in space.items()}
-
-
-def _plain_axis(axis: Axis) -> dict[str, Any]:
-    if isinstance(axis, Choice):
-        return {"choice": list(axis.values)}
-    return {"low": axis.low, "high": axis.high, "log": axis.log, "whole": axis.whole}
-
-
-def space_from_plain(values: Mapping[str, Any]) -> Space:
-    """The space that `plain_space` described, also after a way through JSON."""
-    return {name: _axis_from_plain(axis) for name, axis in values.items()}
-
-
-def _axis_from_plain(values: dict[str, Any]) -> Axis:
-    return Choice(as_tuples(values["choice"])) if "choice" in values else Range(**values)
+def plain_axis(axis: Axis) -> dict[str, Value | list[Value]]:
+    """An axis as plain data for run.json."""
+    if isinstance(axis, CategoricalDistribution):
+        return {"choice": list(axis.choices)}
+    return {"low": axis.low, "high": axis.high, "log": axis.log, "whole": axis.step is not None}
 
 
 def recipe_fields() -> dict[str, Any]:
@@ -134,30 +116,9 @@ def _walk(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{entry.name}", hint
 
 
-def get_field(recipe: Recipe, name: str) -> Any:
-    """A recipe's value of a field by its dotted name."""
-    value: Any = recipe
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def apply_params(recipe: Recipe, params: Params) -> Recipe:
-    """The recipe with other values, all set at once. RequestError: they do not go together."""
-    nested: dict[str, Params] = {}
-    changes: Params = {}
-    for name, value in params.items():
-        group, dot, field = name.partition(".")
-        (nested.setdefault(group, {}) if dot else changes)[field or group] = value
-    for group, values in nested.items():
-        changes[group] = replace(getattr(recipe, group), **values)
-    return replace(recipe, **changes)
-
-
 def check_size(space: Space, own: Params, trials: int) -> None:
     """RequestError: more trials than different ones; `own` is one of these, also where it lies outside."""
-    outside = not all(axis.holds(own[name]) for name, axis in space.items())
-    points = math.prod(axis.size() for axis in space.values()) + outside
+    points = math.prod(map(count_values, space.values())) + (not is_inside(space, own))
     if trials > points:
         raise RequestError(
             f"--trials {trials}, but the space has {points:.0f} different ones; try --trials {points:.0f}"
@@ -170,7 +131,7 @@ def check_space(space: Space, recipe: Recipe, own: Params) -> list[tuple[str, Re
     They have each value, and each pair of two fields' ends; the others stand at `own`, the recipe's point,
     or where that lies outside at their first value. RequestError: one is refused.
     """
-    anchor = {name: own[name] if axis.holds(own[name]) else axis.ends()[0] for name, axis in space.items()}
+    anchor = {name: own[name] if holds(axis, own[name]) else ends(axis)[0] for name, axis in space.items()}
     moved = {name: value for name, value in anchor.items() if value != own[name]}
     found: list[tuple[str, Recipe]] = []
     for point in _points({name: space[name] for name in sorted(space, key=lambda name: name not in moved)}):
@@ -198,15 +159,14 @@ def _points(space: Space) -> Iterator[Params]:
         for value in _checked_values(axis):
             yield {name: value}
     for (first, one), (second, other) in combinations(space.items(), 2):
-        for values in product(one.ends(), other.ends()):
+        for values in product(ends(one), ends(other)):
             yield dict(zip((first, second), values, strict=True))
 
 
-def _checked_values(axis: Axis) -> tuple[Any, ...]:
-    if isinstance(axis, Range) and axis.whole and axis.high - axis.low < WHOLE_CHECKED:
-        kind = type(axis.low)
-        return tuple(kind(number) for number in range(int(axis.low), int(axis.high) + 1))
-    return axis.ends()
+def _checked_values(axis: Axis) -> tuple[Value, ...]:
+    if isinstance(axis, CategoricalDistribution) or count_values(axis) > WHOLE_CHECKED:
+        return ends(axis)
+    return tuple(map(type(axis.low), range(int(axis.low), int(axis.high) + 1)))
 
 
 def _find_hint(name: str) -> Any:
@@ -239,10 +199,10 @@ def _parse_axis(text: str, hint: Any) -> Axis:
     values = tuple(parse_value(item, hint) for item in items)
     if not values or len(set(values)) < len(values):
         raise ValueError(f"{text!r} must name at least one value, and none twice")
-    return Choice(values)
+    return choice(values)
 
 
-def _parse_range(kind: str, items: list[str], hint: Any) -> Range:
+def _parse_range(kind: str, items: list[str], hint: Any) -> FloatDistribution | IntDistribution:
     numbers = [member for member in _members(hint) if member in (int, float)]
     if not numbers:
         raise ValueError(f"it is {describe_type(hint)}, no number of a range; use choice(a,b)")
@@ -255,8 +215,9 @@ def _parse_range(kind: str, items: list[str], hint: Any) -> Range:
     log = kind == "loguniform"
     if log and low <= 0:
         raise ValueError(f"loguniform begins at {items[0]}, which has no logarithm; begin above 0")
-    convert = numbers[0]
-    return Range(convert(low), convert(high), log, whole)
+    if int in numbers:
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log, step=1 if whole else None)
 
 
 def split_items(text: str) -> list[str]:
@@ -274,32 +235,24 @@ def split_items(text: str) -> list[str]:
 def parse_value(text: str, hint: Any) -> Any:
     """A value of a field's type from text. ValueError: it is none."""
     for member in _members(hint):
-        try:
+        with suppress(ValueError):
             return _parse_as(text, member)
-        except ValueError:
-            continue
     raise ValueError(f"{text!r} is not {describe_type(hint)}")
 
 
-def _parse_as(text: str, kind: Any) -> Any:
+def _parse_as(text: str, kind: Any) -> Value:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         return _parse_tuple(text, arguments)
-    if origin is Literal:
-        return {str(value): value for value in arguments}[text] if text in map(str, arguments) else _refuse()
-    if kind is types.NoneType or kind is bool:
-        words = {"None": None} if kind is types.NoneType else {"true": True, "false": False}
-        found = [value for word, value in words.items() if word.lower() == text.lower()]
-        return found[0] if found else _refuse()
-    if kind is float:
-        number = float(text)
-        return number if math.isfinite(number) else _refuse()
     if kind is int:
         return int(text)
-    return text if text else _refuse()
-
-
-def _refuse() -> typing.NoReturn:
+    if kind is float and math.isfinite(number := float(text)):
+        return number
+    known = {str(value): value for value in arguments} if origin is Literal else WORDS.get(kind, {})
+    if (word := text if origin is Literal else text.lower()) in known:
+        return known[word]
+    if kind is str and text:
+        return text
     raise ValueError
 
 

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seg.search.space import Axis, Choice, Params, Space
+from seg.recipe import Params
+from seg.search.space import Space, is_inside
 from seg.search.trials import ERRORED, FINISHED, PRUNED, RUNNING, TrialRecord
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
@@ -40,8 +40,7 @@ def propose(space: Space, trials: Iterable[TrialRecord], number: int, seed: int)
         knowing = draw < REDRAWS
         sampler = TPESampler(seed=drawn, constant_liar=True) if knowing else RandomSampler(seed=drawn)
         study = build_study(space, trials if knowing else [], sampler)
-        asked = study.ask(_distributions(space)).params
-        params = {name: _decode(axis, asked[name]) for name, axis in space.items()}
+        params = study.ask({**space}).params
         if params not in tried:
             break
     return params
@@ -80,7 +79,7 @@ def build_study(space: Space, trials: Iterable[TrialRecord], sampler: "BaseSampl
 
 
 def _is_counted(space: Space, trial: TrialRecord) -> bool:
-    return trial.status != ERRORED and all(axis.holds(trial.params[name]) for name, axis in space.items())
+    return trial.status != ERRORED and is_inside(space, trial.params)
 
 
 def _freeze(space: Space, trial: TrialRecord) -> "FrozenTrial":
@@ -90,31 +89,9 @@ def _freeze(space: Space, trial: TrialRecord) -> "FrozenTrial":
     return create_trial(
         state=states[trial.status],
         value=trial.miou if trial.status == FINISHED else None,
-        params={name: _encode(axis, trial.params[name]) for name, axis in space.items()},
-        distributions=_distributions(space),
+        params={name: trial.params[name] for name in space},
+        distributions={**space},
         intermediate_values={
             int(row["epoch"] or 0): float(row["miou"] or 0) for row in trial.journal.history
         },
     )
-
-
-def _distributions(space: Space) -> "dict[str, BaseDistribution]":
-    return {name: _distribution(axis) for name, axis in space.items()}
-
-
-def _distribution(axis: Axis) -> "BaseDistribution":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(axis, Choice):  # by place: Optuna's categories cannot be tuples
-        return CategoricalDistribution(tuple(range(len(axis.values))))
-    if axis.whole:
-        return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
-    return FloatDistribution(axis.low, axis.high, log=axis.log)
-
-
-def _encode(axis: Axis, value: Any) -> Any:
-    return axis.values.index(value) if isinstance(axis, Choice) else value
-
-
-def _decode(axis: Axis, value: Any) -> Any:
-    return axis.values[value] if isinstance(axis, Choice) else type(axis.low)(value)

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from seg.files import read_json, write_bytes, write_json
 from seg.plain_data import require
-from seg.recipe import Recipe, as_tuples
-from seg.search.space import Params
+from seg.recipe import Params, Recipe, as_tuples
 from seg.train.run_folder import read_run
 from seg.train.state import Journal
 

@@ -21,6 +21,7 @@ from seg.models.unet import UNet
 from seg.recipe import Crops, Preprocessing, Tiling
 from seg.recipes import RECIPES
 from seg.requests import SearchRequest
+from seg.search.space import ends
 from seg.search.trials import (
     TrialRecord,
     begin_trial,
@@ -372,15 +373,15 @@ def test_another_model_is_searched_with_the_backbone_that_it_begins_with(
 def test_the_space_is_rate_loss_and_backbone_unless_others_are_given(archive: Path, tmp_path: Path) -> None:
     plan = plan_search(replace(request_for(archive, search=()), out=tmp_path / "out"), HERE)
     assert list(plan.space) == ["optimizer.lr", "loss", "backbone"]
-    assert plan.space["loss"].ends() == ("cross_entropy", "cross_entropy+dice", "focal")
-    assert plan.space["backbone"].ends() == UNet.BACKBONES
-    assert plan.space["optimizer.lr"].ends() == (pytest.approx(3e-4), pytest.approx(3e-2))
+    assert ends(plan.space["loss"]) == ("cross_entropy", "cross_entropy+dice", "focal")
+    assert ends(plan.space["backbone"]) == UNet.BACKBONES
+    assert ends(plan.space["optimizer.lr"]) == (pytest.approx(3e-4), pytest.approx(3e-2))
     assert plan.own == OWN
     decay = "optimizer.weight_decay=loguniform(1e-6,1e-3)"
     given = ("loss=choice(lovasz)", "optimizer.lr=uniform(1,2)", decay)
     plan = plan_search(replace(request_for(archive, search=given), out=tmp_path / "other"), HERE)
     assert list(plan.space) == ["optimizer.lr", "loss", "backbone", "optimizer.weight_decay"]
-    assert plan.space["loss"].ends() == ("lovasz",)
+    assert ends(plan.space["loss"]) == ("lovasz",)
     assert plan.own == OWN | {"optimizer.weight_decay": TINY.optimizer.weight_decay}  # also where outside
 
 

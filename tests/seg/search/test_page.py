@@ -3,14 +3,17 @@ import math
 import re
 import shlex
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from jobs.options import parse
 from jobs.train import Args
 from seg.figures.pages import nice_ticks
+from seg.recipe import Params
 from seg.recipes import RECIPES
 from seg.search.page import (
     as_options,
@@ -20,16 +23,16 @@ from seg.search.page import (
     short_names,
     write_page,
 )
-from seg.search.space import Choice, Params, Range, Space, get_field
+from seg.search.space import Space, choice, ends
 from seg.search.study import FEWEST_JUDGED
 from seg.search.trials import TrialRecord
 from seg.train.state import Journal
 
 SPACE: Space = {
-    "optimizer.lr": Range(3e-4, 3e-2, log=True, whole=False),
-    "loss": Choice(("cross_entropy", "cross_entropy+dice", "<focal>&")),
-    "backbone": Choice(("resnet18", "resnet34", "resnet50")),
-    "crops.size_px": Choice(((64, 64), (128, 128))),
+    "optimizer.lr": FloatDistribution(3e-4, 3e-2, log=True),
+    "loss": choice(("cross_entropy", "cross_entropy+dice", "<focal>&")),
+    "backbone": choice(("resnet18", "resnet34", "resnet50")),
+    "crops.size_px": choice(((64, 64), (128, 128))),
 }
 EPOCHS = 9
 
@@ -44,9 +47,9 @@ def make_trial(number: int, status: str = "finished", *, lr: float = 3e-3, **mor
     best = max((row["miou"] or 0.0 for row in history), default=-1.0)
     params: Params = {
         "optimizer.lr": lr,
-        "loss": SPACE["loss"].ends()[number % 3],
-        "backbone": SPACE["backbone"].ends()[number // 2 % 3],
-        "crops.size_px": SPACE["crops.size_px"].ends()[number % 2],
+        "loss": ends(SPACE["loss"])[number % 3],
+        "backbone": ends(SPACE["backbone"])[number // 2 % 3],
+        "crops.size_px": ends(SPACE["crops.size_px"])[number % 2],
     }
     return TrialRecord(
         number=number,
@@ -162,8 +165,8 @@ def test_parallel_coordinates_lead_each_trial_through_its_settings_to_its_miou(
         assert [axis for axis, _ in along] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
         rate, loss, backbone, crops, _ = (height for _, height in along)
         assert rate == pytest.approx(math.log(trial.params["optimizer.lr"] / 3e-4) / math.log(100), abs=1e-5)
-        assert loss == SPACE["loss"].ends().index(trial.params["loss"]) / 2
-        assert backbone == SPACE["backbone"].ends().index(trial.params["backbone"]) / 2
+        assert loss == ends(SPACE["loss"]).index(trial.params["loss"]) / 2
+        assert backbone == ends(SPACE["backbone"]).index(trial.params["backbone"]) / 2
         assert crops == (0 if trial.params["crops.size_px"] == (64, 64) else 1)
 
 
@@ -198,7 +201,7 @@ def test_a_recipe_outside_the_space_is_listed_and_not_drawn(tmp_path: Path) -> N
 def test_the_winners_settings_are_options_of_a_training(tmp_path: Path) -> None:
     recipe = RECIPES["interferogram-small"]
     searched = ("optimizer.lr", "loss", "crops.size_px", "crops.flip_rows", "compile")
-    own = {name: get_field(recipe, name) for name in searched}
+    own = {name: attrgetter(name)(recipe) for name in searched}
     best = own | {"loss": "focal(alpha=0.8,gamma=2)", "crops.size_px": (32, 64), "compile": True}
     best |= {"crops.flip_rows": not own["crops.flip_rows"]}
     best |= {"optimizer.schedule": "step", "optimizer.steps": ((3, 0.1), (5, 0.01))}
@@ -212,7 +215,7 @@ def test_the_winners_settings_are_options_of_a_training(tmp_path: Path) -> None:
     )
     assert as_options(own, own) == ""
     args = parse(Args, ["interferogram-small", *shlex.split(as_options(best, own))])
-    assert {name: get_field(args.recipe, name) for name in best} == best
+    assert {name: attrgetter(name)(args.recipe) for name in best} == best
 
 
 def test_names_lose_their_group_where_they_stay_distinct() -> None:
@@ -243,15 +246,15 @@ def test_epochs_are_marked_from_the_first_to_the_last(last: int) -> None:
 
 
 def test_an_axis_labels_its_ends_and_every_choice() -> None:
-    assert [text for _, text in axis_ticks(SPACE["loss"])] == list(SPACE["loss"].ends())
+    assert [text for _, text in axis_ticks(SPACE["loss"])] == list(ends(SPACE["loss"]))
     assert axis_ticks(SPACE["optimizer.lr"]) == [
         (0.0, "0.0003"),
         (pytest.approx(math.log(1e-3 / 3e-4) / math.log(100)), "0.001"),
         (pytest.approx(math.log(1e-2 / 3e-4) / math.log(100)), "0.01"),
         (1.0, "0.03"),
     ]
-    assert axis_ticks(Range(2, 8, log=False, whole=True)) == [(0.0, "2"), (0.5, "5"), (1.0, "8")]
-    assert place(Choice(("only",)), "only") == 0.5
+    assert axis_ticks(IntDistribution(2, 8)) == [(0.0, "2"), (0.5, "5"), (1.0, "8")]
+    assert place(choice(("only",)), "only") == 0.5
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

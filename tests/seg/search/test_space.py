@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from math import log
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -8,24 +9,25 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from seg.errors import RequestError
-from seg.recipe import Optimizer, Recipe, recipe_to_dict
+from seg.recipe import Optimizer, Recipe, apply_params, recipe_to_dict
 from seg.recipes import RECIPES
 from seg.search.space import (
     FIXED,
-    Choice,
-    Range,
+    Axis,
     Space,
-    apply_params,
     check_size,
     check_space,
-    get_field,
+    choice,
+    ends,
+    holds,
+    is_inside,
     parse_search,
     parse_value,
-    plain_space,
+    plain_axis,
     recipe_fields,
-    space_from_plain,
 )
 from seg.search.study import importance, propose
 from seg.search.trials import TrialRecord
@@ -36,7 +38,7 @@ RECIPE = RECIPES["interferogram-small"]
 
 def check(words: list[str]) -> list[tuple[str, Recipe]]:
     space = parse_search(words)
-    return check_space(space, RECIPE, {name: get_field(RECIPE, name) for name in space})
+    return check_space(space, RECIPE, {name: attrgetter(name)(RECIPE) for name in space})
 
 
 def refused(*words: str) -> str:
@@ -48,31 +50,31 @@ def refused(*words: str) -> str:
 @pytest.mark.parametrize(
     ("word", "axis"),
     [
-        ("optimizer.weight_decay=loguniform(1e-6,1e-2)", Range(1e-6, 1e-2, log=True, whole=False)),
-        ("optimizer.weight-decay = uniform( 0, 0.5 )", Range(0.0, 0.5, log=False, whole=False)),
-        ("batch=int(2,8)", Range(2, 8, log=False, whole=True)),
-        ("batch=randint(2,8)", Range(2, 8, log=False, whole=True)),
-        ("batch=loguniform(2,64)", Range(2, 64, log=True, whole=True)),
-        ("batch=uniform(2,64)", Range(2, 64, log=False, whole=True)),
-        ("preprocessing.shrink=int(1,4)", Range(1.0, 4.0, log=False, whole=True)),
+        ("optimizer.weight_decay=loguniform(1e-6,1e-2)", FloatDistribution(1e-6, 1e-2, log=True)),
+        ("optimizer.weight-decay = uniform( 0, 0.5 )", FloatDistribution(0.0, 0.5)),
+        ("batch=int(2,8)", IntDistribution(2, 8)),
+        ("batch=randint(2,8)", IntDistribution(2, 8)),
+        ("batch=loguniform(2,64)", IntDistribution(2, 64, log=True)),
+        ("batch=uniform(2,64)", IntDistribution(2, 64)),
+        ("preprocessing.shrink=int(1,4)", FloatDistribution(1.0, 4.0, step=1)),
         (
             "loss=choice(dice, focal(alpha=0.8,gamma=2)+dice)",
-            Choice(("dice", "focal(alpha=0.8,gamma=2)+dice")),
+            choice(("dice", "focal(alpha=0.8,gamma=2)+dice")),
         ),
-        ("optimizer.name=choice(adam,sgd)", Choice(("adam", "sgd"))),
-        ("preprocessing.channels=choice(1,3)", Choice((1, 3))),
-        ("crops.flip_rows=choice(true,False)", Choice((True, False))),
-        ("backbone=choice(None,resnet34)", Choice((None, "resnet34"))),
-        ("crops.size_px=choice((64,64),[128, 128])", Choice(((64, 64), (128, 128)))),
-        ("optimizer.steps=choice((),((3,0.1),(5,0.01)))", Choice(((), ((3, 0.1), (5, 0.01))))),
-        ("class_weights=choice(median_frequency,(1,2.5))", Choice(("median_frequency", (1.0, 2.5)))),
-        ("preprocessing.size_px=choice(None,(32,64))", Choice((None, (32, 64)))),
+        ("optimizer.name=choice(adam,sgd)", choice(("adam", "sgd"))),
+        ("preprocessing.channels=choice(1,3)", choice((1, 3))),
+        ("crops.flip_rows=choice(true,False)", choice((True, False))),
+        ("backbone=choice(None,resnet34)", choice((None, "resnet34"))),
+        ("crops.size_px=choice((64,64),[128, 128])", choice(((64, 64), (128, 128)))),
+        ("optimizer.steps=choice((),((3,0.1),(5,0.01)))", choice(((), ((3, 0.1), (5, 0.01))))),
+        ("class_weights=choice(median_frequency,(1,2.5))", choice(("median_frequency", (1.0, 2.5)))),
+        ("preprocessing.size_px=choice(None,(32,64))", choice((None, (32, 64)))),
     ],
 )
-def test_a_distribution_is_typed_by_the_recipes_field(word: str, axis: Choice | Range) -> None:
+def test_a_distribution_is_typed_by_the_recipes_field(word: str, axis: Axis) -> None:
     (parsed,) = parse_search([word]).values()
     assert parsed == axis
-    assert [type(end) for end in parsed.ends()] == [type(end) for end in axis.ends()]
+    assert [type(end) for end in ends(parsed)] == [type(end) for end in ends(axis)]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_an_unknown_field_names_the_nearest_and_one_given_twice_is_refused() -> 
 def test_every_field_of_a_recipe_reads_back_its_own_value_from_text() -> None:
     for recipe in RECIPES.values():
         for name, hint in recipe_fields().items():
-            value = get_field(recipe, name)
+            value = attrgetter(name)(recipe)
             if name not in FIXED and value != "":
                 assert parse_value(str(value), hint) == value, name
 
@@ -177,10 +179,21 @@ def test_the_fields_are_those_of_the_recipe() -> None:
     assert set(FIXED) <= set(recipe_fields())
 
 
-def test_a_space_goes_through_json_unchanged() -> None:
+def test_a_space_in_run_json_is_as_it_always_was() -> None:
     words = ["batch=int(2,8)", "crops.size_px=choice((64,64),(32,32))", "backbone=choice(None,resnet34)"]
-    space = parse_search([*words, "optimizer.lr=loguniform(1e-4,1e-1)"])
-    assert space_from_plain(json.loads(json.dumps(plain_space(space)))) == space
+    space = parse_search([*words, "optimizer.lr=loguniform(1e-4,1e-1)", "preprocessing.shrink=int(1,4)"])
+    assert json.dumps({name: plain_axis(axis) for name, axis in space.items()}) == (
+        '{"batch": {"low": 2, "high": 8, "log": false, "whole": true}, '
+        '"crops.size_px": {"choice": [[64, 64], [32, 32]]}, "backbone": {"choice": [null, "resnet34"]}, '
+        '"optimizer.lr": {"low": 0.0001, "high": 0.1, "log": true, "whole": false}, '
+        '"preprocessing.shrink": {"low": 1.0, "high": 4.0, "log": false, "whole": true}}'
+    )
+
+
+@pytest.mark.parametrize("value", ["0.003", True, None, (1,), float("nan"), -0.003, 0.2])
+def test_a_range_holds_numbers_alone(value: Any) -> None:
+    assert not holds(FloatDistribution(1e-4, 1e-1, log=True), value)
+    assert not holds(IntDistribution(1, 4), value)
 
 
 def test_settings_change_what_they_name_and_nothing_else() -> None:
@@ -243,7 +256,7 @@ def test_more_trials_than_there_are_different_ones_are_refused() -> None:
         check_size(space, own, 8)
     with pytest.raises(RequestError, match="try --trials 6"):
         check_size(space, own | {"batch": 4}, 7)
-    check_size(SPACE, {name: get_field(RECIPE, name) for name in SPACE}, 10**6)
+    check_size(SPACE, {name: attrgetter(name)(RECIPE) for name in SPACE}, 10**6)
 
 
 def record(
@@ -258,11 +271,11 @@ def record(
 
 
 SPACE: Space = {
-    "optimizer.lr": Range(1e-4, 1e-1, log=True, whole=False),
-    "batch": Range(2, 16, log=False, whole=True),
-    "preprocessing.shrink": Range(1.0, 4.0, log=False, whole=True),
-    "loss": Choice(("dice", "focal")),
-    "crops.size_px": Choice(((64, 64), (128, 128))),
+    "optimizer.lr": FloatDistribution(1e-4, 1e-1, log=True),
+    "batch": IntDistribution(2, 16),
+    "preprocessing.shrink": FloatDistribution(1.0, 4.0, step=1),
+    "loss": choice(("dice", "focal")),
+    "crops.size_px": choice(((64, 64), (128, 128))),
 }
 
 
@@ -278,7 +291,7 @@ def run_search(count: int, space: Space = SPACE, seed: int = 0) -> list[TrialRec
 
 def test_proposals_lie_in_the_space_and_have_the_fields_types() -> None:
     for trial in run_search(14):
-        assert all(axis.holds(trial.params[name]) for name, axis in SPACE.items())
+        assert is_inside(SPACE, trial.params)
         assert [type(value) for value in trial.params.values()] == [float, int, float, str, tuple]
         assert apply_params(RECIPE, trial.params)
 
@@ -335,12 +348,12 @@ def test_whatever_the_text_the_answer_is_a_space_or_one_sentence(text: str) -> N
     except RequestError as error:
         line = str(error)
     else:
-        line = f"--search batch: {axis.ends()}"
+        line = f"--search batch: {ends(axis)}"
     assert line.startswith("--search batch: ")
     assert "\n" not in line
 
 
 def test_the_whole_of_a_recipe_can_be_rebuilt_from_its_own_values() -> None:
-    values = {name: get_field(RECIPE, name) for name in recipe_fields()}
+    values = {name: attrgetter(name)(RECIPE) for name in recipe_fields()}
     assert apply_params(replace(RECIPE, optimizer=Optimizer(), batch=1), values) == RECIPE
     assert isinstance(apply_params(RECIPE, values), Recipe)
