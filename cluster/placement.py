@@ -1,51 +1,194 @@
-"""How many workers a training gets, what each computes on, and waiting for room in the cluster."""
+"""How many processes a job gets, what each computes on, and waiting for room in the cluster."""
 
+import os
 import threading
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, isfinite
 
-from cluster.session import Session, workers_from_environment
-from cluster.train_workers import WorkerSettings
+from cluster.session import Session
 from seg.errors import RequestError
 from seg.progress import progress
-from seg.requests import TrainRequest
+from seg.requests import ScoreRequest, SearchRequest, TrainRequest, Workers
 from seg.screen import say
 
 AUTOSCALER_MINUTES = 15.0
 """How long a cluster that starts nodes is waited for, where nothing else is said."""
 POLL_S = 1.0
+ROUNDING = 1e-6
+"""Ten trials of 0.1 GPUs share one."""
 
 
-def place_workers(request: TrainRequest, session: Session) -> WorkerSettings | None:
-    """The workers that a training gets, as asked or by what there is; None: this process alone.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """GPUs and CPUs of a cluster, or that processes need."""
+
+    gpus: float
+    cpus: int
+
+    def holds(self, need: "Room") -> bool:
+        """Whether what is needed fits, all nodes taken together."""
+        return need.gpus <= self.gpus and need.cpus <= self.cpus
+
+    def __str__(self) -> str:
+        return f"{self.gpus:g} GPUs and {self.cpus:g} CPUs"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Placement:
+    """The processes of a job, or of one trial of a search, and what each computes on."""
+
+    workers: Workers
+    """0: this process."""
+    gpus: float
+    """Of each; 0: they compute on CPUs."""
+    threads: int
+    """CPUs of each."""
+
+    @property
+    def most(self) -> int:
+        """Workers, where there is room for all."""
+        return self.workers[1] if isinstance(self.workers, tuple) else self.workers
+
+    @property
+    def need(self) -> Room:
+        """What the fewest of them take."""
+        fewest = self.workers[0] if isinstance(self.workers, tuple) else self.workers
+        return Room(fewest * self.gpus, fewest * self.threads)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a request says of its workers; None: what there is decides."""
+
+    workers: Workers | None
+    gpus: float | None
+    """Of each."""
+    threads: int | None
+    """CPUs of each."""
+    work_for: int | None = None
+    """Workers that find work; None: one a CPU does, where there are no GPUs."""
+
+
+def place(asked: Asked, session: Session) -> Placement:
+    """What was asked for; else a worker for each GPU, else $FRINGE_WORKERS, else 1.
+
+    Each has a GPU where there are any, and beside it one CPU, else its share of the CPUs. RequestError: no
+    number of workers, or no share of a GPU.
+    """
+    if asked.workers == 0:
+        return Placement(workers=0, gpus=float(session.gpus > 0), threads=asked.threads or session.cpus)
+    gpus = float(session.gpus_possible > 0) if asked.gpus is None else asked.gpus
+    if not 0 <= gpus <= 1:
+        raise RequestError(
+            f"--gpus-per-worker is {gpus:g}, not 0, a share of a GPU (0.5) or 1; try --gpus-per-worker 1"
+        )
+    workers = asked.workers
+    if workers is None:
+        here = floor(session.gpus / gpus) if gpus else 0
+        workers = min(here or workers_from_environment(), asked.work_for or max(session.cpus, here))
+    fewest, most = workers if isinstance(workers, tuple) else (workers, workers)
+    if fewest < 1:
+        raise RequestError(f"--workers is {fewest}, below 0; try --workers 1")
+    share = max(1, max(session.cpus, session.cpus_possible) // most)
+    return Placement(
+        workers=fewest if fewest == most else (fewest, most),
+        gpus=gpus,
+        threads=asked.threads or (1 if gpus else share),
+    )
+
+
+def workers_from_environment() -> int:
+    """$FRINGE_WORKERS, else 1. RequestError: it is no number of workers."""
+    text = os.environ.get("FRINGE_WORKERS", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise RequestError(f"FRINGE_WORKERS is {text!r}, not a number of workers; set it to 1, or unset it")
+    return int(text)
+
+
+def place_scoring(request: ScoreRequest, session: Session) -> Placement:
+    """The workers of a scoring, said on screen. RequestError: Ray would wait for their room without end."""
+    asked = Asked(workers=request.workers, gpus=request.gpus_per_worker, threads=request.threads)
+    placed = place(asked, session)
+    workers, gpus = placed.most, placed.gpus
+    if not workers:
+        return placed
+    cpus, threads = session.cpus, request.threads
+    if gpus and workers > (fit := floor(session.gpus_possible / gpus)):
+        room = f"there are {session.gpus_possible} GPUs" + (f", {gpus:g} each" if gpus != 1 else "")
+        mend = f"--workers {fit}" if fit else "--gpus-per-worker 0"
+        raise RequestError(f"--workers {workers}: {room}; try {mend}")
+    if not gpus and workers > cpus:
+        raise RequestError(f"--workers {workers}: there are {cpus} CPUs; try --workers {cpus}")
+    if not gpus and workers * threads > cpus:
+        raise RequestError(
+            f"--workers {workers} of {threads} threads each: there are {cpus} CPUs; try --threads 1"
+        )
+    say(_describe(placed))
+    return placed
+
+
+def place_trial(request: SearchRequest, session: Session) -> Placement:
+    """What one trial of a search computes on: by default a CPU and, where there are any, a GPU a worker.
+
+    RequestError: it does not divide among the workers, or there is no such room.
+    """
+    workers, cpus, gpus = request.workers_per_trial, request.cpus_per_trial, request.gpus_per_trial
+    if workers < 1:
+        raise RequestError(f"--workers-per-trial is {workers}, below 1; try --workers-per-trial 1")
+    cpus = workers if cpus is None else cpus
+    if cpus < workers or cpus % workers:
+        fitting = max(1, round(cpus / workers)) * workers
+        raise RequestError(
+            f"--cpus-per-trial {cpus} cannot be shared by {workers} workers; try --cpus-per-trial {fitting}"
+        )
+    if gpus is not None:
+        _check_gpus(gpus, workers)
+        gpus /= workers
+    placed = place(Asked(workers=workers, gpus=gpus, threads=cpus // workers), session)
+    need = placed.need
+    if need.gpus > session.gpus_possible:
+        raise RequestError(
+            f"a trial takes {need.gpus:g} GPUs, but there are {session.gpus_possible}; "
+            "lower --gpus-per-trial or --workers-per-trial"
+        )
+    if need.cpus > session.cpus and not session.autoscales:
+        raise RequestError(
+            f"a trial takes {need.cpus} CPUs, but there are {session.cpus}; "
+            "lower --cpus-per-trial or --workers-per-trial"
+        )
+    return placed
+
+
+def _check_gpus(gpus: float, workers: int) -> None:
+    if not (isfinite(gpus) and gpus >= 0):
+        raise RequestError(f"--gpus-per-trial is {gpus:g}, not 0 or more; try --gpus-per-trial 1")
+    if workers == 1 and gpus > 1:
+        raise RequestError(
+            f"--gpus-per-trial {gpus:g}: a trial of one worker uses one; try --workers-per-trial {gpus:.0f}"
+        )
+    if workers > 1 and gpus not in (0, workers):  # NCCL refuses two ranks on one GPU
+        raise RequestError(
+            f"--gpus-per-trial {gpus:g}: each of {workers} workers takes a whole one; "
+            f"try --gpus-per-trial {workers}"
+        )
+
+
+def count_slots(trial: Placement, session: Session) -> int:
+    """Trials that fit at a time, where nothing else runs."""
+    need = trial.need
+    rooms = [] if session.autoscales else [session.cpus // need.cpus]
+    if need.gpus >= 1:
+        rooms.append(int(session.gpus_possible // need.gpus))
+    elif need.gpus:
+        rooms.append(int(1 / need.gpus + ROUNDING) * session.gpus_possible)
+    return max(1, min(rooms, default=1))
+
+
+def place_training(request: TrainRequest, session: Session) -> Placement:
+    """The workers of a training, said on screen, once there is room for them.
 
     RequestError: the request is impossible here, whatever the cluster still starts.
     """
-    _check_counts(request)
-    if request.workers == 0:
-        return None
-    gpus = session.gpus_of_worker(request.gpus_per_worker)
-    fewest, most = _count(request, session, gpus)
-    if most > 1 and 0 < gpus < 1:  # NCCL refuses two ranks on one GPU
-        raise RequestError(
-            f"--gpus-per-worker is {gpus:g}, but the workers of one training take a whole GPU each; "
-            "try --gpus-per-worker 1"
-        )
-    share = max(1, max(session.cpus, session.cpus_possible) // most)
-    threads = request.cpus_per_worker or (1 if gpus else share)
-    settings = WorkerSettings(
-        workers=fewest if fewest == most else (fewest, most),
-        gpus=gpus,
-        threads=threads,
-        restarts=request.restarts,
-        timeout_s=60 * request.stall_minutes,
-    )
-    _find_room(settings, session, request.wait_minutes)
-    say(_describe(fewest, most))
-    return settings
-
-
-def _check_counts(request: TrainRequest) -> None:
     for option, count, least in (
         ("cpus-per-worker", request.cpus_per_worker, 1),
         ("restarts", request.restarts, 0),
@@ -53,71 +196,52 @@ def _check_counts(request: TrainRequest) -> None:
     ):
         if count is not None and count < least:
             raise RequestError(f"--{option} is {count:g}, below {least:g}; try --{option} {max(1, least)}")
+    batch, threads = request.recipe.batch, request.cpus_per_worker
+    asked = Asked(workers=request.workers, gpus=request.gpus_per_worker, threads=threads, work_for=batch)
+    placed = place(asked, session)
+    if not placed.workers:
+        return placed
+    if placed.most > batch:
+        raise RequestError(f"--workers {placed.most} share a batch of {batch}; try --batch {placed.most}")
+    if placed.most > 1 and 0 < placed.gpus < 1:  # NCCL refuses two ranks on one GPU
+        raise RequestError(
+            f"--gpus-per-worker is {placed.gpus:g}, but the workers of one training take a whole GPU each; "
+            "try --gpus-per-worker 1"
+        )
+    _find_room(placed, session, request.wait_minutes)
+    say(_describe(placed))
+    return placed
 
 
-def _count(request: TrainRequest, session: Session, gpus: float) -> tuple[int, int]:
-    asked, batch = request.workers, request.recipe.batch
-    if asked is None:
-        room = floor(session.gpus / gpus) if gpus else 0
-        asked = min(room or workers_from_environment(), batch)
-    fewest, most = asked if isinstance(asked, tuple) else (asked, asked)
-    if fewest < 1:
-        raise RequestError(f"--workers is {fewest}, below 0; try --workers 1")
-    if most > batch:
-        raise RequestError(f"--workers {most} share a batch of {batch}; try --batch {most}")
-    return fewest, most
+def _describe(placed: Placement) -> str:
+    if isinstance(placed.workers, tuple):
+        return "{} to {} workers".format(*placed.workers)
+    return "1 worker" if placed.workers == 1 else f"{placed.workers} workers"
 
 
-def _describe(fewest: int, most: int) -> str:
-    if fewest != most:
-        return f"{fewest} to {most} workers"
-    return "1 worker" if most == 1 else f"{most} workers"
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """GPUs and CPUs of a cluster, or that workers need."""
-
-    gpus: float
-    cpus: float
-
-    def holds(self, need: "Room") -> bool:
-        """Whether what is needed fits, all nodes taken together."""
-        return need.gpus <= self.gpus and need.cpus <= self.cpus
-
-    def text(self) -> str:
-        """Both in words."""
-        return f"{self.gpus:g} GPUs and {self.cpus:g} CPUs"
-
-
-def _need(settings: WorkerSettings) -> Room:
-    fewest = settings.workers[0] if isinstance(settings.workers, tuple) else settings.workers
-    return Room(fewest * settings.gpus, fewest * settings.threads)
-
-
-def _find_room(settings: WorkerSettings, session: Session, asked_minutes: float | None) -> None:
+def _find_room(placed: Placement, session: Session, asked_minutes: float | None) -> None:
     """Return once the cluster has room for the fewest workers. RequestError: it has, or will have, none."""
-    need = _need(settings)
+    need = placed.need
     if Room(session.gpus, session.cpus).holds(need):
         return
     minutes = (AUTOSCALER_MINUTES if session.autoscales else 0.0) if asked_minutes is None else asked_minutes
     possible = Room(session.gpus_possible, max(session.cpus, session.cpus_possible))
     hopeless = session.autoscales and not possible.holds(need)
     if hopeless or not session.connected or minutes <= 0:
-        raise _refusal(settings, session, possible)
-    say(f"waiting up to {minutes:g} min for {need.text()}")
-    if not _wait_for_room(settings, session, 60 * minutes):
-        raise _refusal(settings, session, possible, f" after {minutes:g} min")
+        raise _refusal(placed, session, possible)
+    say(f"waiting up to {minutes:g} min for {need}")
+    if not _wait_for_room(placed, session, 60 * minutes):
+        raise _refusal(placed, session, possible, f" after {minutes:g} min")
 
 
-def _wait_for_room(settings: WorkerSettings, session: Session, wait_s: float) -> bool:
+def _wait_for_room(placed: Placement, session: Session, wait_s: float) -> bool:
     """Ask the autoscaler for nodes and look each second; whether they came. Updates the session."""
     import ray
     from ray.autoscaler.sdk import request_resources
 
-    need, pause = _need(settings), threading.Event()
-    each = {"CPU": settings.threads} | ({"GPU": settings.gpus} if settings.gpus else {})
-    request_resources(bundles=[each] * round(need.cpus / settings.threads))
+    need, pause = placed.need, threading.Event()
+    each = {"CPU": placed.threads} | ({"GPU": placed.gpus} if placed.gpus else {})
+    request_resources(bundles=[each] * (need.cpus // placed.threads))
     try:
         with progress("waiting for nodes", ceil(wait_s)) as advance:
             for _ in range(ceil(wait_s / POLL_S)):
@@ -126,20 +250,20 @@ def _wait_for_room(settings: WorkerSettings, session: Session, wait_s: float) ->
                 if Room(session.gpus, session.cpus).holds(need):
                     return True
                 pause.wait(POLL_S)
-                advance(1, f"{Room(session.gpus, session.cpus).text()} are there")
+                advance(1, f"{Room(session.gpus, session.cpus)} are there")
         return False
     finally:
         request_resources(bundles=[])  # what runs then holds its nodes by itself
 
 
-def _refusal(settings: WorkerSettings, session: Session, possible: Room, when: str = "") -> RequestError:
-    need = _need(settings)
-    fit = floor(possible.cpus / settings.threads)
-    if settings.gpus:
-        fit = min(fit, floor(possible.gpus / settings.gpus))
-    can = f" and can start up to {possible.text()}" if session.autoscales else ""
+def _refusal(placed: Placement, session: Session, possible: Room, when: str = "") -> RequestError:
+    need = placed.need
+    fit = possible.cpus // placed.threads
+    if placed.gpus:
+        fit = min(fit, floor(possible.gpus / placed.gpus))
+    can = f" and can start up to {possible}" if session.autoscales else ""
     mend = f"try --workers {fit}" if fit else "lower --gpus-per-worker or --cpus-per-worker"
     return RequestError(
-        f"--workers {need.cpus / settings.threads:g} need {need.text()}; the cluster has "
-        f"{Room(session.gpus, session.cpus).text()}{can}{when}; {mend}, or --wait for more"
+        f"--workers {need.cpus // placed.threads} need {need}; the cluster has "
+        f"{Room(session.gpus, session.cpus)}{can}{when}; {mend}, or --wait for more"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cluster.placement import place_scoring
 from cluster.scorer_pool import Limits, ScorerPool
 from cluster.scorer_workers import Crew, LocalCrew, RayCrew
 from cluster.session import Session
@@ -66,19 +67,12 @@ class Workplace:
 
 def choose_workplace(request: ScoreRequest, session: Session) -> Workplace:
     """What a request asks for, or what there is. RequestError: there is no such room."""
-    if request.workers == 0:
-        return Workplace(
-            workers=0,
-            gpus=float(session.gpus > 0),
-            limits=Limits(image_limit_s(request)),
-            session=session,
-            threads=request.threads,
-        )
-    workers = session.choose_workers(request.workers, threads=request.threads, gpus=request.gpus_per_worker)
+    placed = place_scoring(request, session)
+    stall_s = 60 * request.stall_minutes if placed.workers else None
     return Workplace(
-        workers=workers,
-        gpus=session.gpus_of_worker(request.gpus_per_worker),
-        limits=Limits(image_limit_s(request), 60 * request.stall_minutes),
+        workers=placed.most,
+        gpus=placed.gpus,
+        limits=Limits(image_limit_s(request), stall_s),
         session=session,
         threads=request.threads,
     )

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from optuna.distributions import FloatDistribution
 
+from cluster.placement import count_slots, place_trial
 from cluster.session import Session, quiet_loggers
 from cluster.train import check_packs, check_recipe
-from cluster.trials import TrialJob, choose_resources, count_slots, run_trial
+from cluster.trials import TrialJob, run_trial
 from cluster.watching import watch_thread
 from seg.alarms import find_alarms
 from seg.errors import EXIT_CODES, DataWarning, RequestError, StoppedBy
@@ -125,7 +126,7 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     """
     if request.trials < 1:
         raise RequestError(f"--trials is {request.trials}, below 1; try --trials 16")
-    recipe, resources = request.recipe, choose_resources(request, session)
+    recipe, placement = request.recipe, place_trial(request, session)
     space = choose_space(recipe, parse_search(request.search))
     own = own_params(recipe, space)
     check_size(space, own, request.trials)
@@ -134,23 +135,23 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
         request.data or default_data(), _widest(recipe, points), seed=request.seed, limit=request.limit
     )
     check_recipe(recipe, len(data.classes))
-    check_batch(recipe, resources.workers)
+    check_batch(recipe, placement.most)
     check_packs(data, recipe, session)
-    _check_points(points, recipe, data, resources.workers, session)
+    _check_points(points, recipe, data, placement.most, session)
     identity = run_identity(recipe, data, request.seed) | {
         "kind": "search",
         "search": {name: plain_axis(axis) for name, axis in space.items()},
-        "workers_per_trial": resources.workers,
+        "workers_per_trial": placement.most,
     }
     folder = (request.out or Path("search") / run_name(identity)).resolve()
     check_folder(folder, identity)
     return SearchPlan(
         identity=identity,
-        job=TrialJob(recipe=recipe, data=data, seed=request.seed, folder=folder, resources=resources),
+        job=TrialJob(recipe=recipe, data=data, seed=request.seed, folder=folder, placement=placement),
         space=space,
         own=own,
         trials=request.trials,
-        slots=count_slots(resources, session),
+        slots=count_slots(placement, session),
     )
 
 
@@ -260,7 +261,7 @@ def _run_trials(plan: SearchPlan) -> StoppedBy:
     endings = Endings(job)
     proposals = Proposals(job, plan.space, plan.own, trials=plan.trials, slots=plan.slots)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, job=job), job.resources.request()),
+        tune.with_resources(tune.with_parameters(run_trial, job=job), job.set_aside()),
         tune_config=tune.TuneConfig(
             num_samples=-1,  # until there is nothing left to propose
             search_alg=proposals,

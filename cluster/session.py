@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from math import floor
 from pathlib import Path
 from typing import IO
 
@@ -85,40 +84,6 @@ class Session:
             say(f"starting Ray on this machine: {self.cpus} CPUs, {self.gpus} GPUs")
             _start_own_ray()
             self.connected = True
-
-    def choose_workers(self, asked: int | None, *, threads: int = 1, gpus: float | None = None) -> int:
-        """Workers to run: as asked, else what the GPUs hold, else $FRINGE_WORKERS, else 1; said on screen.
-
-        threads: CPUs that each worker takes. gpus: that it takes; None: one where there are any.
-        RequestError: there is no such room, for which Ray would wait without end.
-        """
-        if asked is not None and asked < 1:
-            raise RequestError(f"--workers is {asked}, below 0; try --workers 1")
-        gpus = self.gpus_of_worker(gpus)
-        here, possible = (floor(count / gpus) if gpus else 0 for count in (self.gpus, self.gpus_possible))
-        workers = asked or min(here or workers_from_environment(), max(self.cpus, here))
-        if gpus and workers > possible:
-            room = f"there are {self.gpus_possible} GPUs" + (f", {gpus:g} each" if gpus != 1 else "")
-            mend = f"--workers {possible}" if possible else "--gpus-per-worker 0"
-            raise RequestError(f"--workers {workers}: {room}; try {mend}")
-        if not gpus and workers > self.cpus:
-            raise RequestError(f"--workers {workers}: there are {self.cpus} CPUs; try --workers {self.cpus}")
-        if not gpus and workers * threads > self.cpus:
-            raise RequestError(
-                f"--workers {workers} of {threads} threads each: there are {self.cpus} CPUs; try --threads 1"
-            )
-        say(f"{workers} worker{'s' if workers > 1 else ''}")
-        return workers
-
-    def gpus_of_worker(self, asked: float | None) -> float:
-        """GPUs that a worker takes: as asked, else one where there are any. RequestError: not of 0 to 1."""
-        if asked is None:
-            return 1.0 if self.gpus_possible else 0.0
-        if not 0 <= asked <= 1:
-            raise RequestError(
-                f"--gpus-per-worker is {asked:g}, not 0, a share of a GPU (0.5) or 1; try --gpus-per-worker 1"
-            )
-        return asked
 
 
 @contextmanager
@@ -251,11 +216,3 @@ def _ensure_token() -> None:
 
 def _token_exists() -> bool:
     return any(os.environ.get(f"RAY_AUTH_TOKEN{kind}") for kind in ("", "_PATH")) or _TOKEN.is_file()
-
-
-def workers_from_environment() -> int:
-    """$FRINGE_WORKERS, else 1. RequestError: it is no number of workers."""
-    text = os.environ.get("FRINGE_WORKERS", "1")
-    if not text.isdecimal() or int(text) < 1:
-        raise RequestError(f"FRINGE_WORKERS is {text!r}, not a number of workers; set it to 1, or unset it")
-    return int(text)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from cluster.packing import choose_preparation
-from cluster.placement import place_workers
+from cluster.placement import Placement, place_training
 from cluster.session import Session
-from cluster.train_workers import WorkerSettings, fit_workers, train_epochs
+from cluster.train_workers import fit_workers, train_epochs
 from cluster.watching import watch_here, watch_thread
 from seg.errors import EXIT_CODES, RequestError, StoppedBy
 from seg.figures.plots import load_plotting
@@ -65,10 +65,9 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
 
     RequestError: data, recipe, folder or workers do not fit each other.
     """
-    settings = place_workers(request, session)
+    placement = place_training(request, session)
     server = connect_mlflow(request.mlflow) if request.mlflow else None
     plan = plan_training(request, session)
-    workers = settings.workers if settings else 0
     identity = run_identity(plan.recipe, plan.data, plan.seed)
     with (
         holding(plan.folder, identity, what="training") as lock,
@@ -78,10 +77,10 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
         _fetch_checkpoints(plan)
         stopped_by = StoppedBy.FINISHED
         if not _is_finished(plan):
-            stopped_by = _train_pending(plan, settings, session, tracking)
+            stopped_by = _train_pending(plan, request, placement, session, tracking)
         else:
             say(f"nothing left to train in {plan.folder}")
-        summary = _summarise(plan, workers, stopped_by)
+        summary = _summarise(plan, placement.workers, stopped_by)
         tracking.conclude(summary)
     return TrainSummary(plan.folder, summary)
 
@@ -216,12 +215,13 @@ def _draw(plan: TrainingPlan, journal: Journal) -> None:
 
 
 def _train_pending(
-    plan: TrainingPlan, settings: WorkerSettings | None, session: Session, tracking: Tracking
+    plan: TrainingPlan, request: TrainRequest, placement: Placement, session: Session, tracking: Tracking
 ) -> StoppedBy:
     load_plotting()
     reader = BoardReader(plan, tracking.send)
-    if settings is not None:
+    if placement.workers:
         session.start()
-        return watch_thread(reader, partial(fit_workers, plan, settings))
+        limits = {"restarts": request.restarts, "stall_minutes": request.stall_minutes}
+        return watch_thread(reader, partial(fit_workers, plan, placement, **limits))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return watch_here(reader, partial(train_epochs, plan, device))

@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from math import ceil
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cluster.placement import Placement
 from cluster.session import quiet_loggers
 from seg.errors import RequestError, TrainingDiverged
 from seg.files import persistently, read_json, without_nan, write_json
@@ -28,26 +28,13 @@ FINAL = {kind.__name__: kind for kind in (RequestError, TrainingDiverged, LostLo
 """What would happen again: a worker that meets one ends, and no group is built anew for it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerSettings:
-    """The processes that share a training."""
-
-    workers: int | tuple[int, int]
-    """How many, or the fewest and the most where the cluster may shrink and grow meanwhile."""
-    gpus: float
-    """Of each; 0: they compute on CPUs."""
-    threads: int
-    """CPUs of each."""
-    restarts: int = 3
-    """Times the group is built again after a worker died or stood still."""
-    timeout_s: float = 1800.0
-    """How long ranks wait for another before they give up."""
-
-
-def fit_workers(plan: TrainingPlan, settings: WorkerSettings) -> None:
+def fit_workers(
+    plan: TrainingPlan, placement: Placement, *, restarts: int = 3, stall_minutes: float = 30.0
+) -> None:
     """Train what is left of a run on Ray's workers; returns when all is done.
 
-    RequestError, TrainingDiverged, LostLock: as a worker raised them.
+    restarts: times the group is built again after a worker died or stood still. stall_minutes: how long ranks
+    wait for another before they give up. RequestError, TrainingDiverged, LostLock: as a worker raised them.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -57,20 +44,20 @@ def fit_workers(plan: TrainingPlan, settings: WorkerSettings) -> None:
     ended.unlink(missing_ok=True)
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"plan": plan, "threads": settings.threads, "ended": ended},
+        train_loop_config={"plan": plan, "threads": placement.threads, "ended": ended},
         torch_config=TorchConfig(
-            backend="nccl" if settings.gpus else "gloo", timeout_s=ceil(settings.timeout_s)
+            backend="nccl" if placement.gpus else "gloo", timeout_s=ceil(60 * stall_minutes)
         ),
         scaling_config=ScalingConfig(
-            num_workers=settings.workers,
-            use_gpu=settings.gpus > 0,
-            resources_per_worker={"CPU": settings.threads}
-            | ({"GPU": settings.gpus} if settings.gpus else {}),
+            num_workers=placement.workers,
+            use_gpu=placement.gpus > 0,
+            resources_per_worker={"CPU": placement.threads}
+            | ({"GPU": placement.gpus} if placement.gpus else {}),
         ),
         run_config=RunConfig(
             name=f"train-{os.getpid()}-{int(time.time())}",  # our own state resumes: Ray's is never picked up
             storage_path=str(plan.folder / "ray"),
-            failure_config=FailureConfig(max_failures=settings.restarts),
+            failure_config=FailureConfig(max_failures=restarts),
             callbacks=[_failure_notes(plan.folder)],
         ),
     )

@@ -1,23 +1,23 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.placement import place_workers
+from cluster.placement import Placement, Room, count_slots, place_scoring, place_training, place_trial
 from cluster.session import Session
-from cluster.train_workers import WorkerSettings
 from seg.errors import RequestError
 from seg.recipes import RECIPES
-from seg.requests import TrainRequest, Workers, parse_workers
+from seg.requests import ScoreRequest, SearchRequest, TrainRequest, Workers, parse_workers
 
 CPUS = Session(8, 0, 0, connected=False)
 GPUS = Session(32, 4, 4, connected=True)
 GROWING = Session(8, 1, 16, connected=True, cpus_possible=128, autoscales=True)
 
 
-def place(session: Session, workers: Workers | None = None, **changes: Any) -> WorkerSettings | None:
-    return place_workers(TrainRequest(data=Path(), workers=workers, **changes), session)
+def place(session: Session, workers: Workers | None = None, **changes: Any) -> Placement:
+    return place_training(TrainRequest(data=Path(), workers=workers, **changes), session)
 
 
 @pytest.mark.parametrize(
@@ -43,20 +43,16 @@ def test_workers_get_what_was_asked_or_what_there_is(
     gpus: float,
     threads: int,
 ) -> None:
-    settings = place(session, asked, **changes)
-    assert settings is not None
-    assert (settings.workers, settings.gpus, settings.threads) == (workers, gpus, threads)
+    assert place(session, asked, **changes) == Placement(workers=workers, gpus=gpus, threads=threads)
 
 
 def test_no_workers_are_this_process() -> None:
-    assert place(GPUS, 0) is None
+    assert place(GPUS, 0).workers == 0
 
 
 def test_without_gpus_the_environment_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRINGE_WORKERS", "3")
-    settings = place(CPUS)
-    assert settings is not None
-    assert settings.workers == 3
+    assert place(CPUS).workers == 3
 
 
 @pytest.mark.parametrize(
@@ -114,3 +110,134 @@ def test_a_range_of_workers_is_two_numbers(text: str, workers: Workers) -> None:
 def test_what_is_no_number_and_no_rising_range_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_workers(text)
+
+
+def ask(workers: int | None, **options: Any) -> ScoreRequest:
+    return ScoreRequest(archive="a", model=Path("m"), out="o", workers=workers, **options)
+
+
+@pytest.mark.parametrize(
+    ("session", "asked", "chosen"),
+    [
+        (Session(8, 0, 0, connected=True), None, 1),
+        (Session(8, 0, 0, connected=True), 8, 8),
+        (Session(8, 4, 4, connected=True), None, 4),
+        (Session(8, 4, 4, connected=True), 2, 2),
+        (Session(8, 0, 4, connected=True), 4, 4),  # an autoscaler starts them
+        (Session(8, 0, 4, connected=True), None, 1),
+    ],
+)
+def test_scorers_are_as_asked_else_one_a_gpu_else_one(
+    capsys: pytest.CaptureFixture[str], session: Session, asked: int, chosen: int
+) -> None:
+    assert place_scoring(ask(asked), session).workers == chosen
+    assert capsys.readouterr().err == f"{chosen} worker{'s' if chosen > 1 else ''}\n"
+
+
+def test_the_environment_chooses_scorers_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRINGE_WORKERS", "3")
+    assert place_scoring(ask(None), Session(8, 0, 0, connected=True)).workers == 3
+    assert place_scoring(ask(None), Session(2, 0, 0, connected=True)).workers == 2
+    assert place_scoring(ask(None), Session(8, 2, 2, connected=True)).workers == 2
+    assert place_scoring(ask(1), Session(8, 0, 0, connected=True)).workers == 1
+
+
+@pytest.mark.parametrize(
+    ("session", "asked", "threads", "message"),
+    [
+        (Session(2, 0, 0, connected=True), 3, 1, "--workers 3: there are 2 CPUs; try --workers 2"),
+        (Session(64, 2, 2, connected=True), 3, 1, "--workers 3: there are 2 GPUs; try --workers 2"),
+        (Session(2, 0, 0, connected=True), -1, 1, "--workers is -1, below 0; try --workers 1"),
+        (
+            Session(4, 0, 0, connected=True),
+            2,
+            3,
+            "--workers 2 of 3 threads each: there are 4 CPUs; try --threads 1",
+        ),
+    ],
+)
+def test_more_scorers_than_there_is_room_for_are_refused(
+    session: Session, asked: int, threads: int, message: str
+) -> None:
+    with pytest.raises(RequestError, match=f"^{re.escape(message)}$"):
+        place_scoring(ask(asked, threads=threads), session)
+
+
+HERE = Session(cpus=2, gpus=0, gpus_possible=0, connected=False)
+TWO_GPUS = Session(cpus=16, gpus=2, gpus_possible=2, connected=True)
+EMPTY = Session(cpus=4, gpus=0, gpus_possible=8, connected=True, autoscales=True)
+
+
+@pytest.mark.parametrize(
+    ("session", "options", "workers", "gpus", "cpus", "slots"),
+    [
+        (HERE, {}, 1, 0, 1, 2),
+        (HERE, {"cpus_per_trial": 2}, 1, 0, 2, 1),
+        (HERE, {"workers_per_trial": 2}, 2, 0, 2, 1),
+        (TWO_GPUS, {}, 1, 1, 1, 2),
+        (TWO_GPUS, {"gpus_per_trial": 0.5}, 1, 0.5, 1, 4),
+        (TWO_GPUS, {"gpus_per_trial": 0.6}, 1, 0.6, 1, 2),
+        (TWO_GPUS, {"gpus_per_trial": 0.1}, 1, 0.1, 1, 16),
+        (TWO_GPUS, {"gpus_per_trial": 0, "cpus_per_trial": 4}, 1, 0, 4, 4),
+        (TWO_GPUS, {"workers_per_trial": 2, "cpus_per_trial": 4}, 2, 2, 4, 1),
+        (EMPTY, {"cpus_per_trial": 8}, 1, 1, 8, 8),
+        (EMPTY, {"workers_per_trial": 2}, 2, 2, 2, 4),
+    ],
+)
+def test_each_trial_gets_its_share_of_the_machine(
+    session: Session, options: dict[str, Any], workers: int, gpus: float, cpus: int, slots: int
+) -> None:
+    placed = place_trial(SearchRequest(**options), session)
+    assert (placed.workers, placed.need) == (workers, Room(gpus, cpus))
+    assert placed.threads * workers == cpus
+    assert count_slots(placed, session) == slots
+
+
+@pytest.mark.parametrize(
+    ("session", "options", "sentence"),
+    [
+        (HERE, {"workers_per_trial": 0}, "--workers-per-trial is 0, below 1; try --workers-per-trial 1"),
+        (
+            HERE,
+            {"cpus_per_trial": 0},
+            "--cpus-per-trial 0 cannot be shared by 1 workers; try --cpus-per-trial 1",
+        ),
+        (
+            TWO_GPUS,
+            {"cpus_per_trial": 3, "workers_per_trial": 2},
+            "--cpus-per-trial 3 cannot be shared by 2 workers; try --cpus-per-trial 4",
+        ),
+        (TWO_GPUS, {"gpus_per_trial": -1}, "--gpus-per-trial is -1, not 0 or more; try --gpus-per-trial 1"),
+        (
+            TWO_GPUS,
+            {"gpus_per_trial": float("nan")},
+            "--gpus-per-trial is nan, not 0 or more; try --gpus-per-trial 1",
+        ),
+        (
+            TWO_GPUS,
+            {"gpus_per_trial": 2},
+            "--gpus-per-trial 2: a trial of one worker uses one; try --workers-per-trial 2",
+        ),
+        (
+            TWO_GPUS,
+            {"gpus_per_trial": 1, "workers_per_trial": 2},
+            "--gpus-per-trial 1: each of 2 workers takes a whole one; try --gpus-per-trial 2",
+        ),
+        (
+            HERE,
+            {"gpus_per_trial": 1},
+            "a trial takes 1 GPUs, but there are 0; lower --gpus-per-trial or --workers-per-trial",
+        ),
+        (
+            HERE,
+            {"workers_per_trial": 3},
+            "a trial takes 3 CPUs, but there are 2; lower --cpus-per-trial or --workers-per-trial",
+        ),
+    ],
+)
+def test_a_share_that_there_is_not_or_that_does_not_divide_is_refused(
+    session: Session, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        place_trial(SearchRequest(**options), session)
+    assert str(caught.value) == sentence

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import cluster.session
-from cluster.session import ENVIRONMENT, Session, compute_session
+from cluster.session import ENVIRONMENT, compute_session
 from seg.errors import RequestError
 
 
@@ -109,50 +109,3 @@ def test_a_token_that_another_job_made_meanwhile_is_kept(
     with compute_session():
         assert token.read_text() == "theirs"
     assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
-
-
-@pytest.mark.parametrize(
-    ("session", "asked", "chosen"),
-    [
-        (Session(8, 0, 0, connected=True), None, 1),
-        (Session(8, 0, 0, connected=True), 8, 8),
-        (Session(8, 4, 4, connected=True), None, 4),
-        (Session(8, 4, 4, connected=True), 2, 2),
-        (Session(8, 0, 4, connected=True), 4, 4),  # an autoscaler starts them
-        (Session(8, 0, 4, connected=True), None, 1),
-    ],
-)
-def test_workers_are_as_asked_else_one_a_gpu_else_one(
-    capsys: pytest.CaptureFixture[str], session: Session, asked: int, chosen: int
-) -> None:
-    assert session.choose_workers(asked) == chosen
-    assert capsys.readouterr().err == f"{chosen} worker{'s' if chosen > 1 else ''}\n"
-
-
-def test_the_environment_chooses_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FRINGE_WORKERS", "3")
-    assert Session(8, 0, 0, connected=True).choose_workers(None) == 3
-    assert Session(2, 0, 0, connected=True).choose_workers(None) == 2
-    assert Session(8, 2, 2, connected=True).choose_workers(None) == 2
-    assert Session(8, 0, 0, connected=True).choose_workers(1) == 1
-
-
-@pytest.mark.parametrize(
-    ("session", "asked", "threads", "message"),
-    [
-        (Session(2, 0, 0, connected=True), 3, 1, "--workers 3: there are 2 CPUs; try --workers 2"),
-        (Session(64, 2, 2, connected=True), 3, 1, "--workers 3: there are 2 GPUs; try --workers 2"),
-        (Session(2, 0, 0, connected=True), -1, 1, "--workers is -1, below 0; try --workers 1"),
-        (
-            Session(4, 0, 0, connected=True),
-            2,
-            3,
-            "--workers 2 of 3 threads each: there are 4 CPUs; try --threads 1",
-        ),
-    ],
-)
-def test_more_workers_than_there_is_room_for_are_refused(
-    session: Session, asked: int, threads: int, message: str
-) -> None:
-    with pytest.raises(RequestError, match=f"^{re.escape(message)}$"):
-        session.choose_workers(asked, threads=threads)
