@@ -6,21 +6,37 @@ drinks: one-hot masks by file name.
 
 import hashlib
 import json
-from collections.abc import Collection
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from math import prod
 from pathlib import Path
-from typing import Any
+from threading import Timer
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seg.data import pickled
 from seg.data.convert import folder_in_making, is_converted, relative_name
+from seg.data.formats import npy
 from seg.data.labels import IGNORE, encode_mask
 from seg.data.layout import label_stem
 from seg.data.listing import list_images
-from seg.data.pickled import Array, load_pickled
-from seg.errors import RequestError
+from seg.errors import ImageError, RequestError
 from seg.files import write_bytes
 from seg.progress import progress
+
+LINE_BYTES = 2**20
+"""Of an answer's line at most, beside LINE_BYTES_FOR_ONE for each byte of the pickle."""
+LINE_BYTES_FOR_ONE = 64
+DAMAGE = (ValueError, TypeError, LookupError, AttributeError, EOFError, MemoryError, RecursionError)
+"""What an answer that means nothing can raise."""
+OnArray = Callable[[NDArray[Any]], Any]
+"""Makes a value of each array of numbers as it is read; the array itself is not kept."""
 
 
 def convert_labels(file: Path, out: Path, images: Path | None = None) -> int:
@@ -61,6 +77,103 @@ def read_labels(file: Path, images: Path | None = None) -> dict[str, bytes]:
     return labels
 
 
+def load_pickled(path: Path, on_array: OnArray) -> Any:
+    """The value in a pickle, or in a .npy file of one object: dict, list, tuple, str, number, None.
+
+    Read by a process of its own, without numpy (pickled.py). In place of an array of numbers stands what
+    `on_array` made of it; keys of a dict are strings. RequestError: a name that is not in `pickled.NAMES`,
+    named, with nothing run; other values; a file that is cut short or no pickle.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(npy.MAGIC)) != npy.MAGIC:
+                file.seek(0)
+                return _ask_reader(file, on_array)
+            file.seek(0)
+            array = npy.parse(file)
+            if array.shape or array.dtype != np.dtype(object):
+                raise pickled.Refused(f"holds an array of {array.dtype} {array.shape}, not one dictionary")
+            return _ask_reader(file, on_array)
+    except pickled.Refused as error:
+        raise RequestError(f"{path} {error}; nothing in it was run") from None
+    except (ImageError, *DAMAGE) as error:
+        what = str(error)[:200]
+        raise RequestError(f"{path} is no pickle of plain values and arrays, or damaged: {what}") from None
+
+
+def _ask_reader(file: BinaryIO, on_array: OnArray) -> Any:
+    """What the process makes of the pickle at the file's position. EOFError: it came to an end over it."""
+    size = os.fstat(file.fileno()).st_size
+    os.lseek(file.fileno(), file.tell(), os.SEEK_SET)  # it shares the place, not what was read ahead
+    command = [sys.executable, "-IS", pickled.__file__]
+    environment = {name: os.environ[name] for name in {"LD_LIBRARY_PATH"} & os.environ.keys()}  # no keys
+    with subprocess.Popen(
+        command, env=environment, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as reader:
+        assert reader.stdout is not None
+        timer = Timer(pickled.seconds_for(size), reader.kill)
+        timer.start()
+        try:
+            return read_answers(reader.stdout, size, on_array)
+        except EOFError:
+            status = reader.wait()
+            how = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+            raise EOFError(f"the process that read it ended with {how}") from None
+        finally:
+            timer.cancel()
+            reader.kill()
+
+
+def read_answers(stream: IO[bytes], size: int, on_array: OnArray) -> Any:
+    """The value that the process tells of a pickle of `size` bytes: its answers may be anybody's.
+
+    Refused: the pickle wants more than we do. EOFError: there is no last answer. As of DAMAGE: the pickle has
+    other values, or its answers are odd.
+    """
+    values: list[Any] = []
+    longest, left = LINE_BYTES + LINE_BYTES_FOR_ONE * size, size
+    while line := stream.readline(longest):
+        ((kind, said),) = json.loads(line).items()
+        if kind == "value":
+            return _from_plain(said, values)
+        if kind != "array":
+            raise pickled.Refused(said) if kind == "refused" else ValueError(said)
+        left -= said["bytes"]  # so that there is an end to bytes that a pickle refers to again and again
+        values.append(_take_array(said, stream, left, on_array))
+    raise EOFError("no answer")
+
+
+def _take_array(said: dict[str, Any], stream: IO[bytes], left: int, on_array: OnArray) -> Any:
+    """What `on_array` makes of the array that follows; of a single number that number.
+
+    ValueError: another kind than boolean, integer or float; too few bytes, or too many.
+    """
+    code, order, shape = said["code"], said["order"], said["shape"]
+    if not re.fullmatch("b1|[iu][1248]|f[248]", code) or order not in ("<", ">", "=", "|"):
+        raise ValueError(f"an array of dtype {code!r}, not of numbers")
+    dtype = np.dtype(code).newbyteorder(order)
+    if said["bytes"] != prod(shape or ()) * dtype.itemsize or left < 0:
+        raise ValueError(f"an array of {shape} with {said['bytes']} bytes")
+    content = stream.read(said["bytes"])
+    if shape is None:
+        return np.frombuffer(content, dtype).item()
+    return on_array(np.ndarray(shape, dtype, content, order="F" if said["by_columns"] else "C"))
+
+
+def _from_plain(value: Any, arrays: list[Any]) -> Any:
+    """The value that `pickled.to_plain` took apart, with its arrays in their places."""
+    if isinstance(value, list):
+        return [_from_plain(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, held),) = value.items()
+    if kind == "array":
+        return arrays[held]
+    if kind == "tuple":
+        return tuple(_from_plain(item, arrays) for item in held)
+    return {key: _from_plain(item, arrays) for key, item in held.items()}
+
+
 def _name_entries(loaded: Any, file: Path, images: Path | None) -> list[tuple[str, Any]]:
     """Pairs of an image's name and its value."""
     known = None if images is None else list_images(images).images
@@ -90,8 +203,6 @@ def _find_image(name: str, known: Collection[str] | None, file: Path) -> str:
 
 def _make_label(image: str, value: Any, where: str) -> tuple[str, bytes]:
     """The label's path beside its image's, and its content."""
-    if isinstance(value, Array):
-        value = value.value
     if isinstance(value, ValueError):
         raise RequestError(f"{where}: {value}")
     if isinstance(value, bytes):
@@ -101,14 +212,14 @@ def _make_label(image: str, value: Any, where: str) -> tuple[str, bytes]:
 
 
 def _shrink(array: NDArray[Any]) -> Any:
-    """What is kept of an array as it comes in: a one-hot mask's PNG, boxes as lists; else what is wrong."""
+    """What is kept of an array as it comes in: a one-hot mask's PNG, boxes as such; else what is wrong."""
     if array.ndim == 3:
         try:
             return encode_mask(ids_of_one_hot(array))
         except ValueError as error:
             return error
     if array.ndim <= 2 and array.shape[-1:] == (4,):
-        return array.tolist()
+        return array
     return ValueError(f"an array of shape {array.shape} is neither boxes [N, 4] nor a one-hot mask [H, W, C]")
 
 
@@ -138,6 +249,7 @@ def ids_of_one_hot(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _read_boxes(value: Any, where: str) -> list[list[float]]:
     """Boxes [x, y, w, h] of one image; those without area, from a cancelled cv2.selectROI, are left out."""
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     boxes = [value] if _is_box(value) else _without_place(value)
     if not isinstance(boxes, list | tuple) or not all(_is_box(box) for box in boxes):
         raise RequestError(f"{where}: its value is no list of boxes (x, y, width, height)")
@@ -149,8 +261,8 @@ def _read_boxes(value: Any, where: str) -> list[list[float]]:
 def _without_place(value: Any) -> Any:
     """The boxes of a pair (boxes, place), as the reference kept the place that it had cut an image at."""
     pair = isinstance(value, tuple) and len(value) == 2
-    boxes = value[0] if pair and isinstance(value[0], list | Array) and not _is_box(value[1]) else value
-    return boxes.value if isinstance(boxes, Array) else boxes
+    boxes = value[0] if pair and isinstance(value[0], list | np.ndarray) and not _is_box(value[1]) else value
+    return boxes.tolist() if isinstance(boxes, np.ndarray) else boxes
 
 
 def _is_box(value: Any) -> bool:

@@ -28,7 +28,7 @@ class _Array(NamedTuple):
 
 def read_header(file: BinaryIO) -> Header:
     """What an NPY file holds, by its header. ImageError: damaged, or no image of ours."""
-    return _check(_parse(file))
+    return _check(parse(file))
 
 
 def decode(data: bytes) -> NDArray[np.generic]:
@@ -36,7 +36,7 @@ def decode(data: bytes) -> NDArray[np.generic]:
 
     ImageError: as of `read_header`; fewer bytes than it announces.
     """
-    array = _parse(io.BytesIO(data))
+    array = parse(io.BytesIO(data))
     header = _check(array)
     count = math.prod(array.shape)
     wanted = array.start + count * array.dtype.itemsize
@@ -48,7 +48,8 @@ def decode(data: bytes) -> NDArray[np.generic]:
     return pixels.astype(array.dtype.newbyteorder("="), order="C")
 
 
-def _parse(file: BinaryIO) -> _Array:
+def parse(file: BinaryIO) -> _Array:
+    """Shape and dtype of any NPY array, whether an image or not. UnreadableImage: its header is damaged."""
     try:
         major, minor = np.lib.format.read_magic(file)
         if major not in VERSIONS or minor:

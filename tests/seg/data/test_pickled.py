@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import struct
 import subprocess
+import sys
 import threading
 import tracemalloc
 from pathlib import Path
@@ -17,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from seg.data.pickled import MEANINGS, Array, load_pickled
+from seg.data import pickled
+from seg.data.old_labels import DAMAGE, load_pickled, read_answers
+from seg.data.pickled import NAMES
 from seg.errors import RequestError
 
 RENAMED = (b"numpy._core", b"numpy.core")
@@ -27,15 +30,6 @@ def load(tmp_path: Path, data: bytes) -> Any:
     file = tmp_path / "old.pkl"
     file.write_bytes(data)
     return load_pickled(file, lambda array: array)
-
-
-def plain(value: Any) -> Any:
-    """The value with arrays in place of our stand-ins."""
-    if isinstance(value, Array):
-        return plain(value.value)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
 
 
 def save_npy(value: Any) -> bytes:
@@ -83,7 +77,7 @@ def test_arrays_and_numpy_numbers_come_back_from_every_protocol(
         data = data.replace(b"\x8c\x16numpy._core.multiarray", b"\x8c\x15numpy.core.multiarray")
         data = data.replace(b"\x8c\x13numpy._core.numeric", b"\x8c\x12numpy.core.numeric")
         data = data[:2] + data[11:] if data[2:3] == pickle.FRAME else data
-    found = plain(load(tmp_path, data))
+    found = load(tmp_path, data)
     assert found.pop("numbers") == value.pop("numbers")
     for name, array in value.items():
         np.testing.assert_array_equal(found[name], array)
@@ -95,7 +89,7 @@ def test_a_dictionary_in_a_npy_file_comes_back(tmp_path: Path) -> None:
     found = load(tmp_path, save_npy(masks))
     assert list(found) == list(masks)
     for name, mask in masks.items():
-        np.testing.assert_array_equal(found[name].value, mask)
+        np.testing.assert_array_equal(found[name], mask)
 
 
 def test_a_pickle_of_python_2_comes_back(tmp_path: Path) -> None:
@@ -112,7 +106,7 @@ def test_arrays_are_reduced_as_they_come_in_and_not_kept(tmp_path: Path) -> None
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert [value.value for value in found.values()] == list(range(30))
+    assert list(found.values()) == list(range(30))
     assert peak < 4 * 2**20  # of 30 MiB
 
 
@@ -222,7 +216,6 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01bt
         pytest.param(b"K\x01K\x02a", id="an item for a number"),
         pytest.param(b"]K\x01K\x02s", id="a key for a list"),
         pytest.param(b"h\x07", id="a memory that is not there"),
-        pytest.param(b"K\x01K\x02", id="two values"),
         pytest.param(b"", id="no value"),
         pytest.param(b"t", id="no mark"),
         pytest.param(b"\x8e" + struct.pack("<Q", 2**62) + b"x", id="2^62 bytes announced"),
@@ -234,27 +227,97 @@ def test_allowed_names_do_not_lend_themselves_to_anything_else(tmp_path: Path, t
 
 
 @pytest.mark.parametrize(
-    ("data", "instruction"),
+    "data",
     [
-        (b"\x80\x02)\x81.", "NEWOBJ"),
-        (b"\x80\x02}\x82\x01.", "EXT1"),
-        (b"Pname\n.", "PERSID"),
-        (b"\x80\x02(K\x01o.", "OBJ"),
-        (b"\x80\x04\x8f.", "EMPTY_SET"),
-        (b"\x80\x05\x97.", "NEXT_BUFFER"),
-        (b"\x80\x02K\x012.", "DUP"),
+        pytest.param(b"\x80\x02cnumpy\nndarray\n)\x81.", id="NEWOBJ"),
+        pytest.param(b"\x80\x02cnumpy\ndtype\n)}\x92.", id="NEWOBJ_EX"),
+        pytest.param(b"\x80\x02}\x82\x01.", id="EXT1"),
+        pytest.param(b"Pname\n.", id="PERSID"),
+        pytest.param(b"\x80\x02(K\x01o.", id="OBJ"),
+        pytest.param(b"\x80\x04\x8f.", id="EMPTY_SET"),
+        pytest.param(b"\x80\x05\x97.", id="NEXT_BUFFER"),
+        pytest.param(b"\x80\x05\x96" + struct.pack("<Q", 1) + b"x.", id="BYTEARRAY8"),
+        pytest.param(b"\x80\x02cnumpy\ndtype\n.", id="a name alone"),
+        pytest.param(b"\x80\x02" + BYTE + b".", id="a dtype alone"),
+        pytest.param(b"\x80\x02cnumpy\ndtype\n(N}X\x05\x00\x00\x00_makeK\x01stbN.", id="slots of a name"),
+        pytest.param(b"\x80\x02]\x94h\x00a.", id="a list in itself"),
     ],
-)
-def test_an_instruction_that_plain_values_do_not_need_is_refused(
-    tmp_path: Path, data: bytes, instruction: str
-) -> None:
-    with pytest.raises(RequestError, match=f"old.pkl has the instruction {instruction}, which plain values"):
+)  # fmt: skip
+def test_what_makes_no_plain_value_is_refused(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(RequestError, match="is no pickle of plain values and arrays, or damaged"):
         load(tmp_path, data)
 
 
-def test_a_place_in_the_memory_costs_nothing(tmp_path: Path) -> None:
-    """Python's own reader in C makes room for so many: 64 GB."""
-    assert load(tmp_path, b"\x80\x02}r" + struct.pack("<I", 2**32 - 1) + b".") == {}
+def test_a_place_in_the_memory_has_a_bound(tmp_path: Path) -> None:
+    """Python makes room for so many: 64 GB."""
+    with pytest.raises(RequestError, match=r"or damaged: .*MemoryError"):
+        load(tmp_path, b"\x80\x02}r" + struct.pack("<I", 2**32 - 1) + b".")
+
+
+def test_reading_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickled, "seconds_for", lambda _: 1)
+    levels = b"".join(b"(" + b"h%c" % level * 10 + b"l\x94" for level in range(30))  # each ten times the last
+    with pytest.raises(RequestError, match=r"or damaged: .*(MemoryError|SIGKILL)"):
+        load(tmp_path, b"\x80\x04]\x94" + levels + b".")
+
+
+def test_bytes_that_stand_once_in_a_file_make_no_gigabytes_of_arrays(tmp_path: Path) -> None:
+    data = b"\x80\x04](" + b"B" + struct.pack("<I", 2**20) + bytes(2**20) + b"\x940" + BYTE + b"\x940"
+    one = b"cnumpy.core.numeric\n_frombuffer\n(h\x00h\x01J\x00\x00\x10\x00\x85X\x01\x00\x00\x00CtR"
+    assert len(load(tmp_path, data + one + b"e.")) == 1
+    with pytest.raises(RequestError, match="or damaged: an array of"):
+        load(tmp_path, data + one * 2 + b"e.")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        b"",
+        b"no JSON\n",
+        b"7\n",
+        b"{}\n",
+        b'{"value": {}}\n',
+        b'{"value": {"array": 0}}\n',
+        b'{"value": {"tuple": 3}}\n',
+        b'{"value": ' + b"[" * 100_000 + b"\n",
+        b'{"array": {}}\n',
+        b'{"array": {"code": "O", "order": "=", "by_columns": false, "shape": [1], "bytes": 8}}\n12345678',
+        b'{"array": {"code": "u1", "order": "=", "by_columns": false, "shape": [9], "bytes": 9}}\n1',
+        b'{"array": {"code": "u1", "order": "=", "by_columns": false, "shape": [-1, -1], "bytes": 1}}\n1',
+        b'{"array": {"code": "u1", "order": "=", "by_columns": 0, "shape": [1000000], "bytes": 1000000}}\n1',
+        b'{"value": "' + b"a" * 2**23,
+    ],
+)
+def test_answers_that_mean_nothing_are_damage(answers: bytes) -> None:
+    with pytest.raises(DAMAGE):
+        read_answers(io.BytesIO(answers), 1000, lambda array: array)
+
+
+TRY_ALL = """
+import os, resource, runpy, socket, sys
+runpy.run_path(sys.argv[1])["limit"](2**20)
+assert resource.getrlimit(resource.RLIMIT_CPU) == (61, 61)
+assert resource.getrlimit(resource.RLIMIT_AS)[0] < 2**31
+for attempt in (lambda: open("/dev/null"), os.pipe, os.fork, socket.socket, lambda: os.write(1, b"x")):
+    try:
+        attempt()
+    except OSError:
+        continue
+    sys.exit(f"{attempt} went well")
+"""
+
+
+def test_the_process_opens_writes_and_starts_nothing(tmp_path: Path) -> None:
+    """Root may start processes whatever the limit."""
+    code = TRY_ALL if os.geteuid() else TRY_ALL.replace("os.fork, ", "")
+    with (tmp_path / "out").open("wb") as file:
+        ended = subprocess.run(
+            [sys.executable, "-IS", "-c", code, pickled.__file__],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -317,7 +380,15 @@ def test_every_name_that_is_allowed_is_one_that_pickles_of_arrays_hold() -> None
             if opcode.name == "GLOBAL":
                 names.add(str(argument).replace(" ", "."))
             elif opcode.name == "STACK_GLOBAL":
-                names |= {f"{a}.{b}" for a in strings for b in strings if f"{a}.{b}" in MEANINGS}
+                names |= {f"{a}.{b}" for a in strings for b in strings if f"{a}.{b}" in NAMES}
             elif isinstance(argument, str):
                 strings.append(argument)
-    assert names | {name.replace("_core", "core") for name in names} == set(MEANINGS)
+    assert names | {name.replace("_core", "core") for name in names} == set(NAMES)
+
+
+@pytest.mark.long
+def test_of_30_000_damaged_and_hostile_pickles_none_gets_another_name_opens_or_starts_anything() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.pickles", "30000"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
