@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from seg.recipe import Recipe
 from seg.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from seg.storage import Place
+else:
+    Place = object  # of which tyro makes none: it asks PLACE
 
 Workers = int | tuple[int, int]
 """How many processes; or the fewest and the most, where a cluster may shrink and grow meanwhile."""
@@ -43,6 +48,20 @@ def parse_workers(text: str) -> Workers:
     return int(fewest), int(most)
 
 
+def _open_place(words: list[str]) -> "Place":
+    from seg.storage import as_place  # here, so that --help loads no pyarrow
+
+    return as_place(words[0])
+
+
+PLACE = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="DIR",
+    instance_from_str=_open_place,
+    is_instance=lambda value: value is not None,
+    str_from_instance=lambda place: [str(place)],
+)
+"""A folder that is opened once, here: what is wrong with its name is refused as by `as_place`."""
 WORKERS = PrimitiveConstructorSpec(
     nargs=1,
     metavar="N|N:M",
@@ -114,13 +133,13 @@ class ScoreRequest:
     ARCHIVE, --labels and --out are folders, or s3://BUCKET/PATH, gs://BUCKET/PATH.
     """
 
-    archive: Positional[Annotated[str, arg(metavar="ARCHIVE")]]
+    archive: Positional[Annotated[Place, PLACE, arg(metavar="ARCHIVE")]]
     """Where the images are, or a folder in the plain layout (images/, masks/, classes.txt)."""
     model: Annotated[Path, arg(metavar="FILE")]
     """Model file: best.safetensors of a run or a search."""
-    out: Annotated[str, FOLDER]
+    out: Annotated[Place, PLACE]
     """Where ledger, masks, summary and report go; outside the archive."""
-    labels: Annotated[str | None, FOLDER] = None
+    labels: Annotated[Annotated[Place, PLACE] | None, FOLDER] = None
     """Where the labels are; images without one are predicted and not counted."""
     label_map: tuple[tuple[int, int], ...] | None = None
     """Pairs: id in a mask, class id (255: ignore): 255 1 for masks of 0 and 255; default: the model file's;

@@ -13,6 +13,7 @@ from seg.data.camvid import CLASSES
 from seg.data.preprocess import Statistics
 from seg.recipe import Preprocessing
 from seg.requests import ScoreRequest
+from seg.storage import as_place
 from tests.small import count_by_hand, ledger_rows, sum_ledger, write_model
 
 FITTED = Statistics((105.0, 108.0, 110.0), (75.0, 77.0, 75.0), 8)
@@ -37,10 +38,10 @@ def test_camvids_validation_images_are_counted_as_by_hand(
     camvid = shared_data / "camvid"
     summary = score(
         ScoreRequest(
-            archive=camvid / "val",
-            labels=camvid / "valannot",
+            archive=as_place(camvid / "val"),
+            labels=as_place(camvid / "valannot"),
             model=model,
-            out=tmp_path / "out",
+            out=as_place(tmp_path / "out"),
             workers=0,
             limit=12,
         ),
@@ -60,7 +61,9 @@ def test_camvids_validation_images_are_counted_as_by_hand(
 def test_every_hologram_gets_a_mask_of_its_own_size(shared_data: Path, tmp_path: Path, idle: Session) -> None:
     archive = shared_data / "holograms"
     model = write_model(tmp_path / "model.safetensors", preprocessing=Preprocessing(shrink=3))
-    summary = score(ScoreRequest(archive=archive, model=model, out=tmp_path / "out", workers=0), idle)
+    summary = score(
+        ScoreRequest(archive=as_place(archive), model=model, out=as_place(tmp_path / "out"), workers=0), idle
+    )
     counts = [summary.values[f"images_{kind}"] for kind in ("scored", "quarantined")]
     assert (counts, summary.exit_code) == ([8, 0], 0)
     rows = {row["image"]: row for row in ledger_rows(tmp_path / "out")}

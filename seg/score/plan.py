@@ -32,7 +32,7 @@ from seg.score.notify import parse_notify
 from seg.score.paths import check_masks, check_yolo, refuse_links
 from seg.score.queue import Task
 from seg.score.read import ScoreRow, ScorerSettings, sequence_file
-from seg.storage import Place, as_place
+from seg.storage import Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,10 +92,10 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     _check_numbers(request)
     now = now or datetime.now().astimezone()
     deadline = None if request.deadline is None else parse_deadline(request.deadline, now)
-    with refuse_unlisted(as_place(request.archive)):
-        archive, labels = _find_folders(as_place(request.archive), request.labels)
-    out = as_place(request.out)
-    _check_outside(out, as_place(request.archive))
+    with refuse_unlisted(request.archive):
+        archive, labels = _find_folders(request.archive, request.labels)
+    out = request.out
+    _check_outside(out, request.archive)
     card = _read_card(request)
     tiling = card.tiling if request.halo_px is None else replace(card.tiling, halo_px=request.halo_px)
     check_blend(request.blend, tiling)
@@ -224,13 +224,12 @@ def _check_outside(out: Place, archive: Place) -> None:
         )
 
 
-def _find_folders(archive: Place, labels: str | None) -> tuple[Place, Place | None]:
+def _find_folders(archive: Place, labels: Place | None) -> tuple[Place, Place | None]:
     """Where images and labels are; a folder in the plain layout has both."""
-    given = None if labels is None else as_place(labels)
     if not is_plain_layout(archive):
-        return archive, given
+        return archive, labels
     own = label_folder(archive)
-    return archive.below("images"), given or (archive.below(own) if own else None)
+    return archive.below("images"), labels or (archive.below(own) if own else None)
 
 
 def _list(archive: Place, request: ScoreRequest) -> Listing:

@@ -24,7 +24,7 @@ from seg.score.progress import LANES
 from seg.score.screen import Screen
 from seg.score.status import limiting_stage
 from seg.screen import say
-from seg.storage import Place, as_place
+from seg.storage import Place
 from seg.train.run_folder import check_folder, score_figures
 
 
@@ -184,5 +184,5 @@ def notifying(request: ScoreRequest) -> Iterator[Callable[[ScoreSummary], None]]
 
 def _notify(request: ScoreRequest, stopped_by: str, exit_code: int) -> None:
     if request.notify:
-        summary = f"{as_place(request.out)}/summary.json"
+        summary = f"{request.out}/summary.json"
         run_notify(request.notify, summary, stopped_by=stopped_by, exit_code=exit_code)

@@ -20,6 +20,7 @@ from cluster.session import compute_session
 from seg.data.listing import list_images
 from seg.ledger.ledger import Ledger
 from seg.requests import ScoreRequest
+from seg.storage import as_place
 from tests.conftest import WriteArchive
 from tests.small import archive_labels, count_by_hand, write_model
 
@@ -58,7 +59,11 @@ def ask(tmp_path: Path) -> Callable[..., ScoreRequest]:
 
     def make(**options: object) -> ScoreRequest:
         return ScoreRequest(
-            archive=str(tmp_path / "tiny"), model=model, out=str(tmp_path / "out"), workers=0, **options
+            archive=as_place(tmp_path / "tiny"),
+            model=model,
+            out=as_place(tmp_path / "out"),
+            workers=0,
+            **options,
         )
 
     return make

@@ -10,6 +10,7 @@ from cluster.session import Session
 from seg.errors import RequestError
 from seg.recipes import RECIPES
 from seg.requests import ScoreRequest, SearchRequest, TrainRequest, Workers, parse_workers
+from seg.storage import as_place
 
 CPUS = Session(8, 0, 0, connected=False)
 GPUS = Session(32, 4, 4, connected=True)
@@ -113,7 +114,7 @@ def test_what_is_no_number_and_no_rising_range_is_refused(text: str) -> None:
 
 
 def ask(workers: int | None, **options: Any) -> ScoreRequest:
-    return ScoreRequest(archive="a", model=Path("m"), out="o", workers=workers, **options)
+    return ScoreRequest(archive=as_place("a"), model=Path("m"), out=as_place("o"), workers=workers, **options)
 
 
 @pytest.mark.parametrize(

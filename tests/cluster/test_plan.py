@@ -11,6 +11,7 @@ from seg.errors import DataWarning, RequestError
 from seg.model_file import load_model, save_model
 from seg.requests import ScoreRequest
 from seg.score.plan import plan_scoring
+from seg.storage import as_place
 from tests.conftest import WriteArchive
 from tests.small import write_model
 
@@ -33,7 +34,7 @@ def test_class_names_behind_a_link_out_of_their_folder_are_not_shown(
     (root / place).unlink(missing_ok=True)
     (tmp_path / "secret").write_text("root:x:0\n")
     (root / place).symlink_to(tmp_path / "secret")
-    request = ScoreRequest(archive=str(root), model=model, out=str(tmp_path / "out"), workers=0)
+    request = ScoreRequest(archive=as_place(root), model=model, out=as_place(tmp_path / "out"), workers=0)
     with pytest.raises(
         RequestError, match=rf"{place} is a link out of its folder; put the file itself there$"
     ):
@@ -46,7 +47,7 @@ def test_labels_that_are_links_out_of_their_folder_are_counted_as_left_out(
     root, model = write_archive(sequences=1, frames=2), write_model(tmp_path / "model.safetensors")
     (root / "masks/s0/1.png").rename(tmp_path / "1.png")
     (root / "masks/s0/1.png").symlink_to(tmp_path / "1.png")
-    request = ScoreRequest(archive=str(root), model=model, out=str(tmp_path / "out"), workers=0)
+    request = ScoreRequest(archive=as_place(root), model=model, out=as_place(tmp_path / "out"), workers=0)
     with pytest.warns(
         DataWarning, match="labels .*masks: left out: s0/1.png, a link out of the label folder"
     ):
@@ -61,6 +62,8 @@ def test_a_model_file_of_another_network_is_refused_by_the_first_worker(
     model = write_model(tmp_path / "model.safetensors")
     network, card = load_model(model)
     save_model(model, network, replace(card, backbone="resnet34"))
-    request = ScoreRequest(archive=str(write_archive()), model=model, out=str(tmp_path / "out"), workers=1)
+    request = ScoreRequest(
+        archive=as_place(write_archive()), model=model, out=as_place(tmp_path / "out"), workers=1
+    )
     with pytest.raises(RequestError, match=r"lacks tensor features\..* it is of another architecture"):
         score(request, session)

@@ -8,15 +8,16 @@ from cluster.session import Session
 from seg.errors import DataWarning
 from seg.ledger.ledger import Ledger
 from seg.requests import ScoreRequest
+from seg.storage import as_place
 from tests.conftest import WriteArchive
 from tests.small import read_tree, write_model
 
 
 def ask(tmp_path: Path, **options: object) -> ScoreRequest:
     words = {
-        "archive": str(tmp_path / "archive"),
+        "archive": as_place(tmp_path / "archive"),
         "model": tmp_path / "model.safetensors",
-        "out": str(tmp_path / "out"),
+        "out": as_place(tmp_path / "out"),
         "workers": 0,
     }
     return ScoreRequest(**(words | options))  # type: ignore[arg-type]
@@ -57,7 +58,7 @@ def test_a_dry_run_is_loud_where_few_label_files_fit_and_shows_their_pixels(
     masks = archive / "masks"
     for frame in (1, 2):
         (masks / f"s0/{frame}.png").rename(masks / f"s0/{frame}_mask.png")
-    for options in ({}, {"archive": str(archive / "images"), "labels": str(masks)}):
+    for options in ({}, {"archive": as_place(archive / "images"), "labels": as_place(masks)}):
         with pytest.warns(DataWarning, match=r"ONLY 1 of its 3 label files .* unused: s0/1_mask.png"):
             values = look_only(ask(tmp_path, limit=1, **options), idle)
         assert (values["labels_read"], values["label_ignored"]) == (1, 96)

@@ -15,6 +15,7 @@ from seg.data.background import FEWEST_FRAMES
 from seg.recipe import Augmentation, Crops, Optimizer, Preprocessing, Recipe, Tiling
 from seg.recipes import RECIPES
 from seg.requests import ScoreRequest, TrainRequest
+from seg.storage import as_place
 from tests.conftest import draw_disc
 from tests.small import ledger_rows, write_image
 
@@ -79,9 +80,9 @@ def test_a_validation_image_counts_the_same_when_it_is_scored(
     run = train(TrainRequest(recipe=recipe, data=archive, out=tmp_path / "run", workers=0), idle)
     assert run.exit_code == 0
     request = ScoreRequest(
-        archive=str(archive),
+        archive=as_place(archive),
         model=tmp_path / "run/best.safetensors",
-        out=str(tmp_path / "scores"),
+        out=as_place(tmp_path / "scores"),
         workers=0,
         batch=1,
     )

@@ -16,6 +16,7 @@ from seg.files import is_leftover, persistently
 from seg.ledger import ledger
 from seg.ledger.ledger import Ledger
 from seg.requests import ScoreRequest
+from seg.storage import as_place
 from tests.faults.file_events import MOVED_HERE, OPENED, Event
 from tests.small import count_by_hand, ledger_rows, read_tree, sum_ledger
 
@@ -66,7 +67,7 @@ class Job:
 
 def ask(archive: Path, model: Path, out: Path, **options: object) -> ScoreRequest:
     """A scoring in this process, without Ray where no `workers` are given."""
-    words = {"archive": str(archive), "model": model, "out": str(out), "workers": 0, "batch": 1}
+    words = {"archive": as_place(archive), "model": model, "out": as_place(out), "workers": 0, "batch": 1}
     return ScoreRequest(**(words | options))  # type: ignore[arg-type]
 
 

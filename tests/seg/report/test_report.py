@@ -76,7 +76,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_scoring(archive: Path, model: Path, out: Path, **options: Any) -> Path:
-    score(ScoreRequest(archive=str(archive), model=model, out=str(out), workers=0, **options), HERE)
+    score(ScoreRequest(archive=as_place(archive), model=model, out=as_place(out), workers=0, **options), HERE)
     write_report(as_place(out))
     return out
 

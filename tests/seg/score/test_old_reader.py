@@ -22,6 +22,7 @@ from seg.recipe import Preprocessing
 from seg.requests import ScoreRequest
 from seg.score.folder import refuse_changed
 from seg.score.plan import plan_scoring
+from seg.storage import as_place
 from tests.small import ledger_rows, read_tree, write_image, write_model
 
 TIFFS = ["b.TIFF", "deep/c.tif", "pages.Tif#0", "pages.Tif#1"]
@@ -51,14 +52,14 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> ScoreRequest:
 @pytest.fixture
 def old(tmp_path: Path, scored: ScoreRequest) -> ScoreRequest:
     """The same in a folder of the test's own, as a version without readers would have left it."""
-    shutil.copytree(scored.out, tmp_path / "out")
+    shutil.copytree(scored.out.local(), tmp_path / "out")
     make_old(tmp_path / "out")
-    return replace(scored, out=str(tmp_path / "out"))
+    return replace(scored, out=as_place(tmp_path / "out"))
 
 
 def ask(root: Path, model: Path, **options: Any) -> ScoreRequest:
     return ScoreRequest(
-        archive=str(root / "archive"), model=model, out=str(root / "out"), workers=0, **options
+        archive=as_place(root / "archive"), model=model, out=as_place(root / "out"), workers=0, **options
     )
 
 
@@ -86,14 +87,14 @@ def judge(request: ScoreRequest) -> list[str]:
 def test_tiffs_of_an_earlier_reader_are_refused_by_name_and_nothing_is_written(
     old: ScoreRequest, command: Callable[..., object]
 ) -> None:
-    files = read_tree(Path(old.out))
+    files = read_tree(old.out.local())
     with pytest.raises(RequestError, match=ALL_TIFFS):
         command(old, IDLE)
-    assert read_tree(Path(old.out)) == files
+    assert read_tree(old.out.local()) == files
 
 
 def test_with_rescore_changed_tiffs_are_scored_again_and_nothing_else(old: ScoreRequest) -> None:
-    out = Path(old.out)
+    out = old.out.local()
     before = times(out)
     summary = score(replace(old, rescore_changed=True), IDLE)
     after = times(out)
@@ -137,7 +138,7 @@ def test_a_tiff_in_the_ledger_or_the_quarantine_or_asked_for_is_enough(old: Scor
 def test_rows_of_tiffs_that_are_gone_go_too_and_that_is_said(
     old: ScoreRequest, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (row,) = [row for row in ledger_rows(Path(old.out)) if row["image"] == "b.TIFF"]
+    (row,) = [row for row in ledger_rows(old.out.local()) if row["image"] == "b.TIFF"]
     ledger = Ledger(old.out)
     ledger.add([row | {"image": "gone.tif", "reason": None, "objects": []}])
     ledger.commit()
@@ -152,7 +153,7 @@ def test_rows_of_tiffs_that_are_gone_go_too_and_that_is_said(
 def test_killed_while_it_leaves_the_earlier_reader_the_same_command_goes_on(
     old: ScoreRequest, before: str
 ) -> None:
-    out = Path(old.out)
+    out = old.out.local()
     whole = {row["image"]: row["class_pixels"] for row in ledger_rows(out)}
     Ledger(out).forget(TIFFS)  # what the command does first, so what a kill leaves
     if before == "run.json":
