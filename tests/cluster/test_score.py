@@ -5,6 +5,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -48,15 +49,16 @@ def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model.safetensors")
 
 
+def ask(archive: Path, model: Path, out: Path, workers: int = 0) -> ScoreRequest:
+    return ScoreRequest(archive=as_place(archive), model=model, out=as_place(out), workers=workers)
+
+
 @pytest.fixture
 def score_in_process(tmp_path: Path, model: Path, idle: Session) -> Score:
     """Scores an archive without Ray into tmp_path/out, or another folder."""
 
     def score_it(archive: Path, out: str = "out", **options: object) -> ScoreSummary:
-        request = ScoreRequest(
-            archive=as_place(archive), model=model, out=as_place(tmp_path / out), workers=0
-        )
-        return score(ScoreRequest(**(vars(request) | options)), idle)  # type: ignore[arg-type]
+        return score(replace(ask(archive, model, tmp_path / out), **options), idle)  # type: ignore[arg-type]
 
     return score_it
 
@@ -81,13 +83,7 @@ def test_no_worker_one_and_two_give_the_same_integers_and_masks(
     labels = write_odd_archive(tmp_path / "archive")
     summaries = [score_in_process(tmp_path / "archive", "0")]
     for workers in (1, 2):
-        request = ScoreRequest(
-            archive=as_place(tmp_path / "archive"),
-            model=model,
-            out=as_place(tmp_path / str(workers)),
-            workers=workers,
-        )
-        summaries.append(score(request, session))
+        summaries.append(score(ask(tmp_path / "archive", model, tmp_path / str(workers), workers), session))
     total = check_whole(tmp_path / "0", labels)
     assert min(map(sum, total)) > 0
     for workers in "12":
@@ -129,9 +125,7 @@ def test_a_killed_worker_loses_nothing_and_counts_nothing_twice(
         os.kill(killed[0], signal.SIGKILL)
 
     with when(lambda: len(list(out.rglob("masks/*/*.png"))) >= 5, kill_one):
-        summary = score(
-            ScoreRequest(archive=as_place(archive), model=model, out=as_place(out), workers=2), session
-        )
+        summary = score(ask(archive, model, out, workers=2), session)
     assert len(killed) == 1
     assert summary.exit_code == 0
     total = check_whole(out, archive_labels(archive))
@@ -560,7 +554,7 @@ def test_images_that_carry_an_orientation_are_warned_of_once_and_scored_as_store
         file = archive / f"images/s0/{frame}.png"
         Image.open(file).save(file, exif=exif)
     (archive / "images/s0/9.jpg").write_bytes(b"\xff\xd8\xff")  # set aside: nobody looks how it was held
-    request = ScoreRequest(archive=as_place(archive), model=model, out=as_place(tmp_path / "out"), workers=0)
+    request = ask(archive, model, tmp_path / "out")
     text = r"^2 images carry an orientation \(the first is s0/1.png\), which viewers apply and we do not"
     with pytest.warns(DataWarning, match=text) as said:
         command(request, idle)
