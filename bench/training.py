@@ -39,7 +39,8 @@ from seg.predict.predictor import Predictor, autocast
 from seg.recipe import Recipe
 from seg.recipes import RECIPES
 from seg.train.losses import mean_loss
-from seg.train.training import EpochResult, StepReport, Training, predict_pieces
+from seg.train.state import EpochResult
+from seg.train.training import StepReport, Training, predict_pieces
 
 
 class DecodedPack(Pack):
@@ -130,7 +131,7 @@ def on_step(_: StepReport) -> None:
 
 def crop_ms(result: EpochResult) -> float:
     """What a crop took in an epoch's steps."""
-    return 1e3 / result.trained.crops_per_second
+    return 1e3 / result.crops_per_second
 
 
 def measure_loop(bench: Bench) -> Iterator[Row]:
@@ -204,7 +205,8 @@ def measure_references(bench: Bench) -> Iterator[Row]:
     crops = replace(bench.recipe.crops, per_image=12 if bench.device.type == "cuda" else 4)
     recipe = replace(bench.recipe, crops=crops, epochs=1 + few.repeat)
     in_float32 = replace(recipe, precision="float32")
-    epochs = bench.open_training(recipe).epochs(on_step)
+    ours = bench.open_training(recipe)
+    epochs = ours.epochs(on_step)
     float32_epochs = bench.open_training(in_float32).epochs(on_step)
     results: list[EpochResult] = []
 
@@ -218,7 +220,8 @@ def measure_references(bench: Bench) -> Iterator[Row]:
     found = few.take_turns(contenders)
     for name in REFERENCE_LOOPS:
         yield Row("a crop in the whole loop", found["ours"], f"in {name}'s", found[name], "times", 2)
-    whole_ms = [1e3 * result.seconds / (result.trained.steps * recipe.batch) for result in results[1:]]
+    num_crops = ours.sampler.steps_per_epoch * recipe.batch
+    whole_ms = [1e3 * result.seconds / num_crops for result in results[1:]]
     yield Row("with our validation", whole_ms, f"in {PLAIN}'s without", found[PLAIN], "times")
     yield Row("both in float32", found["ours, float32"], f"in {PLAIN}'s", found[PLAIN], "times")
     yield Row(f"both in {recipe.precision}", found["ours"], f"in {PLAIN}'s", found["like ours"], "times")

@@ -34,14 +34,13 @@ from seg.train.mlflow_run import connect_mlflow
 from seg.train.run_folder import (
     check_folder,
     holding,
-    read_run,
     run_identity,
     run_name,
     training_summary,
     write_history,
 )
 from seg.train.run_pictures import draw_confusion, draw_examples
-from seg.train.state import Journal, settle_best
+from seg.train.state import Journal, read_run, settle_best
 from seg.train.store import CheckpointStore
 from seg.train.tracking import Tracking
 from seg.train.training import TrainingPlan, find_class_weights, fit_statistics

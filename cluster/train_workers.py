@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from math import ceil
@@ -165,7 +166,7 @@ def train_epochs(
         for result in training.epochs(on_step):
             if training.ranks.rank == 0:
                 persistently(partial(_write_history, training), f"history of {plan.folder}")
-            board.publish(result.trained)
+            board.on_epoch(result)
             on_news()
             if report is not None:
-                report(without_nan(result.row()))
+                report(without_nan(asdict(result)))

@@ -22,8 +22,7 @@ from seg.search.trials import (
     report_of,
     trial_folder,
 )
-from seg.train.run_folder import read_run
-from seg.train.state import Journal
+from seg.train.state import EpochResult, Journal, read_run
 from seg.train.training import Training, TrainingPlan
 
 POLL_S = 0.5
@@ -81,8 +80,8 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
             parent=f"{job.folder.name}/{folder.name}",
             lock=(job.folder, job.lock),
         )
-        for row in _train(plan, job):
-            tune.report(report_of(row))
+        for result in _train(plan, job):
+            tune.report(report_of(result))
     except (RequestError, TrainingDiverged) as error:
         job.check_owner()
         fail_trial(folder, describe_cause(worker_failure(error)))
@@ -92,8 +91,8 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
         raise
 
 
-def _train(plan: TrainingPlan, job: TrialJob) -> Iterator[dict[str, Any]]:
-    """The history's lines as they come; first the last one of an earlier attempt, which Tune may not know."""
+def _train(plan: TrainingPlan, job: TrialJob) -> Iterator[EpochResult]:
+    """The epochs as they end; first the last one of an earlier attempt, which Tune may not know."""
     journal = read_run(plan.folder) or Journal()
     yield from journal.history[-1:]
     if journal.is_finished(plan.recipe):
@@ -104,15 +103,13 @@ def _train(plan: TrainingPlan, job: TrialJob) -> Iterator[dict[str, Any]]:
         yield from _train_together(plan, job.placement, len(journal.history))
 
 
-def _train_alone(plan: TrainingPlan, job: TrialJob) -> Iterator[dict[str, Any]]:
+def _train_alone(plan: TrainingPlan, job: TrialJob) -> Iterator[EpochResult]:
     torch.set_num_threads(job.placement.threads)
     device = torch.device("cuda" if job.placement.gpus else "cpu")
-    training = Training(plan, device, may_write=job.check_owner)
-    for result in training.epochs():
-        yield result.row()
+    yield from Training(plan, device, may_write=job.check_owner).epochs()
 
 
-def _train_together(plan: TrainingPlan, placement: Placement, known: int) -> Iterator[dict[str, Any]]:
+def _train_together(plan: TrainingPlan, placement: Placement, known: int) -> Iterator[EpochResult]:
     """Train on workers of Ray's, from `known` epochs on; they end with this process, so when Tune prunes.
 
     They do not wait for Tune's answer: epochs of less than a second or two outrun it.
@@ -133,8 +130,8 @@ def _train_together(plan: TrainingPlan, placement: Placement, known: int) -> Ite
     while alive:
         thread.join(POLL_S)
         alive = thread.is_alive()
-        rows = (read_run(plan.folder) or Journal()).history[known:]
-        known += len(rows)
-        yield from rows
+        results = (read_run(plan.folder) or Journal()).history[known:]
+        known += len(results)
+        yield from results
     if failures:
         raise failures[0]

@@ -128,10 +128,10 @@ class Pruning(ASHAScheduler):
     def _replay(self, trial: TrialRecord) -> None:
         """Fill the rungs; the last epoch of a trial that goes on is not yet judged: it is reported again."""
         known: Any = SimpleNamespace(trial_id=str(trial.number))
-        rows = trial.journal.history
+        history = trial.journal.history
         super().on_trial_add(None, known)  # type: ignore[arg-type]
-        for row in rows if trial.ended else rows[:-1]:
-            super().on_trial_result(None, known, report_of(row))  # type: ignore[arg-type]
+        for result in history if trial.ended else history[:-1]:
+            super().on_trial_result(None, known, report_of(result))  # type: ignore[arg-type]
 
 
 def _numbered(trial: Any) -> Any:

@@ -5,7 +5,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from math import isfinite
+from math import isfinite, nan
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from seg.errors import RequestError
@@ -14,6 +14,9 @@ FROM_A_COPY = "put it back from a copy"
 LONGEST_SHOWN = 60
 """Letters of a wrong value that are repeated."""
 LARGEST = 2**63
+
+Measured = Annotated[float, "maybe NaN"]
+"""A number that is NaN where there was nothing to measure; JSON has it as NaN or as null."""
 
 
 def parse_json(content: bytes | str, where: str, mend: str = FROM_A_COPY) -> Any:
@@ -53,13 +56,13 @@ def from_plain(kind: Any, value: Any, where: str = "") -> Any:
     """A value from JSON as a `kind`: a type that a dataclass's field may have, or a dataclass.
 
     Lists become tuples where these are wanted; all else stays what it is, whole numbers for floats too.
-    ValueError, naming the field `where`: it does not fit, or a number is not finite.
+    ValueError, naming the field `where`: it does not fit, or a number that is not Measured is not finite.
     """
     if is_dataclass(kind):
         return _build(kind, value, where)
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return from_plain(parts[0], value, where)
+        return _annotated(kind, value, where)
     if origin in (Union, types.UnionType):
         return _first_fitting(parts, value, where, kind)
     if origin in (tuple, list) and isinstance(value, list):
@@ -69,6 +72,12 @@ def from_plain(kind: Any, value: Any, where: str = "") -> Any:
     if kind is Any or (origin is Literal and _is_one_of(value, parts)) or _is_a(kind, value):
         return value
     raise ValueError(f"{where or 'it'} is {_show(value)}, wanted {_describe(kind)}")
+
+
+def _annotated(kind: Any, value: Any, where: str) -> Any:
+    if kind == Measured and (value is None or isinstance(value, float)):
+        return nan if value is None else value
+    return from_plain(get_args(kind)[0], value, where)
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
@@ -93,7 +102,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+    return get_type_hints(kind, include_extras=True)
 
 
 def _first_fitting(kinds: tuple[Any, ...], value: Any, where: str, union: Any) -> Any:

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -206,10 +206,10 @@ def load_plotting() -> None:
     import matplotlib.ticker  # noqa: F401
 
 
-def plot_curves(path: Path, history: list[dict[str, Any]]) -> None:
+def plot_curves(path: Path, epochs: Sequence[int], losses: Sequence[float], scores: Sequence[float]) -> None:
     """Training loss and validation mIoU by epoch, as a PNG; the best epoch is marked.
 
-    history: at least one row with "epoch", "loss" and "miou" (None or NaN: not measured).
+    At least one epoch; losses and scores (mIoU) are NaN where there was nothing to measure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot: no global state, no window system
@@ -218,9 +218,7 @@ def plot_curves(path: Path, history: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in history]
-    losses = [_number(row["loss"] or None) for row in history]  # a logarithm shows no 0
-    scores = [_number(row["miou"]) for row in history]
+    losses = [loss or nan for loss in losses]  # a logarithm shows no 0
     left.set(title="training loss", yscale="log")
     wide = np.nanmax([1, *losses]) > 1000 * np.nanmin([1, *losses])
     left.yaxis.set(major_locator=LogLocator(subs=(1,) if wide else (1, 2, 5)), minor_locator=NullLocator())
@@ -230,10 +228,6 @@ def plot_curves(path: Path, history: list[dict[str, Any]]) -> None:
         _draw(axes, epochs, values)
     _mark_best(right, epochs, scores)
     figure.savefig(path, dpi=110, format="png")
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _mark_best(axes: Any, epochs: Sequence[int], scores: Sequence[float]) -> None:

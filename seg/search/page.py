@@ -98,8 +98,8 @@ def draw_curves(trials: Sequence[TrialRecord]) -> Curves:
 
 
 def _history(trial: TrialRecord) -> list[tuple[int, float]]:
-    rows = [(row["epoch"], row["miou"]) for row in trial.journal.history]
-    return [(int(epoch), miou) for epoch, miou in rows if epoch is not None and miou is not None]
+    history = trial.journal.history
+    return [(result.epoch, result.miou) for result in history if not math.isnan(result.miou)]
 
 
 def kind_of(trial: TrialRecord, *, best: bool) -> str:
@@ -242,7 +242,7 @@ def _row(trial: TrialRecord, space: Space, best: TrialRecord | None) -> Row:
         kind=kind_of(trial, best=trial is best),
         values=[format_value(trial.params[name]) for name in space],
         epochs=trial.journal.epochs_done,
-        seconds=sum(float(row["seconds"] or 0) for row in trial.journal.history),
+        seconds=trial.journal.seconds,
     )
 
 

@@ -108,8 +108,8 @@ class TrialsReader:
                     yield file, file.stat().st_mtime_ns
 
 
-def _last_miou(trial: TrialRecord) -> Any:
-    return trial.journal.history[-1]["miou"] if trial.journal.history else None
+def _last_miou(trial: TrialRecord) -> float | None:
+    return trial.journal.history[-1].miou if trial.journal.history else None
 
 
 def _short_name(name: str) -> str:

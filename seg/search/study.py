@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import isnan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,6 +93,6 @@ def _freeze(space: Space, trial: TrialRecord) -> "FrozenTrial":
         params={name: trial.params[name] for name in space},
         distributions={**space},
         intermediate_values={
-            int(row["epoch"] or 0): float(row["miou"] or 0) for row in trial.journal.history
+            result.epoch: 0.0 if isnan(result.miou) else result.miou for result in trial.journal.history
         },
     )

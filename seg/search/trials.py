@@ -5,16 +5,15 @@ The folders are all that a search resumes from.
 
 import csv
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
 from seg.files import read_json, write_bytes, write_json
 from seg.plain_data import require
 from seg.recipe import Params, Recipe, as_tuples
-from seg.train.run_folder import read_run
-from seg.train.state import Journal
+from seg.train.state import EpochResult, Journal, read_run
 
 PARAMETERS, FAILURES, ENDING = "trial.json", "failures.json", "ended.json"
 FINISHED, PRUNED, ERRORED, RUNNING = "finished", "pruned", "errored", "running"
@@ -73,15 +72,15 @@ class TrialRecord:
             "epochs": self.journal.epochs_done,
             "status": self.status,
             **self.params,
-            "seconds": sum(float(row["seconds"] or 0) for row in self.journal.history),
+            "seconds": self.journal.seconds,
             "failures": len(self.failures),
             "error": self.error,
         }
 
 
-def report_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """What Ray Tune hears of an epoch, from its line in the history; an undefined mIoU is the worst."""
-    return {"epoch": row["epoch"], "miou": row["miou"] or 0.0}
+def report_of(result: EpochResult) -> dict[str, float]:
+    """What Ray Tune hears of an epoch; an undefined mIoU is the worst."""
+    return {"epoch": result.epoch, "miou": 0.0 if isnan(result.miou) else result.miou}
 
 
 def trial_folder(trials: Path, number: int) -> Path:

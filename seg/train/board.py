@@ -5,21 +5,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from platform import node
 from statistics import fmean
-from typing import Any
 
 from rich.console import Group, RenderableType
 
 from seg.errors import RequestError
 from seg.files import read_json, show_text, without_nan
-from seg.plain_data import require
+from seg.plain_data import Measured, require
 from seg.progress import Line, duration, heading, ratio, sparkline
 from seg.screen import say
-from seg.train.run_folder import read_run
-from seg.train.state import Journal
+from seg.train.state import EpochResult, Journal, read_run
 from seg.train.training import Position, StepReport, Training, TrainingPlan, peak_memory_bytes
 
 WRITE_EVERY_S = 1.0
@@ -28,8 +26,8 @@ CURVE_WIDTH = 28
 RECENT_EPOCHS = 3
 """Epochs whose duration foretells that of the others."""
 
-OnEpochs = Callable[[list[dict[str, Any]]], None]
-"""Called with the rows of all finished epochs."""
+OnEpochs = Callable[[list[EpochResult]], None]
+"""Called with all finished epochs."""
 EVERY_S = 1.0
 SILENT_S = 10.0
 """A process that has not written for so long, while another has, is frozen, dead or cut off."""
@@ -42,7 +40,7 @@ class Progress:
     epoch: int
     step: int
     steps: int
-    loss: float | None
+    loss: Measured
     rate: float
     crops_per_second: float
     wait_share: float
@@ -70,11 +68,18 @@ class Board:
         self.file = progress_file(training.plan.folder)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         self.written = -WRITE_EVERY_S
+        self.report: StepReport | None = None
 
     def on_step(self, report: StepReport) -> None:
         """Publish, unless it was done a moment ago; the last step of an epoch always: validation follows."""
+        self.report = report
         if report.step == report.steps or time.monotonic() - self.written >= WRITE_EVERY_S:
             self.publish(report)
+
+    def on_epoch(self, result: EpochResult) -> None:
+        """Publish that an epoch is saved, with its mean loss."""
+        assert self.report is not None, "an epoch has steps"
+        self.publish(replace(self.report, loss=result.loss))
 
     def publish(self, report: StepReport) -> None:
         """Write the report and how many epochs are saved; readers find the old file or the new one."""
@@ -95,7 +100,7 @@ class Board:
 class BoardReader:
     """A training as its folder tells it: the journal for finished epochs, the board for the one in hand."""
 
-    def __init__(self, plan: TrainingPlan, on_epochs: OnEpochs = lambda rows: None) -> None:
+    def __init__(self, plan: TrainingPlan, on_epochs: OnEpochs = lambda history: None) -> None:
         """Forget what an earlier job left on the board. on_epochs: called whenever more are finished."""
         self.plan, self.on_epochs = plan, on_epochs
         self.title, self.total = f"training {plan.recipe.name}", plan.recipe.epochs
@@ -118,16 +123,15 @@ class BoardReader:
         if self.progress is None:
             return ""
         now = self.progress
-        loss = "nan" if now.loss is None else f"{now.loss:.4f}"  # a training that diverged
-        last = f"  mIoU {ratio(self._column('miou')[-1], 3)}" if self.done else ""
-        return f"epoch {now.epoch} step {now.step}/{now.steps}  loss {loss}{last}"
+        last = f"  mIoU {ratio(self.journal.history[-1].miou, 3)}" if self.done else ""
+        return f"epoch {now.epoch} step {now.step}/{now.steps}  loss {now.loss:.4f}{last}"
 
     def look(self) -> None:
         """Read the board, and the journal where epochs were finished."""
         self._tell_failures()
         done = self.done
         try:
-            self.progress = Progress(**read_json(self.file))
+            self.progress = require(Progress, read_json(self.file), str(self.file))
             if self.progress.epochs_done > done:
                 self.journal = read_run(self.plan.folder) or self.journal
         except OSError:  # not there yet, or storage that is away: what was seen last stands
@@ -149,7 +153,7 @@ class BoardReader:
         now = self.progress
         if now is None:
             return None
-        recent = [float(row["seconds"] or 0) for row in self.journal.history[-RECENT_EPOCHS:]]
+        recent = [result.seconds for result in self.journal.history[-RECENT_EPOCHS:]]
         seconds = fmean(recent) if recent else now.steps * now.batch / now.crops_per_second
         return max(0.0, self.total - self._epochs) * seconds
 
@@ -170,29 +174,24 @@ class BoardReader:
         now = self.progress
         return self.done + (now.step / now.steps if now and now.epoch > self.done else 0.0)
 
-    def _column(self, name: str) -> list[Any]:
-        return [row.get(name) for row in self.journal.history]
-
     def _quality(self) -> Line:
-        miou = self._column("miou")
-        if not miou:
+        mious = [result.miou for result in self.journal.history]
+        if not mious:
             return Line("  mIoU  -")
         best = f"best {ratio(self.journal.best_miou)} in epoch {self.journal.best_epoch}"
-        return Line(f"  mIoU  {ratio(miou[-1]):<10}{best:<31}{sparkline(miou, CURVE_WIDTH)}", "bold")
+        return Line(f"  mIoU  {ratio(mious[-1]):<10}{best:<31}{sparkline(mious, CURVE_WIDTH)}", "bold")
 
     def _step(self) -> tuple[Line, Line]:
         now = self.progress
         assert now is not None
-        skipped = now.skipped + sum(
-            row.get("skipped_steps") or 0 for row in self.journal.history if row["epoch"] != now.epoch
-        )
+        history = self.journal.history
+        skipped = now.skipped + sum(one.skipped_steps for one in history if one.epoch != now.epoch)
         validating = now.step == now.steps and now.epoch > self.done
         step = "validating" if validating else f"step {now.step}/{now.steps}"
-        loss = "nan" if now.loss is None else f"{now.loss:.4f}"
         speed = f"{now.crops_per_second:.1f} crops/s"
-        curve = sparkline(self._column("loss"), CURVE_WIDTH)
+        curve = sparkline([result.loss for result in history], CURVE_WIDTH)
         return (
-            Line(f"  loss  {loss:<10}{f'rate {now.rate:.2e}':<16}{step:<15}{curve}"),
+            Line(f"  loss  {f'{now.loss:.4f}':<10}{f'rate {now.rate:.2e}':<16}{step:<15}{curve}"),
             Line(
                 f"  {speed:<16}{f'{now.wait_share:.0%} waiting':<16}"
                 f"{f'{now.memory_bytes / 1e9:.2f} GB a worker':<20}{skipped} steps skipped"

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from seg.pack.training_data import TrainingData
 from seg.plain_data import FROM_A_COPY
 from seg.recipe import Recipe, recipe_to_dict
 from seg.storage import Place, as_place, refusing
-from seg.train.state import Journal, newest_journal
+from seg.train.state import EpochResult, Journal
 
 LOCK_NAME = re.compile(r"(?:lock|ask)-\d+(?:-[0-9a-f]+)?\.json")
 """Files by which jobs keep apart, on disks and on object stores (seg/locks/folder_lock.py)."""
@@ -129,24 +130,18 @@ def _may_be_there(name: str) -> bool:
     return is_leftover(Path(name)) or LOCK_NAME.fullmatch(name) is not None
 
 
-def read_run(folder: Path) -> Journal | None:
-    """The journal of a run that has finished an epoch; None before that."""
-    values = newest_journal(folder)
-    return None if values is None else Journal(**values)
-
-
 def write_history(folder: Path, journal: Journal) -> None:
     """Write history.csv, a line an epoch, and curves.png from the journal; both are whole or the old ones."""
-    text = io.StringIO()
-    rows = journal.history
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    text, history = io.StringIO(), journal.history
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in fields(EpochResult))
+    writer.writerows(astuple(result) for result in history)
     write_bytes(folder / "history.csv", text.getvalue().encode())
     from seg.figures.plots import plot_curves
 
+    epochs, losses, mious = zip(*((one.epoch, one.loss, one.miou) for one in history), strict=True)
     with replacing(folder / "curves.png") as temporary:
-        plot_curves(temporary, rows)
+        plot_curves(temporary, epochs, losses, mious)
 
 
 def training_summary(
@@ -163,8 +158,7 @@ def training_summary(
     confusion = np.array(journal.best_confusion, np.int64).reshape(-1, len(classes))
     if not len(confusion):
         confusion = np.zeros((len(classes), len(classes)), np.int64)
-    seconds = sum(float(row["seconds"] or 0) for row in journal.history)
-    rates = [float(row["crops_per_second"] or 0) for row in journal.history]
+    rates = [result.crops_per_second for result in journal.history]
     return {
         "recipe": recipe.name,
         "epochs_run": journal.epochs_done,
@@ -173,7 +167,7 @@ def training_summary(
         **score_figures(confusion, classes),
         "alarms": find_alarms(classes, confusion, trained=trained),
         "images_per_second": sum(rates) / max(1, len(rates)),
-        "seconds": seconds,
+        "seconds": journal.seconds,
         "model_file": str(folder / "best.safetensors"),
     }
 

@@ -1,24 +1,38 @@
 """Where a training's epochs are sent while it runs; one such place is TensorBoard's event file."""
 
-import os
-import struct
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from seg.train.state import EpochResult
+
+if TYPE_CHECKING:
+    from tensorboardX.record_writer import RecordWriter
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """A finished epoch as sinks take it."""
 
-    number: int
-    """From 1."""
+    result: EpochResult
+    best_miou: float
+    """The highest so far; below 0 before there is any."""
     ended_s: float
     """Seconds since 1970; it stays the same however often the epoch is sent."""
-    values: dict[str, float]
-    """The columns of history.csv that have a value, maybe NaN, and best_miou, the highest so far."""
+
+    @property
+    def number(self) -> int:
+        """From 1."""
+        return self.result.epoch
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The columns of history.csv, some of them maybe NaN, and best_miou once there is one."""
+        best = {"best_miou": self.best_miou} if self.best_miou >= 0 else {}
+        return {name: float(value) for name, value in asdict(self.result).items()} | best
 
 
 class Sink(Protocol):
@@ -31,17 +45,13 @@ class Sink(Protocol):
         ...
 
 
-def list_epochs(rows: list[dict[str, Any]]) -> list[Epoch]:
-    """The epochs of a journal's rows, timed as though they had followed each other until now."""
+def list_epochs(history: list[EpochResult]) -> list[Epoch]:
+    """The epochs of a journal, timed as though they had followed each other until now."""
     now = time.time()
-    later = [float(row["seconds"] or 0) for row in rows[:0:-1]]  # of the last epoch, the one before it, ...
-    ended = [now - seconds for seconds in accumulate(later, initial=0.0)][: len(rows)][::-1]
-    epochs, best = [], float("-inf")
-    for row, ended_s in zip(rows, ended, strict=True):
-        values = {name: float(value) for name, value in row.items() if value is not None}
-        best = max(best, values.get("miou", best))  # a NaN is never above
-        epochs.append(Epoch(row["epoch"], ended_s, values | ({"best_miou": best} if best >= 0 else {})))
-    return epochs
+    later = [result.seconds for result in history[:0:-1]]  # of the last epoch, the one before it, ...
+    ended = [now - seconds for seconds in accumulate(later, initial=0.0)][: len(history)][::-1]
+    best = list(accumulate((result.miou for result in history), max, initial=-1.0))  # a NaN is never above
+    return [Epoch(*values) for values in zip(history, best[1:], ended, strict=True)]
 
 
 class EventFile:
@@ -55,19 +65,38 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.file: Path | None = None
+        self.writer: RecordWriter | None = None
         self.sent = 0
 
     def send(self, epochs: list[Epoch]) -> None:
         """Write the epochs that the file lacks. OSError: storage refuses; the next call writes it anew."""
-        file, self.file = self.file or self._begin(), None  # kept only if all goes well
-        with file.open("r+b") as stream:  # not "ab": a file that somebody removed is an error
-            stream.seek(0, os.SEEK_END)
-            stream.write(b"".join(_record(_scalars(epoch)) for epoch in epochs[self.sent :]))
-        self.file, self.sent = file, len(epochs)
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made when imported
+        from tensorboardX.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
 
-    def _begin(self) -> Path:
-        from tensorboardX.proto import event_pb2
+        try:
+            writer = self.writer or self._begin()
+            Path(writer.path).stat()  # what is written to a file that somebody removed is lost
+            for epoch in epochs[self.sent :]:
+                values = [(name, value) for name, value in epoch.values.items() if name != "epoch"]
+                summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values])
+                event = Event(step=epoch.number, wall_time=epoch.ended_s, summary=summary)
+                writer.write(event.SerializeToString())
+            writer.flush()
+        except OSError:
+            self.close()
+            raise
+        self.sent = len(epochs)
+
+    def close(self) -> None:
+        """Close the file; what is sent later goes into another."""
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            with suppress(OSError):  # of storage that refused before
+                writer.close()
+
+    def _begin(self) -> "RecordWriter":
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
+        from tensorboardX.record_writer import RecordWriter
 
         self.folder.mkdir(exist_ok=True)  # without parents: nothing comes below a mount that is gone
         for old in self.folder.glob("events.out.tfevents.*"):
@@ -77,34 +106,10 @@ class EventFile:
                 )  # a TensorBoard that reads it goes on to the next; removed, it would wait
             else:
                 old.unlink()
-        file, self.sent = self.folder / f"events.out.tfevents.{time.time():.6f}.fringe", 0
-        messages = _untyped(event_pb2)
-        version = messages.Event(wall_time=time.time(), file_version="brain.Event:2")
-        session = messages.SessionLog(status=messages.SessionLog.START)
-        file.write_bytes(_record(version) + _record(messages.Event(step=0, session_log=session)))
-        return file
-
-
-def _record(message: Any) -> bytes:
-    """A message as a TFRecord: its length, the length's checksum, the message, its checksum."""
-    from tensorboardX.record_writer import masked_crc32c
-
-    content = message.SerializeToString()
-    length = struct.pack("<Q", len(content))
-    return b"".join(part + struct.pack("<I", masked_crc32c(part)) for part in (length, content))
-
-
-def _scalars(epoch: Epoch) -> Any:
-    from tensorboardX.proto import event_pb2, summary_pb2
-
-    summary = _untyped(summary_pb2).Summary(
-        value=[
-            {"tag": name, "simple_value": value} for name, value in epoch.values.items() if name != "epoch"
-        ]
-    )
-    return _untyped(event_pb2).Event(step=epoch.number, wall_time=epoch.ended_s, summary=summary)
-
-
-def _untyped(generated: Any) -> Any:
-    """A module of protobuf, whose classes are made when it is imported."""
-    return generated
+        now = time.time()
+        writer = RecordWriter(str(self.folder / f"events.out.tfevents.{now:.6f}.fringe"))
+        self.writer, self.sent = writer, 0
+        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        start = SessionLog(status=SessionLog.START)
+        writer.write(Event(step=0, session_log=start).SerializeToString())
+        return writer

@@ -1,4 +1,4 @@
-"""Files named by epoch: the states a run resumes from, and the model files of its best epochs."""
+"""What a training has come to, and its files by epoch: states to resume from, model files of the best."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -19,8 +19,8 @@ from torch import Tensor
 from seg.errors import DataWarning, RequestError
 from seg.files import replacing, write_bytes
 from seg.model_file import weights_sha256
+from seg.plain_data import Measured, from_plain
 from seg.recipe import Recipe
-from seg.train.learner import Learner
 
 METADATA_KEY = "fringe-state"
 """One key, as safetensors writes several in any order: the same state is the same file, byte for byte."""
@@ -35,18 +35,72 @@ class DamagedState(Exception):
     """A state file is not what was written; one sentence that names it."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochResult:
+    """One epoch, trained and validated: a line of history.csv, whose columns are these fields.
+
+    The same on every rank, but for times and memory.
+    """
+
+    epoch: int
+    """From 1."""
+    loss: Measured
+    """Mean over its steps but those that were left out; NaN without any."""
+    lr: float
+    """Of its last step."""
+    miou: Measured
+    """Like the next two on all validation images, all pixels together; NaN without any truth."""
+    dice: Measured
+    pixel_accuracy: Measured
+    skipped_steps: int
+    """Those that were left out, as the loss or a gradient was not finite."""
+    crops_per_second: float
+    wait_share: float
+    memory_bytes: int
+    """The most that the process has held so far."""
+    validation_seconds: float
+    seconds: float
+    """With validation."""
+
+
+@dataclass(slots=True)
+class Journal:
+    """What happened so far: finished epochs, and the best of them."""
+
+    history: list[EpochResult] = field(default_factory=list)
+    best_epoch: int = 0
+    best_miou: float = -1.0
+    best_confusion: list[list[int]] = field(default_factory=list)
+    skips: int = 0
+    """Steps in a row, up to the last one, that were left out."""
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that are trained, validated and saved."""
+        return len(self.history)
+
+    @property
+    def seconds(self) -> float:
+        """What the epochs took."""
+        return sum(result.seconds for result in self.history)
+
+    def is_finished(self, recipe: Recipe) -> bool:
+        """Whether all epochs are done, or the recipe's patience is: so many brought nothing better."""
+        since_best = self.epochs_done - self.best_epoch
+        return self.epochs_done >= recipe.epochs or 0 < recipe.patience <= since_best
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """What a state file holds."""
 
-    journal: dict[str, Any]
-    """Plain data; its `history` has a row for each epoch that is done."""
+    journal: Journal
     tensors: dict[str, Tensor]
 
     @property
     def epoch(self) -> int:
         """The epoch after which it was written, from 1."""
-        return len(self.journal["history"])
+        return self.journal.epochs_done
 
 
 def epoch_name(epoch: int) -> str:
@@ -74,9 +128,9 @@ def write_state(folder: Path, state: State) -> None:
 
     The one before it stays, for the day that the newest is damaged; all others go.
     """
-    digests = {DIGEST: _digest(state.journal, state.tensors), JOURNAL_DIGEST: _journal_digest(state.journal)}
-    values = digests | state.journal
-    content = save(state.tensors, {METADATA_KEY: json.dumps(values)})
+    journal = json.dumps(asdict(state.journal))
+    digests = {DIGEST: _digest(journal, state.tensors), JOURNAL_DIGEST: _journal_digest(journal)}
+    content = save(state.tensors, {METADATA_KEY: json.dumps(digests | asdict(state.journal))})
     write_bytes(last_folder(folder) / epoch_name(state.epoch), content)
     keep_epochs(last_folder(folder), (state.epoch, state.epoch - 1))
 
@@ -84,14 +138,14 @@ def write_state(folder: Path, state: State) -> None:
 def read_state(path: Path) -> State:
     """A state file, every byte of it checked. DamagedState: it is not as it was written."""
     with _refuse_damage(path), safe_open(path, framework="pt") as file:
-        digest, journal = _parse(file.metadata())
+        journal, text, digest = _parse(file.metadata())
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        if digest != _digest(journal, tensors):
+        if digest != _digest(text, tensors):
             raise DamagedState(f"its content does not fit its {DIGEST}")
         return State(journal, tensors)
 
 
-def read_journal(path: Path) -> dict[str, Any]:
+def read_journal(path: Path) -> Journal:
     """The journal of a state file, without reading the tensors.
 
     DamagedState: the file is cut off, no state, or its journal not as it was written. Tensors that changed in
@@ -99,7 +153,7 @@ def read_journal(path: Path) -> dict[str, Any]:
     """
     with _refuse_damage(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-        journal = _parse(metadata)[1]
+        journal, *_ = _parse(metadata)
     is_checked = JOURNAL_DIGEST in json.loads(metadata[METADATA_KEY])
     return journal if is_checked else read_state(path).journal
 
@@ -109,7 +163,7 @@ def newest_state(folder: Path) -> State | None:
     return newest_whole(folder, read_state)
 
 
-def newest_journal(folder: Path) -> dict[str, Any] | None:
+def read_run(folder: Path) -> Journal | None:
     """The journal of that state, as `read_journal` finds it."""
     return newest_whole(folder, read_journal)
 
@@ -137,16 +191,16 @@ def newest_whole(folder: Path, read: Callable[[Path], _Content]) -> _Content | N
     return None
 
 
-def best_epochs(history: Sequence[dict[str, Any]], keep: int) -> list[int]:
+def best_epochs(history: Sequence[EpochResult], keep: int) -> list[int]:
     """The epochs of the `keep` highest validation mIoU, best first, the earlier of equals first.
 
-    history: rows with `epoch` and `miou`; those without an mIoU (NaN or None) are never among the best.
+    One without an mIoU (NaN) is never among them.
     """
-    judged = [row for row in history if row["miou"] is not None and not math.isnan(row["miou"])]
-    return [row["epoch"] for row in sorted(judged, key=lambda row: (-row["miou"], row["epoch"]))[:keep]]
+    judged = [result for result in history if not math.isnan(result.miou)]
+    return [result.epoch for result in sorted(judged, key=lambda one: (-one.miou, one.epoch))[:keep]]
 
 
-def settle_best(folder: Path, history: Sequence[dict[str, Any]], keep: int) -> None:
+def settle_best(folder: Path, history: Sequence[EpochResult], keep: int) -> None:
     """Leave in a run's best/ the model files of its `keep` best epochs and no other; once more is the same.
 
     The best of all is copied there from best.safetensors where best/ lacks it: a run may begin to keep them.
@@ -176,45 +230,24 @@ def _refuse_damage(path: Path) -> Iterator[None]:
         raise DamagedState(f"state {path} is damaged ({error})") from None
 
 
-def _parse(metadata: dict[str, str] | None) -> tuple[str, dict[str, Any]]:
-    """Digest and journal of a state file's metadata."""
+def _parse(metadata: dict[str, str] | None) -> tuple[Journal, str, str]:
+    """The journal of a state file's metadata, its text, and the digest of all that the state holds."""
     values = json.loads((metadata or {}).get(METADATA_KEY, "null"))
     if not isinstance(values, dict) or DIGEST not in values:
         raise DamagedState(f"it has no metadata {METADATA_KEY!r} with a {DIGEST}")
     digest, of_journal = values.pop(DIGEST), values.pop(JOURNAL_DIGEST, None)
-    if of_journal not in (None, _journal_digest(values)):
+    text = json.dumps(values)
+    if of_journal not in (None, _journal_digest(text)):
         raise DamagedState(f"its journal does not fit its {JOURNAL_DIGEST}")
-    return digest, values
+    return from_plain(Journal, values), text, digest
 
 
-def _journal_digest(journal: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(journal).encode()).hexdigest()
+def _journal_digest(journal: str) -> str:
+    return hashlib.sha256(journal.encode()).hexdigest()
 
 
-def _digest(journal: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    return hashlib.sha256(f"{json.dumps(journal)}\0{weights_sha256(tensors)}".encode()).hexdigest()
-
-
-@dataclass(slots=True)
-class Journal:
-    """What happened so far, as plain data: finished epochs, one history row each, and the best of them."""
-
-    history: list[dict[str, float | int | None]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_miou: float = -1.0
-    best_confusion: list[list[int]] = field(default_factory=list)
-    skips: int = 0
-    """Steps in a row, up to the last one, that were left out."""
-
-    @property
-    def epochs_done(self) -> int:
-        """Epochs that are trained, validated and saved."""
-        return len(self.history)
-
-    def is_finished(self, recipe: Recipe) -> bool:
-        """Whether all epochs are done, or the recipe's patience is: so many brought nothing better."""
-        since_best = self.epochs_done - self.best_epoch
-        return self.epochs_done >= recipe.epochs or 0 < recipe.patience <= since_best
+def _digest(journal: str, tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256(f"{journal}\0{weights_sha256(tensors)}".encode()).hexdigest()
 
 
 def state_file(folder: Path) -> Path:
@@ -222,8 +255,3 @@ def state_file(folder: Path) -> Path:
     files = last_folder(folder)
     epochs = find_epochs(path.name for path in files.glob("*")) if files.is_dir() else []
     return files / epoch_name(max(epochs, default=1))
-
-
-def save_state(folder: Path, learner: Learner, journal: Journal) -> None:
-    """Write a run's state after an epoch (see `write_state`)."""
-    write_state(folder, State(asdict(journal), learner.tensors()))

@@ -124,7 +124,7 @@ class CheckpointStore:
             for best in find_epochs(self.place.names("best")):
                 with replacing(best_folder(folder) / epoch_name(best)) as target:
                     self.place.download(f"best/{epoch_name(best)}", target)
-            winner = best_folder(folder) / epoch_name(journal["best_epoch"])
+            winner = best_folder(folder) / epoch_name(journal.best_epoch)
             if winner.is_file():
                 with replacing(folder / "best.safetensors") as target:
                     shutil.copyfile(winner, target)

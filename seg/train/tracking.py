@@ -7,8 +7,8 @@ from typing import Any, Self
 from seg.errors import StoppedBy
 from seg.screen import say
 from seg.train.mlflow_run import MlflowRun, MlflowServer
-from seg.train.run_folder import read_run
 from seg.train.sinks import Epoch, EventFile, Sink, list_epochs
+from seg.train.state import EpochResult, read_run
 from seg.train.training import TrainingPlan
 
 
@@ -23,9 +23,8 @@ class Tracking:
         """server: see `connect_mlflow`. RequestError: it takes no run."""
         self.folder = plan.folder
         self.mlflow = MlflowRun(server, plan) if server else None
-        self.sinks: list[Sink] = [EventFile(plan.folder / "tensorboard")]
-        if self.mlflow:
-            self.sinks.append(self.mlflow)
+        self.tensorboard = EventFile(plan.folder / "tensorboard")
+        self.sinks: list[Sink] = [self.tensorboard, *([self.mlflow] if self.mlflow else [])]
         self.epochs: list[Epoch] = []
         self.failing: set[str] = set()
 
@@ -36,13 +35,14 @@ class Tracking:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Tell MLflow of a training that fails; the error goes on."""
+        self.tensorboard.close()
         if error is not None:
             stopped = isinstance(error, KeyboardInterrupt)
             self._end(StoppedBy.INTERRUPT if stopped else StoppedBy.ERROR, None)
 
-    def send(self, rows: list[dict[str, Any]]) -> None:
-        """Send all rows of the journal so far; each sink takes those that it lacks."""
-        self.epochs += list_epochs(rows)[len(self.epochs) :]
+    def send(self, history: list[EpochResult]) -> None:
+        """Send all epochs of the journal so far; each sink takes those that it lacks."""
+        self.epochs += list_epochs(history)[len(self.epochs) :]
         for sink in self.sinks:
             try:
                 sink.send(self.epochs)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import nan
 from pathlib import Path
@@ -25,17 +25,10 @@ from seg.pack.pack import Pack, PackedImage
 from seg.pack.training_data import TrainingData, open_packs
 from seg.predict.predictor import Predictor
 from seg.recipe import Recipe, recipe_to_dict
+from seg.train import state
 from seg.train.learner import Learner, find_ranks, learning_rate
 from seg.train.losses import build_loss, median_frequency_weights
-from seg.train.state import (
-    Journal,
-    best_epochs,
-    best_folder,
-    epoch_name,
-    newest_state,
-    save_state,
-    settle_best,
-)
+from seg.train.state import EpochResult, Journal, State
 from seg.train.store import CheckpointStore
 
 SKIPS_ALLOWED = 9
@@ -82,51 +75,6 @@ class Position:
     def order(self) -> tuple[int, int, int]:
         """Rises as the training goes on."""
         return self.epoch, self.step, STAGES.index(self.stage)
-
-
-@dataclass(frozen=True, slots=True)
-class EpochResult:
-    """One epoch, trained and validated: the same on every rank, but for times and memory."""
-
-    trained: StepReport
-    """Its last step; `loss` here is the mean of the steps that were not left out, NaN without any."""
-    confusion: NDArray[np.int64]
-    seconds: float
-    validation_seconds: float
-    memory_bytes: int
-    """The most that the process has held."""
-
-    @property
-    def epoch(self) -> int:
-        """From 1."""
-        return self.trained.epoch
-
-    @property
-    def loss(self) -> float:
-        """Mean over the epoch's steps."""
-        return self.trained.loss
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU over the validation images, all pixels together; NaN without any truth."""
-        return metrics.mean_present(metrics.iou(self.confusion))
-
-    def row(self) -> dict[str, float | int | None]:
-        """The epoch's line in history.csv."""
-        return {
-            "epoch": self.epoch,
-            "loss": self.loss,
-            "lr": self.trained.rate,
-            "miou": self.miou,
-            "dice": metrics.mean_present(metrics.dice(self.confusion)),
-            "pixel_accuracy": metrics.pixel_accuracy(self.confusion),
-            "skipped_steps": self.trained.skipped,
-            "crops_per_second": self.trained.crops_per_second,
-            "wait_share": self.trained.wait_share,
-            "memory_bytes": self.memory_bytes,
-            "validation_seconds": self.validation_seconds,
-            "seconds": self.seconds,
-        }
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -189,13 +137,13 @@ class Training:
             )
         torch.manual_seed(plan.seed)
         self.store = CheckpointStore.open(plan.checkpoints, plan.folder.name) if plan.checkpoints else None
-        state = newest_state(plan.folder)
+        found = state.newest_state(plan.folder)
         model = build(
             recipe.model,
             backbone=recipe.backbone,
             num_classes=len(plan.data.classes),
             channels=recipe.preprocessing.channels,
-            weights="none" if state else recipe.weights,
+            weights="none" if found else recipe.weights,
             options=dict(recipe.model_options),
         )
         loss = build_loss(
@@ -204,9 +152,9 @@ class Training:
             recipe.output_weights or getattr(model, "OUTPUT_WEIGHTS", (1.0,)),
         )
         self.learner = Learner(model, loss, recipe, device, self.ranks)
-        self.journal = Journal(**state.journal) if state else Journal()
-        if state:
-            self.learner.restore(state.tensors)
+        self.journal = found.journal if found else Journal()
+        if found:
+            self.learner.restore(found.tensors)
         self.position = Position(self.journal.epochs_done, 0, "loading")
         """Where this rank is, for whoever watches it from another thread."""
 
@@ -224,9 +172,21 @@ class Training:
             self.position = Position(epoch, trained.steps, "validating")
             confusion = self.validate()
             ended = time.perf_counter()
-            memory = peak_memory_bytes(self.device)
-            result = EpochResult(trained, confusion, ended - started, ended - between, memory)
-            self._save(result)
+            result = EpochResult(
+                epoch=epoch,
+                loss=trained.loss,
+                lr=trained.rate,
+                miou=metrics.mean_present(metrics.iou(confusion)),
+                dice=metrics.mean_present(metrics.dice(confusion)),
+                pixel_accuracy=metrics.pixel_accuracy(confusion),
+                skipped_steps=trained.skipped,
+                crops_per_second=trained.crops_per_second,
+                wait_share=trained.wait_share,
+                memory_bytes=peak_memory_bytes(self.device),
+                validation_seconds=ended - between,
+                seconds=ended - started,
+            )
+            self._save(result, confusion)
             yield result
 
     def _train_epoch(self, epoch: int, on_step: OnStep | None) -> StepReport:
@@ -287,32 +247,33 @@ class Training:
         confusion = count_confusion(predictor, windows, self.statistics, len(self.plan.data.classes))
         return self.ranks.sum(confusion).cpu().numpy()
 
-    def _save(self, result: EpochResult) -> None:
+    def _save(self, result: EpochResult, confusion: NDArray[np.int64]) -> None:
         """Best model file first, the state last: killed between the two, the epoch is trained again."""
-        self.journal.history.append(result.row())
+        self.journal.history.append(result)
         better = result.miou > self.journal.best_miou
         if better:
             self.journal.best_epoch, self.journal.best_miou = result.epoch, result.miou
-            self.journal.best_confusion = result.confusion.tolist()
+            self.journal.best_confusion = confusion.tolist()
         if self.ranks.rank == 0:
-            persistently(partial(self._write, result, better=better), str(self.plan.folder))
+            persistently(partial(self._write, result, confusion, better=better), str(self.plan.folder))
             if self.store:
                 self.store.publish(self.plan.folder, result.epoch)
         self.ranks.wait()  # nobody goes on from an epoch that is not saved
 
-    def _write(self, result: EpochResult, *, better: bool) -> None:
+    def _write(self, result: EpochResult, confusion: NDArray[np.int64], *, better: bool) -> None:
         """Write what an epoch changed; may be called again after it failed anywhere."""
         folder, history = self.plan.folder, self.journal.history
         self.may_write()
         if better:
-            save_model(folder / "best.safetensors", self.learner.judged, self.card(result))
-        if self.plan.keeps_epochs and result.epoch in best_epochs(history, self.plan.keep_best):
-            save_model(best_folder(folder) / epoch_name(result.epoch), self.learner.judged, self.card(result))
-        save_state(folder, self.learner, self.journal)
+            save_model(folder / "best.safetensors", self.learner.judged, self.card(result, confusion))
+        if self.plan.keeps_epochs and result.epoch in state.best_epochs(history, self.plan.keep_best):
+            kept = state.best_folder(folder) / state.epoch_name(result.epoch)
+            save_model(kept, self.learner.judged, self.card(result, confusion))
+        state.write_state(folder, State(self.journal, self.learner.tensors()))
         if self.plan.keeps_epochs:
-            settle_best(folder, history, self.plan.keep_best)
+            state.settle_best(folder, history, self.plan.keep_best)
 
-    def card(self, result: EpochResult) -> ModelCard:
+    def card(self, result: EpochResult, confusion: NDArray[np.int64]) -> ModelCard:
         """What the model file of this epoch says of itself."""
         plan, recipe = self.plan, self.recipe
         return ModelCard(
@@ -328,7 +289,7 @@ class Training:
             intensities=self.train_pack.intensities(),
             class_shares=self.train_pack.class_shares(),
             tiling=recipe.tiling,
-            validation=result.row() | {"confusion": result.confusion.tolist()},
+            validation=asdict(result) | {"confusion": confusion.tolist()},
             provenance={
                 "recipe": recipe_to_dict(recipe),
                 "data_fingerprint": plan.data.fingerprint,

@@ -27,7 +27,7 @@ from seg.requests import TrainRequest
 from seg.train.mlflow_run import connect_mlflow, flatten
 from seg.train.state import Journal
 from seg.train.tracking import Tracking
-from tests.cluster.journals import rows_until, write_journal
+from tests.cluster.journals import results_until, write_journal
 from tests.conftest import WriteArchive
 from tests.seg.train.test_sinks import read_events
 from tests.small import wait_until
@@ -144,13 +144,13 @@ def plan(tmp_path: Path) -> Any:
 
 
 def journal_until(epochs: int) -> Journal:
-    return Journal(history=rows_until(epochs), best_epoch=min(3, epochs), best_miou=0.7)
+    return Journal(history=results_until(epochs), best_epoch=min(3, epochs), best_miou=0.7)
 
 
 def fail_after(epochs: int, error: BaseException, plan: Any, server: Server) -> None:
     """A training that sends so many epochs and then fails."""
     with suppress(type(error)), Tracking(plan, connect_mlflow(server.uri)) as tracking:
-        tracking.send(rows_until(epochs))
+        tracking.send(results_until(epochs))
         raise error
 
 
@@ -164,7 +164,7 @@ def conclude(tracking: Tracking, plan: Any, epochs: int, stopped_by: str) -> Non
 
 def test_without_a_server_a_training_has_tensorboard(plan: Any) -> None:
     with Tracking(plan) as tracking:
-        tracking.send(rows_until(2))
+        tracking.send(results_until(2))
         conclude(tracking, plan, 3, "finished")
     assert [step for step, _ in read_events(plan.folder / "tensorboard")["loss"]] == [1, 2, 3]
     assert not (plan.folder / "mlflow.json").exists()
@@ -176,8 +176,8 @@ def test_a_sink_that_fails_is_said_once_and_gets_all_epochs_later(
     with Tracking(plan) as tracking:
         blocked = plan.folder / "tensorboard"
         blocked.touch()
-        tracking.send(rows_until(1))
-        tracking.send(rows_until(2))
+        tracking.send(results_until(1))
+        tracking.send(results_until(2))
         assert capsys.readouterr().err.count("train: warning: tensorboard takes no epochs now: ") == 1
         conclude(tracking, plan, 2, "finished")
         assert (
@@ -185,7 +185,7 @@ def test_a_sink_that_fails_is_said_once_and_gets_all_epochs_later(
             == "train: warning: tensorboard lacks epochs; the same command sends them\n"
         )
         blocked.unlink()
-        tracking.send(rows_until(3))
+        tracking.send(results_until(3))
     assert [step for step, _ in read_events(blocked)["loss"]] == [1, 2, 3]
     assert not capsys.readouterr().err
 
@@ -235,7 +235,7 @@ def test_a_server_has_the_recipe_every_epoch_and_at_the_end_the_model_file(
 ) -> None:
     with Tracking(plan, connect_mlflow(server.uri)) as tracking:
         assert server.run(plan.folder)["info"]["status"] == "RUNNING"
-        tracking.send(rows_until(2))
+        tracking.send(results_until(2))
         assert server.epochs(plan.folder, "loss") == [(1, 1.0), (2, 0.5)]
         conclude(tracking, plan, 6, "finished")
     run = server.run(plan.folder)
@@ -267,7 +267,7 @@ def test_a_resumed_training_continues_its_run_with_each_epoch_once(server: Serve
     assert first["status"] == "KILLED"
     with Tracking(plan, connect_mlflow(server.uri)) as tracking:
         assert server.run(plan.folder)["info"]["status"] == "RUNNING"
-        tracking.send(rows_until(4))
+        tracking.send(results_until(4))
         conclude(tracking, plan, 5, "interrupt")
     fail_after(5, ValueError("no"), plan, server)
     assert server.run(plan.folder)["info"]["status"] == "FAILED"
@@ -285,11 +285,13 @@ def test_a_server_that_hangs_costs_a_line_and_gets_each_epoch_once_when_it_is_ba
     server: Server, plan: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Tracking(plan, connect_mlflow(server.uri)) as tracking:
-        tracking.send(rows_until(1))
+        tracking.send(results_until(1))
         with server.hung(), monkeypatch.context() as impatient:
             impatient.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-            tracking.send(rows_until(2))  # the request waits in the server's socket and is answered to nobody
-            tracking.send(rows_until(3))
+            tracking.send(
+                results_until(2)
+            )  # the request waits in the server's socket and is answered to nobody
+            tracking.send(results_until(3))
             said = capsys.readouterr().err
         cause = "it does not answer; they will be sent later"
         assert said == f"train: warning: mlflow {server.uri} takes no epochs now: {cause}\n"
@@ -302,10 +304,10 @@ def test_a_server_that_hangs_costs_a_line_and_gets_each_epoch_once_when_it_is_ba
 @pytest.mark.usefixtures("environment")
 def test_an_epoch_whose_answer_was_lost_is_sent_again_and_is_there_once(server: Server, plan: Any) -> None:
     with Tracking(plan, connect_mlflow(server.uri)) as tracking:
-        tracking.send(rows_until(2))
+        tracking.send(results_until(2))
         assert tracking.mlflow
         tracking.mlflow.there = set()
-        tracking.send(rows_until(3))
+        tracking.send(results_until(3))
     assert [step for step, _ in server.epochs(plan.folder, "loss")] == [1, 2, 3]
 
 
@@ -313,10 +315,10 @@ def test_an_epoch_whose_answer_was_lost_is_sent_again_and_is_there_once(server: 
 def test_a_run_that_somebody_deleted_is_begun_anew_with_all_epochs(server: Server, plan: Any) -> None:
     connected = connect_mlflow(server.uri)
     with Tracking(plan, connected) as tracking:
-        tracking.send(rows_until(2))
+        tracking.send(results_until(2))
     connected.client.delete_run(server.run_id(plan.folder))
     with Tracking(plan, connected) as tracking:
-        tracking.send(rows_until(3))
+        tracking.send(results_until(3))
     assert server.run(plan.folder)["info"]["lifecycle_stage"] == "active"
     assert [step for step, _ in server.epochs(plan.folder, "loss")] == [1, 2, 3]
 

@@ -26,7 +26,7 @@ from seg.predict.predictor import Predictor
 from seg.recipe import Crops, Preprocessing, Recipe, Tiling
 from seg.recipes import RECIPES
 from seg.requests import TrainRequest
-from seg.train.run_folder import read_run
+from seg.train.state import read_run
 from tests.conftest import write_discs
 from tests.small import CLASSES, ROOT, TINY_WORDS, read_tree, start_job, wait_until
 

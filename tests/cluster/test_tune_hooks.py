@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from cluster.tune_hooks import NUMBER, Pruning, describe_death
 from seg.search.trials import OWN, TrialRecord
 from seg.train.state import Journal
+from tests.cluster.journals import epoch_result
 
 
 class Reports:
@@ -27,10 +28,9 @@ class Reports:
         ) else "pruned"
 
     def record(self, number: int, epochs: int, status: str) -> TrialRecord:
-        rows = [
-            {"epoch": at + 1, "miou": miou} for at, miou in enumerate(self.mious[number][:epochs].tolist())
-        ]
-        return TrialRecord(number, Path(f"{number:03}"), {}, Journal(history=rows), [], status, None)
+        mious = self.mious[number][:epochs].tolist()
+        journal = Journal([epoch_result(epoch, miou) for epoch, miou in enumerate(mious, 1)])
+        return TrialRecord(number, Path(f"{number:03}"), {}, journal, [], status, None)
 
 
 def test_pruning_goes_on_in_a_later_command_as_if_there_had_been_one() -> None:

@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
-from seg.train.run_folder import read_run
+from seg.train.state import EpochResult, read_run
 from tests.conftest import write_discs
 from tests.faults.scoring_jobs import check_alike
 from tests.small import ROOT, TINY_WORDS, wait_until, write_model
@@ -85,11 +85,11 @@ def lines(file: Path) -> int:
     return len(file.read_text().splitlines()) if file.is_file() else 0
 
 
-def what_is_left(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+def what_is_left(folder: Path) -> tuple[list[EpochResult], dict[str, bytes]]:
     """A run's journal but for its times, and the weights of its best epoch."""
     journal = read_run(folder)
     assert journal is not None
-    history = [{name: row[name] for name in row if name not in TIMES} for row in journal.history]
+    history = [replace(result, **dict.fromkeys(TIMES, 0)) for result in journal.history]
     weights = load_file(folder / "best.safetensors")
     return history, {name: value.numpy().tobytes() for name, value in weights.items()}
 

@@ -6,8 +6,8 @@ import shutil
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from cluster.train import train
 from jobs.options import parse
 from jobs.train import Args
 from seg.requests import TrainRequest
-from seg.train.run_folder import read_run
+from seg.train.state import EpochResult, read_run
 from tests.conftest import write_discs
 from tests.small import TINY_WORDS, own_processes, start_job, wait_until
 
@@ -31,11 +31,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_discs(tmp_path_factory.mktemp("faults") / "archive", sequences=3, frames=2, size=(96, 128))
 
 
-def what_is_left(folder: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+def what_is_left(folder: Path) -> tuple[list[EpochResult], dict[str, bytes]]:
     """A run's journal but for its times, and the weights of its best epoch."""
     journal = read_run(folder)
     assert journal is not None
-    history = [{name: row[name] for name in row if name not in TIMES} for row in journal.history]
+    history = [replace(result, **dict.fromkeys(TIMES, 0)) for result in journal.history]
     weights = load_file(folder / "best.safetensors")
     return history, {name: value.numpy().tobytes() for name, value in weights.items()}
 
@@ -242,5 +242,5 @@ def test_a_node_that_is_removed_leaves_the_training_to_the_others(
     assert (summary.exit_code, summary.values["workers"]) == (0, (1, 2))
     journal = read_run(tmp_path / "run")
     assert journal is not None
-    assert [row["epoch"] for row in journal.history] == list(range(1, 41))
+    assert [result.epoch for result in journal.history] == list(range(1, 41))
     assert (tmp_path / "run" / "failures.log").is_file()

@@ -215,24 +215,18 @@ NAN = float("nan")
     ("losses", "scores"),
     [
         ([1.2], [0.5]),
-        ([1.2, 0.3, 0.2], [None, 0.5, 0.4]),
-        ([NAN, None], [NAN, None]),
+        ([1.2, 0.3, 0.2], [NAN, 0.5, 0.4]),
+        ([NAN, NAN], [NAN, NAN]),
         ([0.0, 0.0], [0.0, 1.0]),
         ([1e3, 1e-6], [0.1, 0.2]),
         ([math.inf, 2.0], [0.1, 0.2]),
         ([1.0] * 200, [0.9] * 200),
     ],
 )
-def test_curves_are_drawn_of_any_history(
-    tmp_path: Path, losses: list[float | None], scores: list[float | None]
-) -> None:
-    history = [
-        {"epoch": epoch, "loss": loss, "miou": score}
-        for epoch, (loss, score) in enumerate(zip(losses, scores, strict=True), start=1)
-    ]
-    plot_curves(tmp_path / "curves.png", history)
+def test_curves_are_drawn_of_any_history(tmp_path: Path, losses: list[float], scores: list[float]) -> None:
+    plot_curves(tmp_path / "curves.png", range(1, len(losses) + 1), losses, scores)
     page = read_png(tmp_path / "curves.png")
     assert page.shape == (396, 990, 3)
     drawn = (page == to_rgb(HIGHLIGHT)).all(2)
     assert drawn[:, :495].any() == any(loss and 0 < loss < math.inf for loss in losses)
-    assert drawn[:, 495:].any() == any(score is not None and not math.isnan(score) for score in scores)
+    assert drawn[:, 495:].any() == any(not math.isnan(score) for score in scores)

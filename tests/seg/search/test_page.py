@@ -27,6 +27,7 @@ from seg.search.space import Space, choice, ends
 from seg.search.study import FEWEST_JUDGED
 from seg.search.trials import TrialRecord
 from seg.train.state import Journal
+from tests.cluster.journals import epoch_result
 
 SPACE: Space = {
     "optimizer.lr": FloatDistribution(3e-4, 3e-2, log=True),
@@ -41,10 +42,8 @@ def make_trial(number: int, status: str = "finished", *, lr: float = 3e-3, **mor
     """A trial whose mIoU falls with the distance of its rate from 0.005, and rises with the epochs."""
     epochs = {"finished": EPOCHS, "pruned": 1 + 2 * (number % 2), "running": 4, "errored": 2}[status]
     top = 0.9 - 0.2 * abs(math.log10(lr / 5e-3)) - 0.02 * (number % 3)
-    history: list[dict[str, float | int | None]] = [
-        {"epoch": epoch, "miou": top * (1 - 0.6 / epoch), "seconds": 2.5} for epoch in range(1, epochs + 1)
-    ]
-    best = max((row["miou"] or 0.0 for row in history), default=-1.0)
+    history = [epoch_result(epoch, top * (1 - 0.6 / epoch), seconds=2.5) for epoch in range(1, epochs + 1)]
+    best = max((result.miou for result in history), default=-1.0)
     params: Params = {
         "optimizer.lr": lr,
         "loss": ends(SPACE["loss"])[number % 3],
@@ -139,9 +138,9 @@ def test_curves_go_through_each_epochs_miou_and_pruned_ones_end_in_a_mark(tmp_pa
     drawn = {trial.name: trial for trial in trials if trial.miou is not None}
     assert set(lines) == set(drawn)
     places = [
-        (y, float(row["miou"] or 0))
+        (y, result.miou)
         for name, line in lines.items()
-        for (_, y), row in zip(line, drawn[name].journal.history, strict=True)
+        for (_, y), result in zip(line, drawn[name].journal.history, strict=True)
     ]
     (y0, miou0), (y1, miou1) = min(places, key=lambda at: at[1]), max(places, key=lambda at: at[1])
     for y, miou in places:  # one straight scale for all of them, growing upwards

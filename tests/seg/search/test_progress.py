@@ -8,7 +8,7 @@ from seg.recipes import RECIPES
 from seg.search.progress import TrialsReader
 from seg.search.trials import begin_trial, end_trial, fail_trial, trial_folder
 from seg.train.state import Journal
-from tests.cluster.journals import write_journal
+from tests.cluster.journals import epoch_result, write_journal
 
 RECIPE = replace(RECIPES["camvid-fpn-mobilenet"], epochs=4, patience=0)
 PARAMS = {"optimizer.lr": 0.00123456, "loss": "cross_entropy+dice", "backbone": "resnet50"}
@@ -26,9 +26,9 @@ def train_trial(trials: Path, number: int, *mious: float) -> Path:
     begin_trial(folder, {**PARAMS, "optimizer.lr": PARAMS["optimizer.lr"] * 2**number})
     best = max(mious, default=-1.0)
     epoch = mious.index(best) + 1 if mious else 0
-    rows = [{"epoch": epoch, "miou": miou, "seconds": 1.0} for epoch, miou in enumerate(mious, 1)]
-    if rows:
-        write_journal(folder, Journal(history=rows, best_epoch=epoch, best_miou=best))
+    history = [epoch_result(epoch, miou, seconds=1.0) for epoch, miou in enumerate(mious, 1)]
+    if history:
+        write_journal(folder, Journal(history=history, best_epoch=epoch, best_miou=best))
     return folder
 
 

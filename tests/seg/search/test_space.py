@@ -32,6 +32,7 @@ from seg.search.space import (
 from seg.search.study import importance, propose
 from seg.search.trials import TrialRecord
 from seg.train.state import Journal
+from tests.cluster.journals import epoch_result
 
 RECIPE = RECIPES["interferogram-small"]
 
@@ -262,11 +263,9 @@ def test_more_trials_than_there_are_different_ones_are_refused() -> None:
 def record(
     number: int, params: dict[str, Any], miou: float | None = None, status: str = "finished"
 ) -> TrialRecord:
-    row: dict[str, float | int | None] = {"epoch": 1, "miou": miou, "seconds": 1.0}
-    done = miou is not None
-    journal = Journal(
-        history=[row] * done, best_epoch=int(done), best_miou=miou if miou is not None else -1.0
-    )
+    journal = Journal()
+    if miou is not None:
+        journal = Journal([epoch_result(1, miou, seconds=1.0)], best_epoch=1, best_miou=miou)
     return TrialRecord(number, Path(f"{number:03}"), params, journal, [], status, None)
 
 

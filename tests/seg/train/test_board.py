@@ -12,7 +12,7 @@ from seg.recipes import RECIPES
 from seg.train.board import Board, BoardReader, progress_file
 from seg.train.state import Journal
 from seg.train.training import StepReport, peak_memory_bytes
-from tests.cluster.journals import write_journal
+from tests.cluster.journals import epoch_result, write_journal
 
 STEP = StepReport(
     epoch=1, step=5, steps=20, loss=0.75, rate=1e-3, crops_per_second=16.0, wait_share=0.02, skipped=0
@@ -35,8 +35,8 @@ def training(tmp_path: Path) -> Any:
 def finish_epoch(training: Any, miou: float, seconds: float = 60.0, *, skipped: int = 0) -> None:
     """Save an epoch as the loop does: in the state file's journal."""
     journal: Journal = training.journal
-    row = {"epoch": journal.epochs_done + 1, "loss": 1.0, "miou": miou, "seconds": seconds}
-    journal.history.append(row | {"skipped_steps": skipped})
+    result = epoch_result(journal.epochs_done + 1, miou, loss=1.0, seconds=seconds, skipped_steps=skipped)
+    journal.history.append(result)
     if miou > journal.best_miou:
         journal.best_epoch, journal.best_miou = journal.epochs_done, miou
     write_journal(training.plan.folder, journal)
@@ -149,7 +149,9 @@ def test_patience_makes_the_time_left_a_bound_and_a_run_that_ran_out_of_it_has_n
 def test_finished_epochs_are_announced_once_and_all_together(training: Any) -> None:
     finish_epoch(training, 0.25)
     announced: list[list[int]] = []
-    reader = BoardReader(training.plan, lambda rows: announced.append([row["epoch"] for row in rows]))
+    reader = BoardReader(
+        training.plan, lambda history: announced.append([result.epoch for result in history])
+    )
     board = Board(training)
     for epoch in (2, 3):
         board.publish(replace(STEP, epoch=epoch))

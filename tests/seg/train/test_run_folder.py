@@ -9,7 +9,8 @@ from seg.files import read_json
 from seg.recipe import Optimizer, recipe_to_dict
 from seg.recipes import RECIPES
 from seg.storage import Place
-from seg.train.run_folder import check_folder, claim_folder, read_run, run_name
+from seg.train.run_folder import check_folder, claim_folder, run_name
+from seg.train.state import read_run
 
 RECIPE = RECIPES["interferogram-small"]
 

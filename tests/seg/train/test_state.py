@@ -1,4 +1,5 @@
 import json
+import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,22 +15,24 @@ from safetensors.torch import save_file
 from seg.errors import DataWarning, RequestError
 from seg.train.state import (
     DamagedState,
+    Journal,
     State,
     best_epochs,
     find_epochs,
-    newest_journal,
     newest_state,
     read_journal,
+    read_run,
     read_state,
     settle_best,
     write_state,
 )
+from tests.cluster.journals import epoch_result
 
 Damage = Callable[[bytes], bytes]
 
 
 def state_after(epoch: int) -> State:
-    history = [{"epoch": number, "miou": number / 10} for number in range(1, epoch + 1)]
+    history = [epoch_result(number, number / 10) for number in range(1, epoch + 1)]
     seeded = torch.Generator().manual_seed(epoch)
     tensors = {
         "model.weight": torch.randn(3, 5, generator=seeded),
@@ -37,7 +40,7 @@ def state_after(epoch: int) -> State:
         "model.half": torch.randn(7, generator=seeded).bfloat16(),
         "model.none": torch.zeros(0, dtype=torch.int64),
     }
-    return State({"history": history, "best_epoch": epoch}, tensors)
+    return State(Journal(history, best_epoch=epoch), tensors)
 
 
 def run_of(folder: Path, epochs: int) -> list[Path]:
@@ -52,7 +55,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     state, written = newest_state(tmp_path), state_after(1)
     assert state is not None
     assert state.epoch == 1
-    assert state.journal == written.journal == newest_journal(tmp_path)
+    assert state.journal == written.journal == read_run(tmp_path)
     assert state.tensors.keys() == written.tensors.keys()
     for name, tensor in written.tensors.items():
         assert state.tensors[name].dtype == tensor.dtype
@@ -60,10 +63,10 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_nan_in_the_journal_stays_nan(tmp_path: Path) -> None:
-    write_state(tmp_path, State({"history": [{"epoch": 1, "loss": float("nan")}]}, {}))
-    journal = newest_journal(tmp_path)
+    write_state(tmp_path, State(Journal([epoch_result(1, math.nan)]), {}))
+    journal = read_run(tmp_path)
     assert journal is not None
-    assert journal["history"][0]["loss"] != journal["history"][0]["loss"]
+    assert math.isnan(journal.history[0].miou)
 
 
 def test_the_newest_two_states_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> None:
@@ -78,7 +81,7 @@ def test_a_run_without_states_has_none(tmp_path: Path) -> None:
     (tmp_path / "last").mkdir()
     (tmp_path / "last" / ".epoch-0001.safetensors.12345678.part").write_bytes(b"half")
     assert newest_state(tmp_path) is None
-    assert newest_journal(tmp_path) is None
+    assert read_run(tmp_path) is None
 
 
 def test_every_cut_of_a_state_is_found_with_and_without_reading_tensors(tmp_path: Path) -> None:
@@ -199,14 +202,12 @@ def test_epochs_are_found_by_their_files_names_alone() -> None:
 
 
 @given(
-    st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, None, float("nan")]), max_size=8),
+    st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, math.nan]), max_size=8),
     st.integers(1, 4),
 )
-def test_the_best_epochs_are_those_that_the_fewest_are_better_than(
-    mious: list[float | None], keep: int
-) -> None:
-    history = [{"epoch": epoch, "miou": miou} for epoch, miou in enumerate(mious, 1)]
-    judged = {epoch: miou for epoch, miou in enumerate(mious, 1) if miou is not None and miou >= 0}
+def test_the_best_epochs_are_those_that_the_fewest_are_better_than(mious: list[float], keep: int) -> None:
+    history = [epoch_result(epoch, miou) for epoch, miou in enumerate(mious, 1)]
+    judged = {epoch: miou for epoch, miou in enumerate(mious, 1) if miou >= 0}
 
     def better(epoch: int) -> int:
         mine = judged[epoch]
@@ -223,7 +224,7 @@ def test_the_model_files_of_the_best_epochs_stay_however_often_it_is_settled(tmp
     (best / "notes.txt").write_text("mine")
     history = []
     for epoch, miou in enumerate(mious, 1):
-        history.append({"epoch": epoch, "miou": miou})
+        history.append(epoch_result(epoch, miou))
         (best / f"epoch-{epoch:04}.safetensors").write_bytes(b"model")
         settle_best(tmp_path, history, 2)
         settle_best(tmp_path, history, 2)
@@ -234,7 +235,7 @@ def test_the_model_files_of_the_best_epochs_stay_however_often_it_is_settled(tmp
 
 def test_the_best_model_file_joins_those_that_are_kept_from_now_on(tmp_path: Path) -> None:
     (tmp_path / "best.safetensors").write_bytes(b"of epoch 2")
-    history = [{"epoch": 1, "miou": 0.3}, {"epoch": 2, "miou": 0.5}, {"epoch": 3, "miou": 0.4}]
+    history = [epoch_result(epoch, miou) for epoch, miou in enumerate((0.3, 0.5, 0.4), 1)]
     settle_best(tmp_path, history, 2)
     copy = tmp_path / "best" / "epoch-0002.safetensors"
     assert copy.read_bytes() == b"of epoch 2"

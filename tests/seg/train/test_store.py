@@ -3,7 +3,6 @@ import json
 import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,8 +10,9 @@ import torch
 from seg.errors import DataWarning, RequestError
 from seg.files import write_bytes
 from seg.storage import Place, open_place
-from seg.train.state import State, best_epochs, newest_journal, settle_best, write_state
+from seg.train.state import Journal, State, best_epochs, read_run, settle_best, write_state
 from seg.train.store import CheckpointStore
+from tests.cluster.journals import epoch_result
 from tests.s3 import BUCKET, S3
 from tests.small import read_tree
 
@@ -25,18 +25,18 @@ def train(folder: Path, store: CheckpointStore, *, epochs: int = len(MIOUS), kee
     """What a training does around its epochs, each of which makes the same files whenever it is trained."""
     store.claim(IDENTITY)
     store.fetch(folder)
-    history: list[dict[str, Any]] = (newest_journal(folder) or {"history": []})["history"]
+    history = (read_run(folder) or Journal()).history
     if history:
         settle_best(folder, history, keep)
         store.publish(folder, len(history))
     for epoch in range(len(history) + 1, epochs + 1):
-        history = [*history, {"epoch": epoch, "miou": MIOUS[epoch - 1]}]
+        history = [*history, epoch_result(epoch, MIOUS[epoch - 1])]
         best, model = best_epochs(history, keep), f"model of epoch {epoch}".encode()
         if epoch == best[0]:
             write_bytes(folder / "best.safetensors", model)
         if epoch in best:
             write_bytes(folder / "best" / f"epoch-{epoch:04}.safetensors", model)
-        journal = {"history": history, "best_epoch": best[0]}
+        journal = Journal(history, best_epoch=best[0])
         write_state(folder, State(journal, {"weight": torch.full((3,), float(epoch))}))
         settle_best(folder, history, keep)
         store.publish(folder, epoch)
@@ -193,7 +193,7 @@ def test_a_damaged_state_in_the_store_is_named_and_the_one_before_is_taken(
     (store / "run/last/epoch-0004.safetensors").write_bytes(content)
     with pytest.warns(DataWarning, match=r"store/run/last/epoch-0004\.safetensors is damaged; its"):
         assert store_at(str(store)).fetch(tmp_path / "fetched")
-    assert len((newest_journal(tmp_path / "fetched") or {})["history"]) == 3
+    assert (read_run(tmp_path / "fetched") or Journal()).epochs_done == 3
     with pytest.warns(DataWarning, match="is damaged"):
         train(tmp_path / "new", store_at(str(store)))
     assert (read_tree(tmp_path / "new"), read_tree(store)) == wanted

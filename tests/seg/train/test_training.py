@@ -19,8 +19,8 @@ from seg.pack.pack import Pack
 from seg.pack.training_data import open_training_data
 from seg.predict.predictor import Predictor
 from seg.recipe import Optimizer, Preprocessing
-from seg.train.run_folder import read_run, run_identity, run_name, training_summary, write_history
-from seg.train.state import state_file
+from seg.train.run_folder import run_identity, run_name, training_summary, write_history
+from seg.train.state import EpochResult, read_run, state_file
 from seg.train.training import (
     Training,
     TrainingPlan,
@@ -56,11 +56,11 @@ def make_plan(write_archive: WriteArchive, tmp_path: Path) -> MakePlan:
 
 def what_is_left(
     folder: Path,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], list[dict[str, Any]], list[Any]]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor], list[EpochResult], list[Any]]:
     """All that a run leaves but its times: state, best weights, history, the best epoch."""
     journal = read_run(folder)
     assert journal is not None
-    history = [{name: row[name] for name in row if name not in TIMES} for row in journal.history]
+    history = [replace(result, **dict.fromkeys(TIMES, 0)) for result in journal.history]
     best = [journal.best_epoch, journal.best_miou, journal.best_confusion]
     return load_file(state_file(folder)), load_file(folder / "best.safetensors"), history, best
 
