@@ -192,7 +192,7 @@ class Learner:
         """Add a part's gradients; returns its share of the batch's loss, of which the sum is the whole."""
         with autocast(self.device, self.recipe.precision):
             logits = self.network(images)
-        loss = mean_loss(self.loss(logits, truth)[0], weights)
+        loss = mean_loss(self.loss.sums(logits, truth), weights)
         # DDP takes the mean over ranks of what must be a sum
         self.scaler.scale(loss * self.ranks.world_size).backward()
         return loss.detach()

@@ -1,8 +1,12 @@
-"""Losses as sums and the weights that divide them, so that workers together find the whole batch's loss."""
+"""Losses as sums and the weights that divide them, so that workers together find the whole batch's loss.
+
+Each is called with logits, float [N, C, H, W], truth, int64 [N, H, W], 255 ignored, and class_weights, [C],
+and returns its sum, a scalar. `weigh` gives what divides it, float64, for which the truth is enough.
+"""
 
 import re
 from dataclasses import dataclass, fields
-from math import isfinite
+from math import inf, isfinite
 
 import numpy as np
 import torch
@@ -10,9 +14,203 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seg.data.labels import IGNORE
 from seg.errors import RequestError, describe_unknown
-from seg.train.pixel_losses import Asymmetric, CrossEntropy, Focal
-from seg.train.region_losses import Dice, Lovasz
+
+
+class PixelLoss:
+    """A sum over pixels, each of which counts what its true class weighs."""
+
+    __slots__ = ()
+
+    def weigh(self, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The weight of the counted pixels."""
+        return weigh_pixels(truth, class_weights).sum(dtype=torch.float64)
+
+
+class RegionLoss:
+    """A sum over regions, which measures overlap; each counts what its class weighs.
+
+    A region is one class in one crop, where the crop's truth has that class. So each worker's crops make
+    regions of their own, and the workers' sums add up to those of the whole batch.
+    """
+
+    __slots__ = ()
+
+    def weigh(self, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The weight of the regions that are there."""
+        return (class_weights * find_regions(truth, len(class_weights))).sum(dtype=torch.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEntropy(PixelLoss):
+    """Negative log-likelihood of the true class; sum / weight is torch's CrossEntropyLoss(weight), mean.
+
+    smoothing: Szegedy et al. 2016, arXiv:1512.00567, section 7. A pixel's weight then holds for its whole
+    target. In torch the share that goes to a class is multiplied by that class's weight, so that weights move
+    the best prediction and pixels of weight 0 still count (pytorch/pytorch#104776).
+    """
+
+    smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes, from 0 to below 1."""
+
+    def __post_init__(self) -> None:
+        check_parameter("cross_entropy", "smoothing", self.smoothing, below=1)
+
+    def __call__(self, logits: Tensor, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The sum, as the module says."""
+        if not self.smoothing:
+            return F.cross_entropy(logits, truth, class_weights, ignore_index=IGNORE, reduction="sum")
+        log_p = logits.log_softmax(1)
+        total = F.nll_loss(log_p, truth, class_weights, ignore_index=IGNORE, reduction="sum")
+        even = -(weigh_pixels(truth, class_weights) * log_p.mean(1)).sum()
+        return (1 - self.smoothing) * total + self.smoothing * even
+
+
+@dataclass(frozen=True, slots=True)
+class Asymmetric(PixelLoss):
+    """Cross entropy with a focus of its own on other classes (Ben-Baruch et al. 2021, arXiv:2009.14119).
+
+    The paper's section 2 in the single-label form of its authors' release, with softmax for sigmoid: of the
+    smoothed target, the true class's share is times -(1 - p)^gamma_pos ln p, that of each other class times
+    -p^gamma_neg ln p. Without smoothing only the true class counts, and this is focal with gamma_pos.
+    """
+
+    gamma_neg: float = 4.0
+    """Focus on the other classes, 0 or more; the higher, the less counts an improbable one."""
+    gamma_pos: float = 0.0
+    """Focus on the true class, 0 or more; the higher, the less counts a probable one."""
+    smoothing: float = 0.1
+    """Share of the target that is spread evenly over all classes, from 0 to below 1."""
+
+    def __post_init__(self) -> None:
+        check_parameter("asymmetric", "gamma_neg", self.gamma_neg)
+        check_parameter("asymmetric", "gamma_pos", self.gamma_pos)
+        check_parameter("asymmetric", "smoothing", self.smoothing, below=1)
+
+    def __call__(self, logits: Tensor, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The sum, as the module says."""
+        log_p = logits.log_softmax(1)
+        nll = F.nll_loss(log_p, truth, ignore_index=IGNORE, reduction="none")  # 0 where ignored
+        classes = torch.arange(logits.shape[1], device=truth.device)[:, None, None]
+        by_class = -log_p * (self.gamma_neg * log_p).exp()
+        others = by_class.masked_fill(truth[:, None] == classes, 0).sum(1)
+        share = self.smoothing / logits.shape[1]
+        losses = (1 - self.smoothing + share) * focus(nll, self.gamma_pos) + share * others
+        return (weigh_pixels(truth, class_weights) * losses).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Focal(PixelLoss):
+    """Cross entropy times alpha (1 - p)^gamma (Lin et al. 2017, arXiv:1708.02002, section 3.2).
+
+    p is the true class's probability. Unlike the paper: softmax for sigmoid; alpha is one factor of the whole
+    loss, where the paper's differs between foreground and background, as class weights do; and the sum is
+    divided by all counted pixels, as cross entropy's, rather than by those of the foreground.
+    """
+
+    alpha: float = 1.0
+    """Factor of the loss, above 0."""
+    gamma: float = 2.0
+    """Focus, 0 or more; the higher, the less counts a pixel that is nearly right. 0 is cross entropy."""
+
+    def __post_init__(self) -> None:
+        check_parameter("focal", "alpha", self.alpha, above=True)
+        check_parameter("focal", "gamma", self.gamma)
+
+    def __call__(self, logits: Tensor, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The sum, as the module says."""
+        nll = F.cross_entropy(logits, truth, ignore_index=IGNORE, reduction="none")  # 0 where ignored
+        return self.alpha * (weigh_pixels(truth, class_weights) * focus(nll, self.gamma)).sum()
+
+
+def focus(nll: Tensor, gamma: float) -> Tensor:
+    """Losses -ln p times (1 - p)^gamma, with a finite gradient also where p is 1."""
+    miss = -torch.expm1(-nll)  # 1 - p without cancellation
+    return miss.clamp(min=torch.finfo(nll.dtype).tiny) ** gamma * nll  # d/dx x^0.5 is infinite at 0
+
+
+def weigh_pixels(truth: Tensor, class_weights: Tensor) -> Tensor:
+    """The weight of each pixel's true class, [N, H, W]; 0 where ignored."""
+    table = F.pad(class_weights, (0, IGNORE + 1 - len(class_weights)))
+    return table[truth]
+
+
+def check_parameter(loss: str, name: str, value: float, *, above: bool = False, below: float = inf) -> None:
+    """Refuse a value outside [0, below), or where `above` is set (0, below), or that is no number."""
+    if not 0 <= value < below or (above and value == 0):
+        wanted = ("above 0" if above else "from 0 up") if below == inf else f"from 0 to below {below:g}"
+        raise RequestError(f"loss {loss}: {name} is {value:g}, not a number {wanted}")
+
+
+@dataclass(frozen=True, slots=True)
+class Dice(RegionLoss):
+    """1 - 2 sum(p g) / (sum(p) + sum(g)) of each region (Sudre et al. 2017, arXiv:1707.03237, section 2).
+
+    g is 1 on the class's true pixels, p its probability, both summed over the crop's counted pixels. Unlike
+    the paper: only classes that the crop's truth has make a region, so nothing needs smoothing.
+    """
+
+    def __call__(self, logits: Tensor, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The sum, as the module says."""
+        probabilities, is_class = split_by_class(logits, truth)
+        true_px = is_class.sum(2)  # [N, C]
+        overlap = (probabilities * is_class).sum(2)
+        ratios = 2 * overlap / (probabilities.sum(2) + true_px).where(true_px > 0, 1)
+        return (class_weights * (true_px > 0) * (1 - ratios)).sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Lovasz(RegionLoss):
+    """Lovasz-softmax of each region, a surrogate of 1 - IoU (Berman et al. 2018, arXiv:1705.08790).
+
+    A pixel's error is 1 - p on the class's true pixels and p on others. The loss is the Lovasz extension, at
+    these errors, of what 1 - IoU becomes as pixels turn wrong, the largest error first. It is 1 - IoU itself
+    where every p is 0 or 1. Like the paper's, it counts the classes that are there; unlike it, by crop.
+    """
+
+    def __call__(self, logits: Tensor, truth: Tensor, class_weights: Tensor) -> Tensor:
+        """The sum, as the module says."""
+        probabilities, is_class = split_by_class(logits, truth)
+        errors = (is_class.to(probabilities.dtype) - probabilities).abs()  # [N, C, pixels]; 0 where ignored
+        other = (truth != IGNORE).flatten(1)[:, None] & ~is_class
+        losses = (errors * lovasz_steps(errors, is_class, other)).sum(2)
+        return (class_weights * is_class.any(2) * losses).sum()
+
+
+def lovasz_steps(errors: Tensor, is_class: Tensor, other: Tensor) -> Tensor:
+    """By how much 1 - IoU grows when each pixel turns wrong, after all with larger errors, [N, C, pixels].
+
+    It follows from the errors' order alone, so it has no gradient.
+    errors: float; is_class, other: the class's true pixels, and the counted ones of other classes. Without
+    either a pixel is ignored: it adds nothing to intersection or union, wherever it is sorted to.
+
+    The steps are written out, 1 / union where a true pixel is lost and intersection / (union (union - 1))
+    where another is taken: as differences of 1 - IoU they would keep 2 of float32's 7 digits at 10^5 pixels.
+    """
+    order = errors.argsort(-1, descending=True)
+    lost, taken = is_class.gather(-1, order), other.gather(-1, order)
+    true_px = is_class.sum(-1, keepdim=True, dtype=torch.int32)
+    intersection = true_px - lost.cumsum(-1, dtype=torch.int32)
+    union = (true_px + taken.cumsum(-1, dtype=torch.int32)).to(errors.dtype)
+    steps = lost / union.clamp(min=1) + taken * intersection / (union * (union - 1)).clamp(min=1)
+    return torch.empty_like(errors).scatter_(-1, order, steps)
+
+
+def split_by_class(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities, 0 where ignored, and whether a pixel is truly of the class, both [N, C, pixels]."""
+    classes = torch.arange(logits.shape[1], device=truth.device)[:, None, None]
+    is_class = truth[:, None] == classes
+    probabilities = logits.softmax(1) * (truth != IGNORE)[:, None]
+    return probabilities.flatten(2), is_class.flatten(2)
+
+
+def find_regions(truth: Tensor, num_classes: int) -> Tensor:
+    """Whether each crop's truth, int64 [N, H, W], has each class: bool [N, C]."""
+    codes = truth.clamp(max=num_classes).flatten(1)  # the last column takes what is ignored
+    present = torch.zeros(len(truth), num_classes + 1, dtype=torch.bool, device=truth.device)
+    return present.scatter_(1, codes, True)[:, :num_classes]
+
 
 LossPart = Asymmetric | CrossEntropy | Dice | Focal | Lovasz
 LOSSES: dict[str, type[LossPart]] = {
@@ -52,6 +250,11 @@ class Loss:
         stay float64), and without waiting for the device.
         ValueError: the number of outputs or of classes is not that of their weights.
         """
+        num_classes = (logits if isinstance(logits, Tensor) else logits[0]).shape[1]
+        return self.sums(logits, truth), self.weigh(truth, num_classes)
+
+    def sums(self, logits: Tensor | tuple[Tensor, ...], truth: Tensor) -> Tensor:
+        """The sums that a call returns."""
         outputs = (logits,) if isinstance(logits, Tensor) else logits
         output_weights = (1.0,) if isinstance(logits, Tensor) else self.output_weights
         if len(outputs) != len(output_weights):
@@ -59,13 +262,13 @@ class Loss:
         with torch.autocast(truth.device.type, enabled=False):
             resized = [resize_logits(output, truth) for output in outputs]
             class_weights, ids = self.spread_weights(resized[0]), truth.long()
-            terms = [[part(output, ids, class_weights) for part in self.parts] for output in resized]
-        sums = torch.stack([torch.stack([total for total, _ in output]) for output in terms])
-        weights = torch.stack([weight for _, weight in terms[0]])  # the truth's alone: one for all outputs
-        return (sums * place_beside(sums, output_weights)[:, None]).sum(0), weights
+            sums = torch.stack(
+                [torch.stack([part(output, ids, class_weights) for part in self.parts]) for output in resized]
+            )
+        return (sums * place_beside(sums, output_weights)[:, None]).sum(0)
 
     def weigh(self, truth: Tensor, num_classes: int) -> Tensor:
-        """The weights that a call returns, float64 [parts]: they need the truth alone."""
+        """The weights that a call returns: one for all outputs, as they need the truth alone."""
         class_weights = self.spread_weights(truth.new_empty((1, num_classes), dtype=torch.float32))
         ids = truth.long()
         return torch.stack([part.weigh(ids, class_weights) for part in self.parts])

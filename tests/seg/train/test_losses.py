@@ -6,9 +6,17 @@ import torch
 import torch.nn.functional as F
 
 from seg.errors import RequestError
-from seg.train.losses import LOSSES, Loss, build_loss, mean_loss
-from seg.train.pixel_losses import Asymmetric, CrossEntropy, Focal
-from seg.train.region_losses import Dice, Lovasz
+from seg.train.losses import (
+    LOSSES,
+    Asymmetric,
+    CrossEntropy,
+    Dice,
+    Focal,
+    Loss,
+    Lovasz,
+    build_loss,
+    mean_loss,
+)
 from tests.seg.loss_formulas import FORMULAS, WEIGHTS, make_batch
 
 SPECS = [*FORMULAS, "cross_entropy+dice", "focal+lovasz+asymmetric"]
@@ -122,7 +130,8 @@ def test_no_step_of_a_loss_depends_on_data(spec: str) -> None:
     logits = torch.empty(2, 4, 6, 5, device="meta", requires_grad=True)
     truth = torch.empty(2, 6, 5, device="meta", dtype=torch.int64)
     (part,) = build_loss(spec).parts
-    total, weight = part(logits, truth, torch.empty(4, device="meta"))
+    class_weights = torch.empty(4, device="meta")
+    total, weight = part(logits, truth, class_weights), part.weigh(truth, class_weights)
     mean_loss(total, weight).backward()
     assert logits.grad is not None
     assert total.shape == weight.shape == ()

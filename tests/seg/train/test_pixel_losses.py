@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seg.train.losses import build_loss, mean_loss
-from seg.train.pixel_losses import focus
+from seg.train.losses import build_loss, focus, mean_loss
 from tests.seg.loss_formulas import WEIGHTS, make_batch
 from tests.seg.smp_losses import load_smp_losses
 

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from seg import metrics
-from seg.train.losses import build_loss, mean_loss
-from seg.train.region_losses import lovasz_steps
+from seg.train.losses import build_loss, lovasz_steps, mean_loss
 from tests.seg.loss_formulas import make_batch
 from tests.seg.smp_losses import load_smp_losses
 
