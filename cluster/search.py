@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from cluster.watching import watch_thread
 from seg.alarms import find_alarms
 from seg.errors import EXIT_CODES, DataWarning, RequestError, StoppedBy
 from seg.files import read_json, write_json
+from seg.metrics import Scores, score_classes
 from seg.model_file import save_model
 from seg.models import MODELS
 from seg.pack.training_data import TrainingData, default_data, open_packs, open_training_data
@@ -40,7 +41,7 @@ from seg.search.trials import (
     read_trials,
     write_leaderboard,
 )
-from seg.train.run_folder import check_folder, holding, run_identity, run_name, score_figures
+from seg.train.run_folder import check_folder, holding, run_identity, run_name
 from seg.train.training import count_confusion
 
 LOSSES = ("cross_entropy", "cross_entropy+dice", "focal")
@@ -143,7 +144,7 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
         "search": {name: plain_axis(axis) for name, axis in space.items()},
         "workers_per_trial": placement.most,
     }
-    folder = (request.out or Path("search") / run_name(identity)).resolve()
+    folder = (request.out or Path("search") / run_name(recipe, identity)).resolve()
     check_folder(folder, identity)
     return SearchPlan(
         identity=identity,
@@ -292,9 +293,9 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
         if summary["best"] is None:
             raise RuntimeError(f"no trial finished an epoch; the first: {rows[0]['error']}")
         winner = plan.folder / "best.safetensors"
-        figures = _evaluate_winner(plan, trials[0], winner)
-        summary |= {"model_file": str(winner), "classes": plan.job.data.classes, **figures}
-        summary["alarms"] = _find_alarms(plan, figures["confusion"])
+        scores = _evaluate_winner(plan, trials[0], winner)
+        summary |= {"model_file": str(winner), "classes": plan.job.data.classes, **asdict(scores)}
+        summary["alarms"] = _find_alarms(plan, scores.confusion)
     write_page(plan.folder, plan.space, trials, summary)
     write_json(plan.folder / "summary.json", summary)
     return SearchSummary(plan.folder, summary, rows, tuple(plan.space))
@@ -319,7 +320,7 @@ def _count_endings(plan: SearchPlan, trials: list[TrialRecord]) -> dict[str, Any
     }
 
 
-def _evaluate_winner(plan: SearchPlan, best: TrialRecord, winner: Path) -> dict[str, Any]:
+def _evaluate_winner(plan: SearchPlan, best: TrialRecord, winner: Path) -> Scores:
     """Count the best trial's model on all of validation, here, and write it as the search's model file."""
     recipe = apply_params(plan.job.recipe, best.params)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -327,6 +328,6 @@ def _evaluate_winner(plan: SearchPlan, best: TrialRecord, winner: Path) -> dict[
     validation = open_packs(plan.job.data, recipe)[1]
     windows = validation.windows(card.frames)
     confusion = count_confusion(predictor, windows, card.statistics, len(card.classes))
-    figures = score_figures(confusion.cpu().numpy(), card.classes)
-    save_model(winner, predictor.model, replace(card, validation=figures))
-    return figures
+    scores = score_classes(confusion.cpu().numpy(), card.classes)
+    save_model(winner, predictor.model, replace(card, validation=asdict(scores)))
+    return scores

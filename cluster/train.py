@@ -80,7 +80,7 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
         else:
             say(f"nothing left to train in {plan.folder}")
         summary = _summarise(plan, placement.workers, stopped_by)
-        tracking.conclude(summary)
+        tracking.conclude(stopped_by)
     return TrainSummary(plan.folder, summary)
 
 
@@ -98,7 +98,7 @@ def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
     counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
     say(f"data {data.root}: {counts}; {data.split.how}")
     identity = run_identity(request.recipe, data, request.seed)
-    folder = (request.out or Path("runs") / run_name(identity)).resolve()
+    folder = (request.out or Path("runs") / run_name(request.recipe, identity)).resolve()
     check_packs(data, request.recipe, session)
     if request.checkpoints:
         CheckpointStore.open(request.checkpoints, folder.name)  # a wrong URI is refused with nothing written

@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from math import ceil
@@ -18,8 +17,9 @@ import torch.distributed as dist
 from cluster.placement import Placement
 from cluster.session import quiet_loggers
 from seg.errors import RequestError, TrainingDiverged
-from seg.files import persistently, read_json, without_nan, write_json
+from seg.files import persistently, read_json, write_json
 from seg.locks.folder_lock import LostLock, check_owner
+from seg.plain_data import to_plain
 from seg.train.board import Board, beating, describe_late, failures_file, read_beats
 from seg.train.learner import find_ranks
 from seg.train.run_folder import write_history
@@ -169,4 +169,4 @@ def train_epochs(
             board.on_epoch(result)
             on_news()
             if report is not None:
-                report(without_nan(asdict(result)))
+                report(to_plain(result))

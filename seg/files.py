@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import os
 import secrets
 import time
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from seg.plain_data import FROM_A_COPY, parse_json
+from seg.plain_data import FROM_A_COPY, parse_json, without_nan
 from seg.screen import say
 
 TEMPORARY = ".part"
@@ -149,17 +148,6 @@ def json_bytes(value: Any) -> bytes:
 def read_json(path: Path, mend: str = FROM_A_COPY) -> Any:
     """Plain data of a JSON file. RequestError, naming it: it is damaged; mend: what to do about that."""
     return parse_json(path.read_bytes(), str(path), mend)
-
-
-def without_nan(value: Any) -> Any:
-    """The same plain data with None where a float is NaN or infinite, since JSON has neither."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return value
 
 
 def first_difference(found: Any, wanted: Any, where: str = "") -> str:

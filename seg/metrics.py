@@ -1,5 +1,8 @@
 """A metric's state is one integer matrix: merging is `+`, and ratios come last (docs/architecture.md)."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import torch
@@ -86,6 +89,28 @@ def pixel_accuracy(confusion: NDArray[np.int64]) -> float:
     """Share of counted pixels that are right: trace / sum; NaN where nothing was counted."""
     total = int(confusion.sum())
     return int(np.trace(confusion)) / total if total else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a confusion matrix comes to, under the names that every summary.json has."""
+
+    miou: float
+    iou: dict[str, float]
+    dice: dict[str, float]
+    pixel_accuracy: float
+    confusion: list[list[int]]
+
+
+def score_classes(confusion: NDArray[np.int64], classes: Sequence[str]) -> Scores:
+    """The scores of a matrix of these classes; NaN where nothing was counted."""
+    return Scores(
+        miou=mean_present(iou(confusion)),
+        iou=dict(zip(classes, iou(confusion).tolist(), strict=True)),
+        dice=dict(zip(classes, dice(confusion).tolist(), strict=True)),
+        pixel_accuracy=pixel_accuracy(confusion),
+        confusion=confusion.tolist(),
+    )
 
 
 def _hits_and_union(confusion: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -4,12 +4,11 @@ import hashlib
 import json
 import re
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from math import isclose
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 
 from seg.data.preprocess import IntensityRange, Statistics
 from seg.errors import RequestError
-from seg.files import without_nan, write_bytes
-from seg.plain_data import FROM_A_COPY, from_plain, parse_json, require_fields
+from seg.files import write_bytes
+from seg.plain_data import FROM_A_COPY, Plain, from_plain, parse_json, require_fields, to_plain
 from seg.recipe import Preprocessing, Tiling
 
 FORMAT_VERSION = 1
@@ -27,6 +26,22 @@ METADATA_KEY = "fringe"
 CARD_DIGEST = "metadata_sha256"
 """In provenance, of all else there and in the other fields; files from before have none."""
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "opencv-python", "pyarrow", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Where a model file's weights come from."""
+
+    recipe: object = None
+    """As plain data, as that of another version has other fields."""
+    data_fingerprint: str | None = None
+    code_version: str | None = None
+    packages: dict[str, str] | None = None
+    """Versions."""
+    seed: int | None = None
+    parent: str | None = None
+    """The run or trial."""
+    weights_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +64,9 @@ class ModelCard:
     """What the training images span as stored, a range for each bit depth; empty: an older file."""
     class_shares: tuple[float, ...] = ()
     """Share of each class in the pixels of the training labels that are not ignored; empty: an older file."""
-    validation: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    """Recipe, data fingerprint, code version, package versions, seed, parent, weights_sha256."""
+    validation: object = None
+    """Figures on the validation images, as plain data, for whoever reads the file."""
+    provenance: Provenance = field(default_factory=Provenance)
 
     @property
     def channels(self) -> int:
@@ -62,9 +77,8 @@ class ModelCard:
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     """Write a model file, whole or not at all; the hash of the weights joins the card's provenance."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    values = asdict(card) | {"format_version": FORMAT_VERSION, "channels": card.channels}
-    values["provenance"] = card.provenance | {"weights_sha256": weights_sha256(tensors)}
-    plain = json.loads(json.dumps(without_nan(values)))  # as it comes back
+    plain = to_plain(card) | {"format_version": FORMAT_VERSION, "channels": card.channels}
+    plain["provenance"]["weights_sha256"] = weights_sha256(tensors)
     plain["provenance"][CARD_DIGEST] = _card_digest(plain)
     write_bytes(path, save(tensors, {METADATA_KEY: json.dumps(plain)}))
 
@@ -109,7 +123,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     if METADATA_KEY not in metadata:
         raise RequestError(f"model {path} has no metadata {METADATA_KEY!r}; give one that train wrote")
     card = _parse_card(path, metadata[METADATA_KEY])
-    if card.provenance.get("weights_sha256") != weights_sha256(tensors):
+    if card.provenance.weights_sha256 != weights_sha256(tensors):
         raise RequestError(
             f"model {path}: provenance.weights_sha256 does not fit its weights; the file is damaged"
         )
@@ -135,6 +149,9 @@ def _parse_card(path: Path, text: str) -> ModelCard:
             f"model {path}: format_version is {version}, this fringe reads {FORMAT_VERSION}; train it again"
         )
     ours = {name: value for name, value in values.items() if name != "channels"}  # that is for others
+    provenance = values.get("provenance")
+    # the digest is of this file: another that has the card gets its own
+    digest = provenance.pop(CARD_DIGEST, None) if isinstance(provenance, dict) else None
     try:
         card: ModelCard = from_plain(ModelCard, ours)
         _check_card(card)
@@ -142,9 +159,7 @@ def _parse_card(path: Path, text: str) -> ModelCard:
         raise RequestError(
             f"model {path}: its metadata does not fit format {FORMAT_VERSION}: {error}; {FROM_A_COPY}"
         ) from None
-    digest = card.provenance.pop(CARD_DIGEST, None)  # of this file: another that has the card gets its own
-    written = values | {"format_version": version, "provenance": card.provenance}
-    if digest not in (None, _card_digest(written)):
+    if digest not in (None, _card_digest(values | {"format_version": version})):
         raise RequestError(f"{where} is damaged: it does not fit its {CARD_DIGEST}; {FROM_A_COPY}")
     return card
 
@@ -164,7 +179,7 @@ def _check_card(card: ModelCard) -> None:
         raise ValueError(f"class_shares are no {count} shares from 0 to 1 that add up to 1")
 
 
-def _card_digest(values: dict[str, Any]) -> str:
+def _card_digest(values: Plain) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,12 +1,12 @@
-"""Plain data of a JSON file as what it should be: a file that was damaged or edited is refused by name."""
+"""Dataclasses to the plain data of a JSON file and back: what was damaged or edited is refused by name."""
 
 import json
 import types
-from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from math import isfinite, nan
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from seg.errors import RequestError
 
@@ -15,6 +15,9 @@ LONGEST_SHOWN = 60
 """Letters of a wrong value that are repeated."""
 LARGEST = 2**63
 
+Kind = TypeVar("Kind")
+Plain = None | bool | int | float | str | Sequence["Plain"] | Mapping[str, "Plain"]
+"""What is written as JSON, or was read."""
 Measured = Annotated[float, "maybe NaN"]
 """A number that is NaN where there was nothing to measure; JSON has it as NaN or as null."""
 
@@ -28,7 +31,23 @@ def parse_json(content: bytes | str, where: str, mend: str = FROM_A_COPY) -> Any
         raise RequestError(f"{where} is damaged: it is no JSON ({why}); {mend}") from None
 
 
-def require(kind: Any, value: Any, where: str, mend: str = FROM_A_COPY) -> Any:
+def to_plain(value: Any) -> Any:
+    """A dataclass, or plain data, as it comes back from a JSON file: lists for tuples, null for NaN."""
+    return json.loads(json.dumps(without_nan(asdict(value) if is_dataclass(value) else value)))  # type: ignore[arg-type]
+
+
+def without_nan(value: Any) -> Any:
+    """The same plain data with None where a float is NaN or infinite, since JSON has neither."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return value
+
+
+def require(kind: type[Kind], value: Any, where: str, mend: str = FROM_A_COPY) -> Kind:
     """What `from_plain` gives. RequestError, naming `where` and the field: the value does not fit."""
     try:
         return from_plain(kind, value)

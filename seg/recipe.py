@@ -1,8 +1,7 @@
 """A recipe: everything that decides a training's result, as frozen data; a field's text is its --help."""
 
 import re
-import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Annotated, Any, Literal
 
@@ -307,33 +306,6 @@ def _check_grid(name: str, size: tuple[int, int]) -> None:
     if any(side < STRIDE_PX or side % STRIDE_PX for side in size):
         option = name.replace("_", "-")
         raise RequestError(f"recipe: {name} is {size}, not multiples of {STRIDE_PX}; try --{option} 512 512")
-
-
-def recipe_from_dict(values: dict[str, Any]) -> Recipe:
-    """A recipe from `asdict(recipe)` that went through JSON. RequestError: an unknown or missing field."""
-    return _build(Recipe, values, "recipe")
-
-
-def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain data for JSON."""
-    return asdict(recipe)
-
-
-def _build(kind: Any, values: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    known = {entry.name for entry in fields(kind)}
-    if set(values) != known:
-        odd = ", ".join(sorted(set(values) ^ known))
-        raise RequestError(
-            f"{where}: {odd} is missing or unknown; it was written by another version of fringe"
-        )
-    return kind(**{name: _from_json(hints[name], value, f"{where}.{name}") for name, value in values.items()})
-
-
-def _from_json(hint: Any, value: Any, where: str) -> Any:
-    if is_dataclass(hint):
-        return _build(hint, value, where)
-    return as_tuples(value)
 
 
 def as_tuples(value: Any) -> Any:

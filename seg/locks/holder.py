@@ -1,6 +1,5 @@
 """Who holds a folder, in words, and whether that job still lives."""
 
-import json
 import os
 import secrets
 import socket
@@ -9,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from seg.errors import RequestError
+from seg.files import json_bytes
+from seg.plain_data import parse_json, require
 
 SILENT_S = 60.0
 """After so long without a sign of life, the lock of a process we cannot look for counts as left behind."""
@@ -40,7 +41,7 @@ class Holder:
 
     def to_json(self) -> bytes:
         """The content of a lock."""
-        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+        return json_bytes(asdict(self))
 
 
 def describe_ourselves(number: int, what: str) -> Holder:
@@ -79,8 +80,8 @@ def refuse_living(folder: object, lock: bytes, silent_s: float) -> str:
 def _parse(content: bytes) -> Holder | None:
     """Who holds a lock; None for a file that a machine's crash has emptied."""
     try:
-        return Holder(**json.loads(content))
-    except (ValueError, TypeError):
+        return require(Holder, parse_json(content, "a lock"), "a lock")
+    except RequestError:
         return None
 
 

@@ -162,7 +162,7 @@ def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
         "archive": str(settings.archive),
         "labels": settings.labels and str(settings.labels),
         "require_labels": settings.require_labels,
-        "model_sha256": card.provenance["weights_sha256"],
+        "model_sha256": card.provenance.weights_sha256,
         "classes": card.classes,
         "label_map": card.label_map,
         "preprocessing": asdict(card.preprocessing),

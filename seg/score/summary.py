@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from seg.alarms import find_alarms
@@ -12,6 +12,7 @@ from seg.data.orientation import UPRIGHT, Turned
 from seg.data.preprocess import OutOfRange, count_outside
 from seg.errors import EXIT_CODES, FAILED, QUARANTINED, REFUSED, STOPPED_EARLY, RequestError, StoppedBy
 from seg.ledger.ledger import Ledger, read_ledger
+from seg.metrics import score_classes
 from seg.objects import summarise_objects
 from seg.report.report import write_report
 from seg.report.review import write_review
@@ -25,7 +26,7 @@ from seg.score.screen import Screen
 from seg.score.status import limiting_stage
 from seg.screen import say
 from seg.storage import Place
-from seg.train.run_folder import check_folder, score_figures
+from seg.train.run_folder import check_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, An
         "labelled": totals.labelled,
         "pixels": totals.pixels,
         "classes": classes,
-        **score_figures(totals.confusion, classes),
+        **asdict(score_classes(totals.confusion, classes)),
         "alarms": find_alarms(classes, totals.confusion, totals.class_pixels, trained),
         "class_shares_trained": dict(zip(classes, trained, strict=True)) if trained else None,
         "objects": summarise_objects(
@@ -104,7 +105,7 @@ def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, An
         "seconds_starting": command.seconds_starting,
         "stage_seconds": totals.seconds,
         "bound_by": limiting_stage(totals.seconds, LANES),
-        "model_sha256": plan.card.provenance["weights_sha256"],
+        "model_sha256": plan.card.provenance.weights_sha256,
         "stopped_by": command.stopped_by,
     }
 
@@ -147,7 +148,7 @@ def look_back(plan: ScorePlan, request: ScoreRequest) -> ScoreSummary:
         "images_quarantined": sum(rows.num_rows for rows in ledger.quarantine_rows(["image"])),
         "labelled": totals.labelled,
         "classes": plan.card.classes,
-        **score_figures(totals.confusion, plan.card.classes),
+        **asdict(score_classes(totals.confusion, plan.card.classes)),
         "stopped_by": StoppedBy.FINISHED,
     }
     return ScoreSummary(plan.out, values, is_kept=True)

@@ -13,8 +13,8 @@ from statistics import fmean
 from rich.console import Group, RenderableType
 
 from seg.errors import RequestError
-from seg.files import read_json, show_text, without_nan
-from seg.plain_data import Measured, require
+from seg.files import read_json, show_text
+from seg.plain_data import Measured, require, to_plain
 from seg.progress import Line, duration, heading, ratio, sparkline
 from seg.screen import say
 from seg.train.state import EpochResult, Journal, read_run
@@ -92,9 +92,8 @@ class Board:
             memory_bytes=peak_memory_bytes(self.training.device),
             epochs_done=self.training.journal.epochs_done,
         )
-        text = json.dumps(without_nan(asdict(progress)))
         with suppress(OSError):  # storage that refuses: the display waits, the training does not
-            show_text(self.file, text)
+            show_text(self.file, json.dumps(to_plain(progress)))
 
 
 class BoardReader:
@@ -131,8 +130,8 @@ class BoardReader:
         self._tell_failures()
         done = self.done
         try:
-            self.progress = require(Progress, read_json(self.file), str(self.file))
-            if self.progress.epochs_done > done:
+            self.progress = now = require(Progress, read_json(self.file), str(self.file))
+            if now.epochs_done > done:
                 self.journal = read_run(self.plan.folder) or self.journal
         except OSError:  # not there yet, or storage that is away: what was seen last stands
             return

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,7 +14,6 @@ from seg.errors import RequestError, StoppedBy
 from seg.files import read_json, write_json
 from seg.model_file import code_version
 from seg.plain_data import require
-from seg.recipe import recipe_to_dict
 from seg.storage import shown_uri, without_secrets
 from seg.train.sinks import Epoch
 from seg.train.training import TrainingPlan
@@ -173,7 +172,7 @@ class MlflowRun:
         """Send the recipe, at each opening: a kill may have come before; the same again is free."""
         from mlflow.entities import Param
 
-        values = flatten(recipe_to_dict(plan.recipe)) | {"seed": str(plan.seed)}
+        values = flatten(asdict(plan.recipe)) | {"seed": str(plan.seed)}
         params = [Param(name, value[:LONGEST_PARAM]) for name, value in values.items()]
         for start in range(0, len(params), PARAMS_A_REQUEST):
             self.client.log_batch(run_id, params=params[start : start + PARAMS_A_REQUEST])

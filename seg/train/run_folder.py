@@ -5,23 +5,23 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import astuple, fields
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seg import metrics
 from seg.alarms import find_alarms
 from seg.data.images import READER, split_page
 from seg.errors import RequestError
 from seg.files import first_difference, is_leftover, replacing, write_bytes
 from seg.locks.folder_lock import FolderLock
+from seg.metrics import score_classes
 from seg.pack.training_data import TrainingData
-from seg.plain_data import FROM_A_COPY
-from seg.recipe import Recipe, recipe_to_dict
+from seg.plain_data import FROM_A_COPY, Plain, to_plain
+from seg.recipe import Recipe
 from seg.storage import Place, as_place, refusing
 from seg.train.state import EpochResult, Journal
 
@@ -36,7 +36,7 @@ def is_read_anew(image: str) -> bool:
     return Path(split_page(image)[0]).suffix.lower() in READ_ANEW
 
 
-def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Any]:
+def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Plain]:
     """What makes a run this run: plain data, the same whenever the same command is given.
 
     `reader` is there where the data hold images that it reads anew: other runs keep their names.
@@ -45,7 +45,7 @@ def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Any
     names |= {name for frames in data.sequences.values() for name, _ in frames}
     reader = {"reader": READER} if any(map(is_read_anew, names)) else {}
     return reader | {
-        "recipe": recipe_to_dict(recipe),
+        "recipe": asdict(recipe),
         "data_fingerprint": data.fingerprint,
         "classes": data.classes,
         "train": [sample.name for sample in data.split.train],
@@ -55,13 +55,13 @@ def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Any
     }
 
 
-def run_name(identity: dict[str, Any]) -> str:
+def run_name(recipe: Recipe, identity: Mapping[str, Plain]) -> str:
     """RECIPE-HASH: the default folder of a run."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"{identity['recipe']['name']}-{digest[:8]}"
+    return f"{recipe.name}-{digest[:8]}"
 
 
-def claim_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader: bool = False) -> None:
+def claim_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_reader: bool = False) -> None:
     """Write run.json, or find that it says the same; errors as of `check_folder`.
 
     To be called by who holds the folder's lock: of two that find no run.json, both would write theirs.
@@ -72,7 +72,7 @@ def claim_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader
             place.write_json("run.json", identity)
 
 
-def check_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader: bool = False) -> bool:
+def check_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_reader: bool = False) -> bool:
     """Whether a folder has a run.json, which says the same; nothing is written.
 
     A run.json without a `reader` is of reader 1, which wrote none. older_reader: whether the folder of an
@@ -81,7 +81,7 @@ def check_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader
     place = as_place(folder)
     if place.is_local and place.local().is_file():
         raise RequestError(f"--out {place} is a file; give an empty or a new folder")
-    wanted = json.loads(json.dumps(identity))  # as it comes back: lists for tuples
+    wanted = to_plain(identity)
     with nullcontext() if place.is_local else refusing(place.uri):
         found = place.read_json("run.json")
         if found is None:
@@ -94,7 +94,8 @@ def check_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader
     if found is not None and not isinstance(found, dict):
         raise RequestError(f"{place}/run.json is damaged: it is no object; {FROM_A_COPY}")
     if found is not None and "reader" in wanted:
-        found = _with_reader(found, wanted["reader"] if older_reader else 1)
+        reader, newest = found.get("reader", 1), wanted["reader"] if older_reader else 1
+        found |= {"reader": newest if reader in range(1, newest) else reader}
     if found is not None and found != wanted:
         raise RequestError(
             f"--out {place} holds another run, with {first_difference(found, wanted)}; give another --out"
@@ -104,7 +105,7 @@ def check_folder(folder: Place | Path, identity: dict[str, Any], *, older_reader
 
 @contextmanager
 def holding(
-    folder: Place | Path, identity: dict[str, Any], *, what: str, older_reader: bool = False
+    folder: Place | Path, identity: Mapping[str, Plain], *, what: str, older_reader: bool = False
 ) -> Iterator[FolderLock]:
     """Hold a folder that is this run's, or becomes it: its run.json is written under the lock.
 
@@ -117,12 +118,6 @@ def holding(
         # another job may have been faster, and be done already
         claim_folder(folder, identity, older_reader=older_reader)
         yield lock
-
-
-def _with_reader(found: dict[str, Any], newest: int) -> dict[str, Any]:
-    """An identity with its reader; `newest` in place of an earlier one."""
-    reader = found.get("reader", 1)
-    return found | {"reader": newest if reader in range(1, newest) else reader}
 
 
 def _may_be_there(name: str) -> bool:
@@ -164,20 +159,9 @@ def training_summary(
         "epochs_run": journal.epochs_done,
         "best_epoch": journal.best_epoch,
         "classes": classes,
-        **score_figures(confusion, classes),
+        **asdict(score_classes(confusion, classes)),
         "alarms": find_alarms(classes, confusion, trained=trained),
         "images_per_second": sum(rates) / max(1, len(rates)),
         "seconds": journal.seconds,
         "model_file": str(folder / "best.safetensors"),
-    }
-
-
-def score_figures(confusion: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Ratios of a confusion matrix under the names that every summary.json uses."""
-    return {
-        "miou": metrics.mean_present(metrics.iou(confusion)),
-        "iou": dict(zip(classes, metrics.iou(confusion).tolist(), strict=True)),
-        "dice": dict(zip(classes, metrics.dice(confusion).tolist(), strict=True)),
-        "pixel_accuracy": metrics.pixel_accuracy(confusion),
-        "confusion": confusion.tolist(),
     }

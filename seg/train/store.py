@@ -3,13 +3,14 @@
 import json
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from seg.errors import DataWarning, RequestError
 from seg.files import first_difference, persistently, replacing
+from seg.plain_data import Plain, to_plain
 from seg.storage import Place, open_place, refusing
 from seg.train.state import (
     DamagedState,
@@ -36,12 +37,12 @@ class CheckpointStore:
         """The store of a run, named as its folder; nothing is written yet. RequestError: a wrong URI."""
         return cls(open_place(uri).below(run))
 
-    def claim(self, identity: dict[str, Any]) -> None:
+    def claim(self, identity: Mapping[str, Plain]) -> None:
         """Write run.json, or find that it says the same and write it again, to try the store.
 
         RequestError: the store holds another run, or refuses to be read or written.
         """
-        wanted = json.loads(json.dumps(identity))  # as it comes back: lists for tuples
+        wanted = to_plain(identity)
         with refusing(self.place.uri):
             found = self.place.read("run.json")
             if found is not None:
@@ -70,7 +71,7 @@ class CheckpointStore:
         done = ours.epoch if ours else 0
         return persistently(partial(self._fetch, folder, done), f"checkpoints from {self.place.uri}")
 
-    def _compare(self, found: bytes, wanted: dict[str, Any]) -> None:
+    def _compare(self, found: bytes, wanted: Plain) -> None:
         try:
             values = json.loads(found)
         except ValueError:

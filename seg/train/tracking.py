@@ -2,13 +2,13 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from seg.errors import StoppedBy
 from seg.screen import say
 from seg.train.mlflow_run import MlflowRun, MlflowServer
 from seg.train.sinks import Epoch, EventFile, Sink, list_epochs
-from seg.train.state import EpochResult, read_run
+from seg.train.state import EpochResult, Journal, read_run
 from seg.train.training import TrainingPlan
 
 
@@ -53,12 +53,12 @@ class Tracking:
             else:
                 self.failing.discard(sink.name)
 
-    def conclude(self, summary: dict[str, Any]) -> None:
+    def conclude(self, stopped_by: StoppedBy) -> None:
         """Send what is left, and to MLflow how the training ended; of a finished one also the model file."""
-        journal = read_run(self.folder)
-        self.send(journal.history if journal else [])
-        finished = summary["stopped_by"] == StoppedBy.FINISHED and journal and journal.best_epoch
-        self._end(summary["stopped_by"], Path(summary["model_file"]) if finished else None)
+        journal = read_run(self.folder) or Journal()
+        self.send(journal.history)
+        finished = stopped_by is StoppedBy.FINISHED and journal.best_epoch
+        self._end(stopped_by, self.folder / "best.safetensors" if finished else None)
         for name in sorted(self.failing):
             _warn(f"{name} lacks epochs; the same command sends them")
 

@@ -18,13 +18,13 @@ from seg.data.preprocess import Statistics
 from seg.errors import RequestError, TrainingDiverged
 from seg.files import persistently
 from seg.metrics import confusion_matrix
-from seg.model_file import ModelCard, code_version, package_versions, save_model
+from seg.model_file import ModelCard, Provenance, code_version, package_versions, save_model
 from seg.models.build import build
 from seg.pack.crops import Batch, CropSampler
 from seg.pack.pack import Pack, PackedImage
 from seg.pack.training_data import TrainingData, open_packs
 from seg.predict.predictor import Predictor
-from seg.recipe import Recipe, recipe_to_dict
+from seg.recipe import Recipe
 from seg.train import state
 from seg.train.learner import Learner, find_ranks, learning_rate
 from seg.train.losses import build_loss, median_frequency_weights
@@ -290,14 +290,14 @@ class Training:
             class_shares=self.train_pack.class_shares(),
             tiling=recipe.tiling,
             validation=asdict(result) | {"confusion": confusion.tolist()},
-            provenance={
-                "recipe": recipe_to_dict(recipe),
-                "data_fingerprint": plan.data.fingerprint,
-                "code_version": code_version(),
-                "packages": package_versions(),
-                "seed": plan.seed,
-                "parent": plan.parent,
-            },
+            provenance=Provenance(
+                recipe=asdict(recipe),
+                data_fingerprint=plan.data.fingerprint,
+                code_version=code_version(),
+                packages=package_versions(),
+                seed=plan.seed,
+                parent=plan.parent,
+            ),
         )
 
 

@@ -172,8 +172,8 @@ def test_the_winner_is_no_worse_than_the_recipe_trained_without_a_search(
 def test_the_winners_model_file_names_its_trial_and_is_counted_again(found: SearchSummary) -> None:
     _, card = load_model(Path(found.values["model_file"]))
     best = found.values["best"]
-    assert card.provenance["parent"] == f"search/{best['trial']}"
-    assert card.provenance["recipe"]["optimizer"]["lr"] == best["params"]["optimizer.lr"]
+    assert card.provenance.parent == f"search/{best['trial']}"
+    assert card.provenance.recipe["optimizer"]["lr"] == best["params"]["optimizer.lr"]
     assert card.backbone == best["params"]["backbone"]
     assert found.values["miou"] == best["miou"]  # the same images, the same integers
     assert card.validation["confusion"] == found.values["confusion"]

@@ -20,7 +20,7 @@ import pytest
 
 from cluster.session import Session
 from cluster.train import train
-from seg.errors import RequestError
+from seg.errors import RequestError, StoppedBy
 from seg.recipe import Crops, Preprocessing, Tiling
 from seg.recipes import RECIPES
 from seg.requests import TrainRequest
@@ -154,18 +154,17 @@ def fail_after(epochs: int, error: BaseException, plan: Any, server: Server) -> 
         raise error
 
 
-def conclude(tracking: Tracking, plan: Any, epochs: int, stopped_by: str) -> None:
+def conclude(tracking: Tracking, plan: Any, epochs: int, stopped_by: StoppedBy) -> None:
     """End a training as the job does, with a journal and a model file in its folder."""
     write_journal(plan.folder, journal_until(epochs))
-    model = plan.folder / "best.safetensors"
-    model.write_bytes(b"weights")
-    tracking.conclude({"stopped_by": stopped_by, "model_file": str(model)})
+    (plan.folder / "best.safetensors").write_bytes(b"weights")
+    tracking.conclude(stopped_by)
 
 
 def test_without_a_server_a_training_has_tensorboard(plan: Any) -> None:
     with Tracking(plan) as tracking:
         tracking.send(results_until(2))
-        conclude(tracking, plan, 3, "finished")
+        conclude(tracking, plan, 3, StoppedBy.FINISHED)
     assert [step for step, _ in read_events(plan.folder / "tensorboard")["loss"]] == [1, 2, 3]
     assert not (plan.folder / "mlflow.json").exists()
 
@@ -179,7 +178,7 @@ def test_a_sink_that_fails_is_said_once_and_gets_all_epochs_later(
         tracking.send(results_until(1))
         tracking.send(results_until(2))
         assert capsys.readouterr().err.count("train: warning: tensorboard takes no epochs now: ") == 1
-        conclude(tracking, plan, 2, "finished")
+        conclude(tracking, plan, 2, StoppedBy.FINISHED)
         assert (
             capsys.readouterr().err
             == "train: warning: tensorboard lacks epochs; the same command sends them\n"
@@ -237,7 +236,7 @@ def test_a_server_has_the_recipe_every_epoch_and_at_the_end_the_model_file(
         assert server.run(plan.folder)["info"]["status"] == "RUNNING"
         tracking.send(results_until(2))
         assert server.epochs(plan.folder, "loss") == [(1, 1.0), (2, 0.5)]
-        conclude(tracking, plan, 6, "finished")
+        conclude(tracking, plan, 6, StoppedBy.FINISHED)
     run = server.run(plan.folder)
     assert (run["info"]["status"], run["info"]["run_name"]) == ("FINISHED", plan.folder.name)
     params = {param["key"]: param["value"] for param in run["data"]["params"]}
@@ -268,12 +267,12 @@ def test_a_resumed_training_continues_its_run_with_each_epoch_once(server: Serve
     with Tracking(plan, connect_mlflow(server.uri)) as tracking:
         assert server.run(plan.folder)["info"]["status"] == "RUNNING"
         tracking.send(results_until(4))
-        conclude(tracking, plan, 5, "interrupt")
+        conclude(tracking, plan, 5, StoppedBy.INTERRUPT)
     fail_after(5, ValueError("no"), plan, server)
     assert server.run(plan.folder)["info"]["status"] == "FAILED"
     for _ in range(2):  # the same command after the end changes nothing
         with Tracking(plan, connect_mlflow(server.uri)) as tracking:
-            conclude(tracking, plan, 6, "finished")
+            conclude(tracking, plan, 6, StoppedBy.FINISHED)
     last = server.run(plan.folder)["info"]
     assert (last["run_id"], last["status"]) == (first["run_id"], "FINISHED")
     assert [step for step, _ in server.epochs(plan.folder, "loss")] == [1, 2, 3, 4, 5, 6]
@@ -296,7 +295,7 @@ def test_a_server_that_hangs_costs_a_line_and_gets_each_epoch_once_when_it_is_ba
         cause = "it does not answer; they will be sent later"
         assert said == f"train: warning: mlflow {server.uri} takes no epochs now: {cause}\n"
         wait_until(server.answers, "MLflow's server")
-        conclude(tracking, plan, 4, "interrupt")
+        conclude(tracking, plan, 4, StoppedBy.INTERRUPT)
     assert server.epochs(plan.folder, "loss") == [(epoch, 1 / epoch) for epoch in range(1, 5)]
     assert not capsys.readouterr().err
 

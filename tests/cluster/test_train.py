@@ -123,7 +123,7 @@ def test_the_model_file_counts_what_its_summary_says(trained: Trained, archive: 
         total += [[np.count_nonzero((truth == t) & (ids == p)) for p in range(2)] for t in range(2)]
     assert len(run["validation"]) == 2  # one sequence of three
     assert total.tolist() == summary["confusion"] == card.validation["confusion"]
-    assert card.provenance["parent"] == str(workers)  # the run's folder
+    assert card.provenance.parent == str(workers)  # the run's folder
 
 
 @pytest.mark.ray

@@ -44,7 +44,7 @@ def model_seeds() -> list[bytes]:
     from torch import nn
 
     from seg.data.preprocess import Statistics
-    from seg.model_file import ModelCard, save_model
+    from seg.model_file import ModelCard, Provenance, save_model
     from seg.recipe import Preprocessing, Tiling
 
     card = ModelCard(
@@ -56,7 +56,7 @@ def model_seeds() -> list[bytes]:
         statistics=Statistics((100.0,), (20.0,), 8),
         tiling=Tiling(crop_px=(64, 64), halo_px=16),
         validation={"miou": 0.5},
-        provenance={"seed": 1, "parent": "test"},
+        provenance=Provenance(seed=1, parent="test"),
     )
     path = folder("model") / "seed.safetensors"
     save_model(path, nn.Linear(3, 2), card)

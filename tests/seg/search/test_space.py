@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import log
 from operator import attrgetter
 from pathlib import Path
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from seg.errors import RequestError
-from seg.recipe import Optimizer, Recipe, apply_params, recipe_to_dict
+from seg.recipe import Optimizer, Recipe, apply_params
 from seg.recipes import RECIPES
 from seg.search.space import (
     FIXED,
@@ -176,7 +176,7 @@ def test_the_fields_are_those_of_the_recipe() -> None:
             for name in (flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"])
         ]
 
-    assert list(recipe_fields()) == flatten(recipe_to_dict(RECIPE))
+    assert list(recipe_fields()) == flatten(asdict(RECIPE))
     assert set(FIXED) <= set(recipe_fields())
 
 

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from seg.errors import RequestError
 from seg.files import read_json
-from seg.recipe import Optimizer, recipe_to_dict
+from seg.recipe import Optimizer
 from seg.recipes import RECIPES
 from seg.storage import Place
 from seg.train.run_folder import check_folder, claim_folder, run_name
@@ -16,7 +16,7 @@ RECIPE = RECIPES["interferogram-small"]
 
 
 def make_identity(**changes: Any) -> dict[str, Any]:
-    recipe = recipe_to_dict(replace(RECIPE, **changes))
+    recipe = asdict(replace(RECIPE, **changes))
     return {"recipe": recipe, "data_fingerprint": "f" * 64, "train": ["a", "b"], "split": "how", "seed": 0}
 
 
@@ -112,10 +112,10 @@ def test_a_folder_that_another_job_claims_while_we_look_is_what_it_has_become(
 
 def test_a_name_is_the_recipes_and_changes_with_the_identity() -> None:
     names = {
-        run_name(make_identity()),
-        run_name(make_identity(batch=4)),
-        run_name(make_identity() | {"seed": 1}),
+        run_name(RECIPE, make_identity()),
+        run_name(RECIPE, make_identity(batch=4)),
+        run_name(RECIPE, make_identity() | {"seed": 1}),
     }
     assert len(names) == 3
     assert all(name.startswith("interferogram-small-") for name in names)
-    assert run_name(make_identity()) == run_name(dict(reversed(make_identity().items())))
+    assert run_name(RECIPE, make_identity()) == run_name(RECIPE, dict(reversed(make_identity().items())))

@@ -99,8 +99,8 @@ def test_the_loss_falls_and_the_model_file_scores_what_the_journal_says(make_pla
     assert confusion.tolist() == journal.best_confusion == card.validation["confusion"]
     counted = sum(int((np.asarray(row.own_mask) != 255).sum()) for row in pack.images())
     assert int(confusion.sum()) == counted
-    assert card.provenance["data_fingerprint"] == plan.data.fingerprint
-    assert (card.provenance["seed"], card.provenance["parent"]) == (1, "test")
+    assert card.provenance.data_fingerprint == plan.data.fingerprint
+    assert (card.provenance.seed, card.provenance.parent) == (1, "test")
     pixels = np.zeros(256, np.int64)
     for sample in plan.data.split.train:
         pixels += np.bincount(np.asarray(Image.open(str(sample.label))).ravel(), minlength=256)
@@ -260,7 +260,7 @@ def test_the_reader_is_part_of_the_identity_where_the_data_hold_a_tiff(make_plan
     for data in (replace(plan.data, split=pages), replace(plan.data, sequences={"s": (("s/b.tiff", None),)})):
         identity = run_identity(plan.recipe, data, 1)
         assert identity["reader"] == 2
-        assert run_name(identity) != run_name(plain)
+        assert run_name(plan.recipe, identity) != run_name(plan.recipe, plain)
 
 
 def test_patience_ends_a_run_and_a_resumed_one_at_the_same_epoch(make_plan: MakePlan) -> None:
