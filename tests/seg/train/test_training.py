@@ -192,7 +192,7 @@ def describe(training: Training) -> dict[str, Any]:
     """What a training of an epoch ended with; its weights are in its folder."""
     result = next(training.epochs())
     again = training.validate().tolist()
-    return {"loss": result.loss, "confusion": result.confusion.tolist(), "again": again}
+    return {"loss": result.loss, "confusion": training.journal.best_confusion, "again": again}
 
 
 def run_rank(rank: int, plans: dict[str, TrainingPlan], untrained: TrainingPlan, meeting: Path) -> None:
