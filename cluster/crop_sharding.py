@@ -1,4 +1,4 @@
-"""One image over several workers: its windows in shares, its pixels once in the object store (--shard crops).
+"""One image over several workers: its windows in shares, its pixels once in the object store (`shard=crops`).
 
 For a few huge images, or an answer at once. Many images are scored faster whole, an image a worker: there no
 pixel crosses a process border, and an image that kills its worker is found and set aside.
@@ -72,8 +72,8 @@ def score_crops(
         raise error.cause from error
     except RayActorError as error:
         raise WorkersKeepDying(
-            f"--shard crops: a worker has died {DEATHS + 1} times, the last time at {image} or the next "
-            "image; without --shard crops an image that kills workers is set aside"
+            f"`shard=crops`: a worker has died {DEATHS + 1} times, the last time at {image} or the next "
+            "image; without `shard=crops` an image that kills workers is set aside"
         ) from error
     finally:
         ray.kill(images)

@@ -1,5 +1,6 @@
 """Packs whose rows are prepared by tasks on a cluster, or by threads here; one process writes them."""
 
+import logging
 import time
 import warnings
 from collections import deque
@@ -26,7 +27,8 @@ from seg.pack.training_data import (
     warn_of_orientation,
 )
 from seg.requests import PackRequest
-from seg.screen import say
+
+log = logging.getLogger(__name__)
 
 SHARD_BYTES = 2**25
 """What a task hands over at most, or one image: a worker's memory, and the object store's, stay small."""
@@ -58,11 +60,11 @@ def pack(request: PackRequest, session: Session) -> tuple[PackSummary, ...]:
     RequestError: recipe and data do not fit, an image or label is bad, no room.
     """
     if request.workers is not None and request.workers < 0:
-        raise RequestError(f"--workers is {request.workers}, below 0; try --workers 1")
+        raise RequestError(f"`workers` is {request.workers}, below 0; try `workers=1`")
     data = open_training_data(
         request.data or default_data(), request.recipe, seed=request.seed, limit=request.limit
     )
-    say(f"data {data.root}: {data.split.how}")
+    log.info(f"data {data.root}: {data.split.how}")
     prepare = choose_preparation(session, request.workers)
     plans = plan_packs(data, request.recipe)
     summaries = tuple(

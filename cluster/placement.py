@@ -1,5 +1,6 @@
 """How many processes a job gets, what each computes on, and waiting for room in the cluster."""
 
+import logging
 import os
 import threading
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from cluster.session import Session
 from seg.errors import RequestError
 from seg.progress import progress
 from seg.requests import ScoreRequest, SearchRequest, TrainRequest, Workers
-from seg.screen import say
+
+log = logging.getLogger(__name__)
 
 AUTOSCALER_MINUTES = 15.0
 """How long a cluster that starts nodes is waited for, where nothing else is said."""
@@ -80,7 +82,7 @@ def place(asked: Asked, session: Session) -> Placement:
     gpus = float(session.gpus_possible > 0) if asked.gpus is None else asked.gpus
     if not 0 <= gpus <= 1:
         raise RequestError(
-            f"--gpus-per-worker is {gpus:g}, not 0, a share of a GPU (0.5) or 1; try --gpus-per-worker 1"
+            f"`gpus_per_worker` is {gpus:g}, not 0, a share of a GPU (0.5) or 1; try `gpus_per_worker=1`"
         )
     workers = asked.workers
     if workers is None:
@@ -88,7 +90,7 @@ def place(asked: Asked, session: Session) -> Placement:
         workers = min(here or workers_from_environment(), asked.work_for or max(session.cpus, here))
     fewest, most = workers if isinstance(workers, tuple) else (workers, workers)
     if fewest < 1:
-        raise RequestError(f"--workers is {fewest}, below 0; try --workers 1")
+        raise RequestError(f"`workers` is {fewest}, below 0; try `workers=1`")
     share = max(1, max(session.cpus, session.cpus_possible) // most)
     return Placement(
         workers=fewest if fewest == most else (fewest, most),
@@ -115,15 +117,15 @@ def place_scoring(request: ScoreRequest, session: Session) -> Placement:
     cpus, threads = session.cpus, request.threads
     if gpus and workers > (fit := floor(session.gpus_possible / gpus)):
         room = f"there are {session.gpus_possible} GPUs" + (f", {gpus:g} each" if gpus != 1 else "")
-        mend = f"--workers {fit}" if fit else "--gpus-per-worker 0"
-        raise RequestError(f"--workers {workers}: {room}; try {mend}")
+        mend = f"`workers={fit}`" if fit else "`gpus_per_worker=0`"
+        raise RequestError(f"`workers={workers}`: {room}; try {mend}")
     if not gpus and workers > cpus:
-        raise RequestError(f"--workers {workers}: there are {cpus} CPUs; try --workers {cpus}")
+        raise RequestError(f"`workers={workers}`: there are {cpus} CPUs; try `workers={cpus}`")
     if not gpus and workers * threads > cpus:
         raise RequestError(
-            f"--workers {workers} of {threads} threads each: there are {cpus} CPUs; try --threads 1"
+            f"`workers={workers}` of {threads} threads each: there are {cpus} CPUs; try `threads=1`"
         )
-    say(_describe(placed))
+    log.info(_describe(placed))
     return placed
 
 
@@ -134,12 +136,12 @@ def place_trial(request: SearchRequest, session: Session) -> Placement:
     """
     workers, cpus, gpus = request.workers_per_trial, request.cpus_per_trial, request.gpus_per_trial
     if workers < 1:
-        raise RequestError(f"--workers-per-trial is {workers}, below 1; try --workers-per-trial 1")
+        raise RequestError(f"`workers_per_trial` is {workers}, below 1; try `workers_per_trial=1`")
     cpus = workers if cpus is None else cpus
     if cpus < workers or cpus % workers:
         fitting = max(1, round(cpus / workers)) * workers
         raise RequestError(
-            f"--cpus-per-trial {cpus} cannot be shared by {workers} workers; try --cpus-per-trial {fitting}"
+            f"`cpus_per_trial={cpus}` cannot be shared by {workers} workers; try `cpus_per_trial={fitting}`"
         )
     if gpus is not None:
         _check_gpus(gpus, workers)
@@ -149,27 +151,27 @@ def place_trial(request: SearchRequest, session: Session) -> Placement:
     if need.gpus > session.gpus_possible:
         raise RequestError(
             f"a trial takes {need.gpus:g} GPUs, but there are {session.gpus_possible}; "
-            "lower --gpus-per-trial or --workers-per-trial"
+            "lower `gpus_per_trial` or `workers_per_trial`"
         )
     if need.cpus > session.cpus and not session.autoscales:
         raise RequestError(
             f"a trial takes {need.cpus} CPUs, but there are {session.cpus}; "
-            "lower --cpus-per-trial or --workers-per-trial"
+            "lower `cpus_per_trial` or `workers_per_trial`"
         )
     return placed
 
 
 def _check_gpus(gpus: float, workers: int) -> None:
     if not (isfinite(gpus) and gpus >= 0):
-        raise RequestError(f"--gpus-per-trial is {gpus:g}, not 0 or more; try --gpus-per-trial 1")
+        raise RequestError(f"`gpus_per_trial` is {gpus:g}, not 0 or more; try `gpus_per_trial=1`")
     if workers == 1 and gpus > 1:
         raise RequestError(
-            f"--gpus-per-trial {gpus:g}: a trial of one worker uses one; try --workers-per-trial {gpus:.0f}"
+            f"`gpus_per_trial={gpus:g}`: a trial of one worker uses one; try `workers_per_trial={gpus:.0f}`"
         )
     if workers > 1 and gpus not in (0, workers):  # NCCL refuses two ranks on one GPU
         raise RequestError(
-            f"--gpus-per-trial {gpus:g}: each of {workers} workers takes a whole one; "
-            f"try --gpus-per-trial {workers}"
+            f"`gpus_per_trial={gpus:g}`: each of {workers} workers takes a whole one; "
+            f"try `gpus_per_trial={workers}`"
         )
 
 
@@ -189,27 +191,24 @@ def place_training(request: TrainRequest, session: Session) -> Placement:
 
     RequestError: the request is impossible here, whatever the cluster still starts.
     """
-    for option, count, least in (
-        ("cpus-per-worker", request.cpus_per_worker, 1),
-        ("restarts", request.restarts, 0),
-        ("stall-minutes", request.stall_minutes, 0.01),
-    ):
+    for name, least in (("cpus_per_worker", 1), ("restarts", 0), ("stall_minutes", 0.01)):
+        count = getattr(request, name)
         if count is not None and count < least:
-            raise RequestError(f"--{option} is {count:g}, below {least:g}; try --{option} {max(1, least)}")
+            raise RequestError(f"`{name}` is {count:g}, below {least:g}; try `{name}={max(1, least)}`")
     batch, threads = request.recipe.batch, request.cpus_per_worker
     asked = Asked(workers=request.workers, gpus=request.gpus_per_worker, threads=threads, work_for=batch)
     placed = place(asked, session)
     if not placed.workers:
         return placed
     if placed.most > batch:
-        raise RequestError(f"--workers {placed.most} share a batch of {batch}; try --batch {placed.most}")
+        raise RequestError(f"`workers={placed.most}` share a batch of {batch}; try `batch={placed.most}`")
     if placed.most > 1 and 0 < placed.gpus < 1:  # NCCL refuses two ranks on one GPU
         raise RequestError(
-            f"--gpus-per-worker is {placed.gpus:g}, but the workers of one training take a whole GPU each; "
-            "try --gpus-per-worker 1"
+            f"`gpus_per_worker` is {placed.gpus:g}, but the workers of one training take a whole GPU each; "
+            "try `gpus_per_worker=1`"
         )
     _find_room(placed, session, request.wait_minutes)
-    say(_describe(placed))
+    log.info(_describe(placed))
     return placed
 
 
@@ -229,7 +228,7 @@ def _find_room(placed: Placement, session: Session, asked_minutes: float | None)
     hopeless = session.autoscales and not possible.holds(need)
     if hopeless or not session.connected or minutes <= 0:
         raise _refusal(placed, session, possible)
-    say(f"waiting up to {minutes:g} min for {need}")
+    log.info(f"waiting up to {minutes:g} min for {need}")
     if not _wait_for_room(placed, session, 60 * minutes):
         raise _refusal(placed, session, possible, f" after {minutes:g} min")
 
@@ -262,8 +261,8 @@ def _refusal(placed: Placement, session: Session, possible: Room, when: str = ""
     if placed.gpus:
         fit = min(fit, floor(possible.gpus / placed.gpus))
     can = f" and can start up to {possible}" if session.autoscales else ""
-    mend = f"try --workers {fit}" if fit else "lower --gpus-per-worker or --cpus-per-worker"
+    mend = f"try `workers={fit}`" if fit else "lower `gpus_per_worker` or `cpus_per_worker`"
     return RequestError(
-        f"--workers {need.cpus // placed.threads} need {need}; the cluster has "
-        f"{Room(session.gpus, session.cpus)}{can}{when}; {mend}, or --wait for more"
+        f"`workers={need.cpus // placed.threads}` need {need}; the cluster has "
+        f"{Room(session.gpus, session.cpus)}{can}{when}; {mend}, or `wait_minutes` for more"
     )

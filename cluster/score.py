@@ -199,7 +199,7 @@ def _open_source(
 
 @dataclass(slots=True)
 class CropSource:
-    """Outcome rows of `--shard crops`: each image in turn, over all workers; those of the rehearsal first."""
+    """Outcome rows of `shard=crops`: each image in turn, over all workers; those of the rehearsal first."""
 
     folder: ScoreFolder
     workplace: Workplace

@@ -1,5 +1,6 @@
 """Keeps workers supplied with images and alive, and gives their outcome rows as they come."""
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -15,8 +16,9 @@ from seg.score.deadline import Pace, Stopping
 from seg.score.predict import BUSY
 from seg.score.queue import ScoreQueue, Task, Watchdog, find_overdue
 from seg.score.read import ScoreRow
-from seg.screen import say
 from seg.storage import Place
+
+log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
 """How often workers are asked where they are."""
@@ -204,7 +206,9 @@ class ScorerPool:
         """Find out what a dead worker had touched, and have it replaced."""
         del self._workers[worker]
         touched = self._read_notes(worker)
-        say(f"a worker is gone ({cause}), with {_name_images(touched)} in work; another one takes its place")
+        log.info(
+            f"a worker is gone ({cause}), with {_name_images(touched)} in work; another one takes its place"
+        )
         rows = self.queue.die(worker, touched, cause)
         self._settle(worker)
         return rows
@@ -245,7 +249,7 @@ class ScorerPool:
         rows = self._end(worker)
         overdue = [image for image in overdue if image in self.queue.held(worker)]
         cause = f"{_name_images(overdue)} took longer than {limit_s:g} s"
-        say(f"a worker was ended: {cause}; another one takes its place")
+        log.info(f"a worker was ended: {cause}; another one takes its place")
         touched = {image: sight.notes.get(image, Note(READ, 1)) for image in overdue}
         rows += self.queue.die(worker, touched, cause, timed_out=overdue)
         self._settle(worker)
@@ -255,9 +259,9 @@ class ScorerPool:
         for image in images:
             self._named.add(image)
             stage = next((held.stage for held in self.held() if held.image == image), READ)
-            say(
-                f"{image} takes longer than {limit_s:g} s, in stage {stage}, and --workers 0 cannot end it: "
-                "wait, or end this command and give --workers 1, which sets such an image aside"
+            log.info(
+                f"{image} takes longer than {limit_s:g} s, in stage {stage}, and `workers=0` cannot end it: "
+                "wait, or end this command and give `workers=1`, which sets such an image aside"
             )
 
     def _restart(self, still_s: float) -> list[dict[str, Any]]:
@@ -265,7 +269,7 @@ class ScorerPool:
         what = f"nothing has moved for {still_s / 60:g} min; in work: {_describe(self.held())}"
         if self._stalled and self._finished == self._finished_at_stall:
             raise ScoringStalled(f"{what}; starting workers again did not help")
-        say(f"{what}; starting all workers again")
+        log.info(f"{what}; starting all workers again")
         self._stalled, self._finished_at_stall = True, self._finished
         rows: list[dict[str, Any]] = []
         for worker in list(self._workers):

@@ -1,5 +1,6 @@
 """A search of a recipe's fields on Ray Tune: Optuna proposes, ASHA prunes, the trials' folders remember."""
 
+import logging
 import os
 import shutil
 import time
@@ -29,7 +30,6 @@ from seg.plain_data import require_fields
 from seg.predict.predictor import open_predictor
 from seg.recipe import Params, Recipe, apply_params
 from seg.requests import SearchRequest
-from seg.screen import say
 from seg.search.page import write_page
 from seg.search.progress import TrialsReader
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
@@ -43,6 +43,8 @@ from seg.search.trials import (
 )
 from seg.train.run_folder import check_folder, holding, run_identity, run_name
 from seg.train.training import count_confusion
+
+log = logging.getLogger(__name__)
 
 LOSSES = ("cross_entropy", "cross_entropy+dice", "focal")
 RATE_RANGE = 10.0
@@ -114,7 +116,7 @@ def _search(plan: SearchPlan, session: Session) -> SearchSummary:
         session.start()
         stopped_by = _run_trials(plan)
     elif summary := _read_finished(plan):
-        say(f"nothing left to search in {plan.folder}")
+        log.info(f"nothing left to search in {plan.folder}")
         rows = [trial.row() for trial in read_trials(plan.job.trials)]
         return SearchSummary(plan.folder, summary, rows, tuple(plan.space))
     return _conclude(plan, stopped_by, time.perf_counter() - started)
@@ -126,7 +128,7 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     RequestError: they, recipe or space do not fit.
     """
     if request.trials < 1:
-        raise RequestError(f"--trials is {request.trials}, below 1; try --trials 16")
+        raise RequestError(f"`trials` is {request.trials}, below 1; try `trials=16`")
     recipe, placement = request.recipe, place_trial(request, session)
     space = choose_space(recipe, parse_search(request.search))
     own = own_params(recipe, space)
@@ -214,7 +216,7 @@ def check_batch(recipe: Recipe, workers: int) -> None:
     """RequestError: a batch that is smaller than the workers who share it."""
     if recipe.batch < workers:
         raise RequestError(
-            f"--workers-per-trial {workers} share a batch of {recipe.batch}; try --batch {workers}"
+            f"`workers_per_trial={workers}` share a batch of {recipe.batch}; try `batch={workers}`"
         )
 
 

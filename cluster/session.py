@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO
 
 from seg.errors import RequestError
-from seg.screen import say
+
+log = logging.getLogger(__name__)
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -81,7 +82,7 @@ class Session:
     def start(self) -> None:
         """Start our own Ray where no cluster was found; takes about 10 s, so it comes after all checks."""
         if not self.connected:
-            say(f"starting Ray on this machine: {self.cpus} CPUs, {self.gpus} GPUs")
+            log.info(f"starting Ray on this machine: {self.cpus} CPUs, {self.gpus} GPUs")
             _start_own_ray()
             self.connected = True
 
@@ -91,7 +92,7 @@ def compute_session(*, use_ray: bool = True) -> Iterator[Session]:
     """What a job runs on, for the length of a block: RAY_ADDRESS, else a running cluster, else this machine.
 
     RAY_ADDRESS=local asks for this machine. On it Ray is not started before `Session.start`.
-    use_ray: False where the job runs in this process (--workers 0). RequestError: RAY_ADDRESS names a cluster
+    use_ray: False where the job runs in this process (`workers=0`). RequestError: RAY_ADDRESS names a cluster
     that does not answer.
     """
     with quiet_ray():
@@ -122,7 +123,7 @@ def _find_cluster() -> Session | None:
             raise RequestError(
                 f"RAY_ADDRESS is {address} but nothing answers there; start the cluster, or unset it"
             )
-        say(f"no Ray at {address}, where one was started last; going on without it")
+        log.info(f"no Ray at {address}, where one was started last; going on without it")
         return None
     try:
         _init_ray(address)
@@ -161,7 +162,7 @@ def _describe_cluster() -> Session:
         cpus_possible=max(cpus, int(possible.get("CPU", 0))),
         autoscales=bool(possible),
     )
-    say(f"connected to the running Ray cluster: {session.cpus} CPUs, {session.gpus} GPUs")
+    log.info(f"connected to the running Ray cluster: {session.cpus} CPUs, {session.gpus} GPUs")
     return session
 
 

@@ -1,5 +1,6 @@
 """A training on Ray Train or in this process: the same loop and folder, resumed by the same request."""
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,6 @@ from seg.pack.training_data import (
 )
 from seg.recipe import Recipe
 from seg.requests import TrainRequest, Workers
-from seg.screen import say
 from seg.train.board import BoardReader
 from seg.train.losses import build_loss
 from seg.train.mlflow_run import connect_mlflow
@@ -44,6 +44,8 @@ from seg.train.state import Journal, read_run, settle_best
 from seg.train.store import CheckpointStore
 from seg.train.tracking import Tracking
 from seg.train.training import TrainingPlan, find_class_weights, fit_statistics
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
         if not _is_finished(plan):
             stopped_by = _train_pending(plan, request, placement, session, tracking)
         else:
-            say(f"nothing left to train in {plan.folder}")
+            log.info(f"nothing left to train in {plan.folder}")
         summary = _summarise(plan, placement.workers, stopped_by)
         tracking.conclude(stopped_by)
     return TrainSummary(plan.folder, summary)
@@ -90,13 +92,13 @@ def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
     RequestError: they or the recipe do not fit.
     """
     if request.keep_best < 1:
-        raise RequestError(f"--keep-best is {request.keep_best}, below 1; try --keep-best 1")
+        raise RequestError(f"`keep_best` is {request.keep_best}, below 1; try `keep_best=1`")
     data = open_training_data(
         request.data or default_data(), request.recipe, seed=request.seed, limit=request.limit
     )
     check_recipe(request.recipe, len(data.classes))
     counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
-    say(f"data {data.root}: {counts}; {data.split.how}")
+    log.info(f"data {data.root}: {counts}; {data.split.how}")
     identity = run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_name(request.recipe, identity)).resolve()
     check_packs(data, request.recipe, session)
@@ -121,7 +123,7 @@ def _fetch_checkpoints(plan: TrainingPlan) -> None:
     store = CheckpointStore.open(plan.checkpoints, plan.folder.name)
     store.claim(read_json(plan.folder / "run.json"))
     if store.fetch(plan.folder):
-        say(f"going on from {store.place.uri}")
+        log.info(f"going on from {store.place.uri}")
 
 
 def _settle_checkpoints(plan: TrainingPlan, journal: Journal) -> None:
@@ -145,7 +147,7 @@ def check_recipe(recipe: Recipe, num_classes: int) -> None:
         )
     if recipe.frames > 1 and not takes_frames(recipe.model):
         raise RequestError(
-            f"recipe: frames is {recipe.frames} but {recipe.model} sees one image; try --frames 1"
+            f"recipe: frames is {recipe.frames} but {recipe.model} sees one image; try `frames=1`"
         )
     build_loss(recipe.loss)
     outputs = len(getattr(model, "OUTPUT_WEIGHTS", (1.0,)))
@@ -171,7 +173,7 @@ def check_packs(data: TrainingData, recipe: Recipe, session: Session) -> None:
         if not pack.class_pixels().any():
             raise RequestError(
                 f"data {data.root}: every pixel of the {len(pack.labelled)} {part} images is ignored, "
-                f"so that {lacking}; label some, or use another --seed"
+                f"so that {lacking}; label some, or use another `seed`"
             )
     warn_of_absent_classes(data.classes, train)
     warn_of_orientation(train, validation)
@@ -187,7 +189,7 @@ def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> d
     journal = read_run(plan.folder)
     if journal is None and stopped_by is StoppedBy.FINISHED:
         raise RequestError(
-            f"--out {plan.folder} is empty after training; put it on storage that all nodes share"
+            f"`out={plan.folder}` is empty after training; put it on storage that all nodes share"
         )
     ending = {"workers": workers, "stopped_by": stopped_by}
     if journal is None:

@@ -20,6 +20,7 @@ from seg.errors import RequestError, TrainingDiverged
 from seg.files import persistently, read_json, write_json
 from seg.locks.folder_lock import LostLock, check_owner
 from seg.plain_data import to_plain
+from seg.screen import show_log
 from seg.train.board import Board, beating, describe_late, failures_file, read_beats
 from seg.train.learner import find_ranks
 from seg.train.run_folder import write_history
@@ -118,6 +119,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
+    show_log()
     torch.set_num_threads(config["threads"])
     plan, device = config["plan"], ray.train.torch.get_device()
     try:

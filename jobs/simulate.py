@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,11 +19,11 @@ class Args:
 
     out: Positional[Annotated[Path, arg(metavar="OUT")]]
     """Folder to write, in the plain layout: images/, masks/, boxes/, classes.txt."""
-    sequences: Annotated[int, arg(metavar="N")] = 4
+    num_sequences: Annotated[int, arg(name="sequences", metavar="N")] = 4
     """How many sequences; each has a background of its own."""
-    frames: Annotated[int, arg(metavar="N")] = 8
+    num_frames: Annotated[int, arg(name="frames", metavar="N")] = 8
     """Frames a sequence."""
-    size: Annotated[int, arg(metavar="N")] = 3072
+    size_px: Annotated[int, arg(name="size", metavar="N")] = 3072
     """Side of a frame in pixels, 64 to 8192; a cell is 90 to 220 px across at any size."""
     bits: Literal[8, 16] = 8
     """Bits a pixel."""
@@ -46,11 +46,10 @@ def _simulate(args: Args) -> int:
     from seg.progress import progress
     from seg.simulate.archive import Simulation, simulate_archive  # here, so that --help loads no SciPy
 
-    same = {name: getattr(args, name) for name in ("bits", "seed", "difficulty", "first_sequence")}
-    plan = Simulation(num_sequences=args.sequences, num_frames=args.frames, size_px=args.size, **same)
-    with progress("simulating", args.sequences * args.frames) as advance:
+    plan = Simulation(**{field.name: getattr(args, field.name) for field in fields(Simulation)})
+    with progress("simulating", args.num_sequences * args.num_frames) as advance:
         num_made = simulate_archive(args.out, plan, workers=args.workers, advance=advance)
-    say(f"{args.out}: {args.sequences} x {args.frames} frames, {num_made} of them new", out=True)
+    say(f"{args.out}: {args.num_sequences} x {args.num_frames} frames, {num_made} of them new", out=True)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import secrets
 import time
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from seg.plain_data import FROM_A_COPY, parse_json, without_nan
-from seg.screen import say
+
+log = logging.getLogger(__name__)
 
 TEMPORARY = ".part"
 """Ending of a file that is still being written; whatever finds one later may remove it."""
@@ -102,9 +104,9 @@ def show_text(path: Path, text: str) -> None:
 def persistently(write: Callable[[], Result], what: str, *, patience_s: float = PATIENCE_S) -> Result:
     """What `write` returns, called again and again while storage refuses for a reason of PASSING.
 
-    write: may be called again after it failed anywhere inside. what: the file or folder, for people; a line
-    on stderr says when waiting begins and ends. OSError, naming `what`: refused for longer than `patience_s`,
-    counted from the first refusal. Ctrl-C ends the waiting.
+    write: may be called again after it failed anywhere inside. what: the file or folder, for people; the log
+    says when waiting begins and ends. OSError, naming `what`: refused for longer than `patience_s`, counted
+    from the first refusal. Ctrl-C ends the waiting.
     """
     refused_at: float | None = None
     pause_s = 1.0
@@ -117,7 +119,7 @@ def persistently(write: Callable[[], Result], what: str, *, patience_s: float = 
             now = time.monotonic()
             if refused_at is None:
                 refused_at = now
-                say(f"{what}: {error}; trying for {patience_s:g} s")
+                log.info(f"{what}: {error}; trying for {patience_s:g} s")
             left_s = refused_at + patience_s - now
             if left_s <= 0:
                 raise _given_up(error, what, patience_s) from error
@@ -126,7 +128,7 @@ def persistently(write: Callable[[], Result], what: str, *, patience_s: float = 
         else:
             if refused_at is not None:
                 waited_s = time.monotonic() - refused_at
-                say(f"{what}: goes on after {waited_s:.0f} s")
+                log.info(f"{what}: goes on after {waited_s:.0f} s")
             return result
 
 

@@ -53,7 +53,7 @@ class Preprocessing:
         if not 0 <= self.clahe_clip < inf or self.clahe_grid < 1:
             raise RequestError(
                 f"recipe: preprocessing.clahe_clip is {self.clahe_clip} on a grid of {self.clahe_grid}; "
-                "try --preprocessing.clahe-clip 5 --preprocessing.clahe-grid 20"
+                "try `preprocessing.clahe_clip=5` `preprocessing.clahe_grid=20`"
             )
         if self.clahe_clip and self.channels != 1:
             raise RequestError("recipe: preprocessing.clahe_clip is for 1 channel; set it to 0 for colour")
@@ -68,18 +68,18 @@ class Preprocessing:
     def _check_geometry(self) -> None:
         if not 1 <= self.shrink < inf:
             raise RequestError(
-                f"recipe: preprocessing.shrink is {self.shrink}, not 1 or more; try --preprocessing.shrink 1"
+                f"recipe: preprocessing.shrink is {self.shrink}, not 1 or more; try `preprocessing.shrink=1`"
             )
         if self.size_px is not None and min(self.size_px) < 1:
             raise RequestError(f"recipe: preprocessing.size_px is {self.size_px}; give height and width")
         if self.size_px is not None and self.shrink != 1:
             raise RequestError(
                 f"recipe: preprocessing has both size_px {self.size_px} and shrink {self.shrink}; "
-                "choose one: --preprocessing.shrink 1 or --preprocessing.size-px None"
+                "choose one: `preprocessing.shrink=1` or `preprocessing.size_px=None`"
             )
         if self.blur_px < 1 or self.blur_px % 2 == 0:
             raise RequestError(
-                f"recipe: preprocessing.blur_px is {self.blur_px}, not odd; try --preprocessing.blur-px 3"
+                f"recipe: preprocessing.blur_px is {self.blur_px}, not odd; try `preprocessing.blur_px=3`"
             )
 
 
@@ -145,7 +145,7 @@ class Tiling:
         _check_grid("tiling.crop_px", self.crop_px)
         if self.halo_px < 0 or self.halo_px % 16:
             raise RequestError(
-                f"recipe: tiling.halo_px is {self.halo_px}, not a multiple of 16; try --tiling.halo-px 64"
+                f"recipe: tiling.halo_px is {self.halo_px}, not a multiple of 16; try `tiling.halo_px=64`"
             )
         if min(self.crop_px) <= 2 * self.halo_px:
             raise RequestError(
@@ -176,17 +176,16 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < inf:
-            raise RequestError(f"recipe: optimizer.lr is {self.lr}, not above 0; try --optimizer.lr 1e-3")
+            raise RequestError(f"recipe: optimizer.lr is {self.lr}, not above 0; try `optimizer.lr=1e-3`")
         if not 0 <= self.weight_decay < inf:
             raise RequestError(
                 f"recipe: optimizer.weight_decay is {self.weight_decay}, not 0 or more; "
-                "try --optimizer.weight-decay 0"
+                "try `optimizer.weight_decay=0`"
             )
         for name, value in (("warmup_epochs", self.warmup_epochs), ("clip_norm", self.clip_norm)):
             if not 0 <= value < inf:
-                option = name.replace("_", "-")
                 raise RequestError(
-                    f"recipe: optimizer.{name} is {value}, not 0 or more; try --optimizer.{option} 0"
+                    f"recipe: optimizer.{name} is {value}, not 0 or more; try `optimizer.{name}=0`"
                 )
         self._check_schedule()
 
@@ -194,12 +193,12 @@ class Optimizer:
         if not 0 < self.poly_power < inf:
             raise RequestError(
                 f"recipe: optimizer.poly_power is {self.poly_power}, not above 0; "
-                "try --optimizer.poly-power 0.9"
+                "try `optimizer.poly_power=0.9`"
             )
         if self.warmup_epochs and self.schedule == "one_cycle":
             raise RequestError(
                 f"recipe: optimizer.warmup_epochs is {self.warmup_epochs}, but one_cycle has one of its "
-                "own; set it to 0, or choose --optimizer.schedule cosine"
+                "own; set it to 0, or choose `optimizer.schedule=cosine`"
             )
         epochs = [epoch for epoch, _ in self.steps]
         if epochs != sorted(set(epochs)) or any(
@@ -278,10 +277,10 @@ class Recipe:
         _check_positive("accumulate", self.accumulate)
         if not 0 <= self.ema_decay < 1:
             raise RequestError(
-                f"recipe: ema_decay is {self.ema_decay}, not from 0 to below 1; try --ema-decay 0.999"
+                f"recipe: ema_decay is {self.ema_decay}, not from 0 to below 1; try `ema_decay=0.999`"
             )
         if self.patience < 0:
-            raise RequestError(f"recipe: patience is {self.patience}, below 0; try --patience 0")
+            raise RequestError(f"recipe: patience is {self.patience}, below 0; try `patience=0`")
         if not 0 < self.validation_share < 1:
             raise RequestError(
                 f"recipe: validation_share is {self.validation_share}, not between 0 and 1; try 0.2"
@@ -298,14 +297,12 @@ class Recipe:
 
 def _check_positive(name: str, value: int) -> None:
     if value < 1:
-        option = name.replace("_", "-")
-        raise RequestError(f"recipe: {name} is {value}, not a positive whole number; try --{option} 1")
+        raise RequestError(f"recipe: {name} is {value}, not a positive whole number; try `{name}=1`")
 
 
 def _check_grid(name: str, size: tuple[int, int]) -> None:
     if any(side < STRIDE_PX or side % STRIDE_PX for side in size):
-        option = name.replace("_", "-")
-        raise RequestError(f"recipe: {name} is {size}, not multiples of {STRIDE_PX}; try --{option} 512 512")
+        raise RequestError(f"recipe: {name} is {size}, not multiples of {STRIDE_PX}; try `{name}=512 512`")
 
 
 def as_tuples(value: Any) -> Any:

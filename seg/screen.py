@@ -1,6 +1,8 @@
 """What leaves for a terminal: lines and tables in which nothing that a name holds acts on it."""
 
+import logging
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
@@ -23,6 +25,24 @@ def visible(text: str) -> str:
 def say(line: str, *, out: bool = False) -> None:
     """Print one line, whatever it holds, on standard error; out: on standard output."""
     print(visible(line), file=sys.stdout if out else sys.stderr, flush=True)
+
+
+def show_log(reword: Callable[[str], str] = str) -> None:
+    """Say what seg and cluster log in this process, from here on; reword: how this screen says a text."""
+    handler = _ScreenHandler(reword)
+    for name in ("seg", "cluster"):
+        log = logging.getLogger(name)
+        log.setLevel(logging.INFO)
+        log.handlers, log.propagate = [handler], False
+
+
+class _ScreenHandler(logging.Handler):
+    def __init__(self, reword: Callable[[str], str]) -> None:
+        super().__init__()
+        self.reword = reword
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.reword(record.getMessage()))
 
 
 def open_console(**options: Any) -> "Console":

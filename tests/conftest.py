@@ -12,6 +12,8 @@ import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
 
+from seg.screen import show_log
+
 settings.register_profile("fringe", deadline=None, derandomize=True)  # nothing timed, nothing random
 settings.load_profile("fringe")
 
@@ -54,6 +56,12 @@ def _keep_signals() -> Iterator[None]:
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> None:
+    """What the library logs in this process is a line on its screen, as in a job."""
+    show_log()
 
 
 @pytest.fixture

@@ -221,4 +221,4 @@ def _read_measured(file: Path) -> Pixels:
     try:
         return decode_image(read_file(file).data)
     except (ImageError, OSError) as error:
-        raise RequestError(f"--background {file} cannot be read: {error}; give an image") from None
+        raise RequestError(f"`background={file}` cannot be read: {error}; give an image") from None

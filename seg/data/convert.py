@@ -46,9 +46,9 @@ class Part:
         if self.dataset not in DATASETS:
             raise RequestError(describe_unknown("dataset", self.dataset, DATASETS))
         if self.seed < 0:
-            raise RequestError(f"--seed is {self.seed}; give 0 or more")
+            raise RequestError(f"`seed` is {self.seed}; give 0 or more")
         if not 0 < self.share < 1:
-            raise RequestError(f"--share is {self.share}, not between 0 and 1; try 0.2")
+            raise RequestError(f"`share` is {self.share}, not between 0 and 1; try 0.2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _choose(data: DataSet, part: Part) -> tuple[tuple[Sample, ...], str]:
     if part.split == "test":
         if not data.test:
             raise RequestError(
-                f"data {data.root} has no test part in the layout {part.dataset}; try --split validation"
+                f"data {data.root} has no test part in the layout {part.dataset}; try `split=validation`"
             )
         return data.test, "the data set's own test part"
     split = split_samples(data, part.share, part.seed)

@@ -91,7 +91,7 @@ def _all_ignored(where: str, looked_at: int, there: int, label_map: LabelMap) ->
     of = f"the {there}" if looked_at == there else f"the {looked_at} drawn of {there}"
     return RequestError(
         f"{where}: {of} masks hold no id but 0 and 255, and 255 is ignored, so that no object is in any; "
-        f"give --label-map {kept}255 1 where 255 marks the objects, or --label-map {kept}255 255 where it is "
+        f"give `label_map={kept}255 1` where 255 marks the objects, or `label_map={kept}255 255` where it is "
         "to be ignored"
     )
 

@@ -162,7 +162,7 @@ def _order(place: Place, images: list[str]) -> NDArray[np.int64]:
     except UnicodeEncodeError:
         name = next(image for image in images if not _is_text(image))
         raise RequestError(
-            f"archive {place}: the name {name!a} is no UTF-8; rename or --exclude it"
+            f"archive {place}: the name {name!a} is no UTF-8; rename or `exclude` it"
         ) from None
 
 

@@ -179,7 +179,7 @@ def _name_entries(loaded: Any, file: Path, images: Path | None) -> list[tuple[st
     known = None if images is None else list_images(images).images
     if isinstance(loaded, list | tuple) and known is None:
         raise RequestError(
-            f"{file} has {len(loaded)} entries without names; give --images DIR, the images in natural order"
+            f"{file} has {len(loaded)} entries without names; give `images=DIR`, the images in natural order"
         )
     if isinstance(loaded, list | tuple) and known is not None:
         if len(loaded) != len(known):
@@ -197,7 +197,7 @@ def _find_image(name: str, known: Collection[str] | None, file: Path) -> str:
     if known is None or plain in known:
         return plain
     if f"{plain}.npy" not in known:
-        raise RequestError(f"{file}: {plain} is none of the images; add it to --images, or leave that out")
+        raise RequestError(f"{file}: {plain} is none of the images; add it to `images`, or leave that out")
     return f"{plain}.npy"
 
 

@@ -117,7 +117,7 @@ def pool_statistics(parts: list[tuple[Statistics, int]]) -> Statistics:
     depths = {part.bit_depth for part, _ in parts}
     if len(depths) > 1:
         raise RequestError(
-            f"data: images of {sorted(depths)} bits together; use --preprocessing.normalisation per_image"
+            f"data: images of {sorted(depths)} bits together; use `preprocessing.normalisation=per_image`"
         )
     weights = np.array([pixels for _, pixels in parts], np.float64)[:, None] / sum(
         pixels for _, pixels in parts

@@ -39,9 +39,9 @@ def choose_classes(
     file, asked = root / "classes.txt", ("background", *given) if given else None
     there = read_classes(file) if file.is_file() else None
     classes: tuple[str, ...] = there or asked or of_model or DEFAULT_CLASSES
-    for source, names in (("--classes asks for", asked), ("the model knows", of_model)):
+    for source, names in (("`classes` asks for", asked), ("the model knows", of_model)):
         if names is not None and names != classes:
-            where = file if there else "--classes"
+            where = file if there else "`classes`"
             raise RequestError(
                 f"{where} names the classes {', '.join(classes)} but {source} {', '.join(names)}; "
                 "give the same classes, in the same order"
@@ -71,7 +71,7 @@ class LabelFiles:
             if not label.endswith(".txt"):
                 raise RequestError(
                     f"labels {self.boxes}: {image} is labelled by {label}; labelling writes YOLO files, "
-                    "so move that elsewhere or give another --out"
+                    "so move that elsewhere or give another `out`"
                 )
         return set(paired)
 
@@ -113,7 +113,7 @@ class LabelFiles:
         except OSError as error:
             raise RequestError(
                 f"labels {self.root} cannot be written: {os.strerror(error.errno or 0)} "
-                f"({error.filename}); mend that, or give another --out; all before this change is saved"
+                f"({error.filename}); mend that, or give another `out`; all before this change is saved"
             ) from None
 
     def yolo_file(self, image: str) -> Path:

@@ -1,6 +1,7 @@
 """Labelling of a folder from its files to its window."""
 
 import csv
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from seg.label.window import LabelWindow, require_display
 from seg.requests import LabelRequest
 from seg.screen import say
 
+log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from seg.label.proposals import Proposer
 
@@ -33,13 +36,13 @@ def read_queue(file: Path, images: Sequence[str]) -> list[str]:
     """
     named = _read_column(file)
     if not named:
-        raise RequestError(f"--queue {file} names no image; there is nothing to label")
+        raise RequestError(f"`queue={file}` names no image; there is nothing to label")
     known = set(images)
     missing = {image: line for image, line in named.items() if image not in known}
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise RequestError(
-            f"--queue {file}, line {min(missing.values())}{others}: the folder has no such image; "
+            f"`queue={file}`, line {min(missing.values())}{others}: the folder has no such image; "
             "give the folder that was scored"
         )
     return list(named)
@@ -52,7 +55,7 @@ def _read_column(file: Path) -> dict[str, int]:
             rows = csv.DictReader(lines)
             if "image" not in (rows.fieldnames or ()):
                 raise RequestError(
-                    f"--queue {file} has no column named image; give the review.csv of a scoring"
+                    f"`queue={file}` has no column named image; give the review.csv of a scoring"
                 )
             named: dict[str, int] = {}
             for row in rows:
@@ -62,7 +65,7 @@ def _read_column(file: Path) -> dict[str, int]:
     except (OSError, ValueError, csv.Error) as error:
         cause = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it is no CSV in UTF-8"
         raise RequestError(
-            f"--queue {file} cannot be read ({cause}); give the review.csv of a scoring"
+            f"`queue={file}` cannot be read ({cause}); give the review.csv of a scoring"
         ) from None
 
 
@@ -78,7 +81,7 @@ def label_folder(request: LabelRequest, leave: Callable[[], None]) -> None:
         raise RequestError(f"folder {archive} holds no image; give the folder of the images")
     if min(request.window_px) < SMALLEST_WINDOW_PX:
         width, height = request.window_px
-        raise RequestError(f"--window-px is {width} {height}; give {SMALLEST_WINDOW_PX} or more")
+        raise RequestError(f"`window_px` is {width} {height}; give {SMALLEST_WINDOW_PX} or more")
     shown = images if request.queue is None else read_queue(request.queue, images)
     require_display()
     with TemporaryDirectory(prefix="fringe-label-") as kept:
@@ -88,7 +91,7 @@ def label_folder(request: LabelRequest, leave: Callable[[], None]) -> None:
         labelling = Labelling(shown, files)
         _say_state(labelling)
         if (root / "masks").is_dir():
-            say(f"label: {root} has masks/ too, which training uses in place of boxes/")
+            log.info(f"label: {root} has masks/ too, which training uses in place of boxes/")
 
         def leave_nothing() -> None:
             shutil.rmtree(kept, ignore_errors=True)

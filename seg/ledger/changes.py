@@ -64,8 +64,8 @@ class Changes:
         ]
         if found:
             raise RequestError(
-                f"{' and '.join(found)} changed since they were scored; give --rescore-changed to score them "
-                "again, or another --out"
+                f"{' and '.join(found)} changed since they were scored; give `rescore_changed` to score them "
+                "again, or another `out`"
             )
 
     def lines(self, besides: Collection[str] = ()) -> Iterator[str]:

@@ -68,11 +68,11 @@ def refuse_living(folder: object, lock: bytes, silent_s: float) -> str:
     if holder is not None and holder.pid_space == _pid_space():
         if not _is_alive(holder.pid, holder.started):
             return f"{who}: its process is gone"
-        mend = f"wait for it, stop it (kill {holder.pid}), or give another --out"
+        mend = f"wait for it, stop it (kill {holder.pid}), or give another `out`"
     else:
         if silent_s >= SILENT_S:
             return f"{who}: it has given no sign of life for {silent_s:.0f} s"
-        mend = "wait for it, stop it there, or give another --out; should it be dead, try again in "
+        mend = "wait for it, stop it there, or give another `out`; should it be dead, try again in "
         mend += f"{SILENT_S - silent_s:.0f} s"
     raise RequestError(f"{folder} is in use by {who}; {mend}")
 

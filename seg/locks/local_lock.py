@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 from contextlib import suppress
@@ -10,8 +11,9 @@ from pathlib import Path
 from seg.errors import RequestError
 from seg.files import TEMPORARY
 from seg.locks.holder import Holder, LostLock, describe_ourselves, refuse_living
-from seg.screen import say
 from seg.storage import Place
+
+log = logging.getLogger(__name__)
 
 BEAT_S = 2.0
 """Seconds between two signs of life."""
@@ -42,7 +44,7 @@ def try_to_take(place: Place, what: str) -> str:
     for number in there - {before + 1}:
         (folder / f"lock-{number}.json").unlink(missing_ok=True)
     if left_behind:
-        say(f"{folder}: taken over from {left_behind}")
+        log.info(f"{folder}: taken over from {left_behind}")
     return holder.token
 
 
@@ -62,7 +64,7 @@ def _link(ours: Path, holder: Holder, before: Path) -> str | None:
         if error.errno not in NO_LINKS:
             raise
         raise RequestError(
-            f"{ours.parent} is on storage without hard links, by which jobs keep apart; give another --out"
+            f"{ours.parent} is on storage without hard links, by which jobs keep apart; give another `out`"
         ) from None
     finally:
         offer.unlink(missing_ok=True)

@@ -6,12 +6,14 @@ request of one takes longer than SETTLE_S: pyarrow has no way to make an object 
 Numbers grow: who takes a lock over has the next.
 """
 
+import logging
 import re
 import time
 
 from seg.locks.holder import LostLock, describe_ourselves, refuse_living
-from seg.screen import say
 from seg.storage import SECOND_NS, Place, refusing
+
+log = logging.getLogger(__name__)
 
 BEAT_S = 10.0
 """Seconds between two signs of life; each is a request."""
@@ -43,7 +45,7 @@ def _take(place: Place, what: str) -> str:
         place.remove(ask)
     for name, whose in left_behind.items():
         place.remove(name)
-        say(f"{place}: taken over from {whose}")
+        log.info(f"{place}: taken over from {whose}")
     return holder.token
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -19,7 +20,8 @@ from seg.errors import DataWarning, RequestError
 from seg.files import TEMPORARY, replacing
 from seg.pack.pack import SCHEMA, PackPlan, estimate_bytes, rows_by_threads
 from seg.progress import progress
-from seg.screen import say
+
+log = logging.getLogger(__name__)
 
 PrepareRows = Callable[[PackPlan], Generator[pa.RecordBatch, None, None]]
 """Prepares a plan's rows in order: by threads, or by tasks on a cluster."""
@@ -111,7 +113,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"waiting for another process, which builds {path}")
+            log.info(f"waiting for another process, which builds {path}")
             fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise RequestError(

@@ -159,7 +159,7 @@ class CropSampler:
             if any(side < crop for side, crop in zip(image.mask.shape, self.crops.size_px, strict=True)):
                 raise RequestError(
                     f"recipe: crops.size_px is {self.crops.size_px} but {image.name} has {image.mask.shape} "
-                    "pixels at working size; lower --crops.size-px"
+                    "pixels at working size; lower `crops.size_px`"
                 )
 
     @property

@@ -1,5 +1,6 @@
 """What a training reads: samples split in two, their fingerprint, their packs."""
 
+import logging
 import os
 import warnings
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from seg.pack.build import PrepareRows, ensure_pack
 from seg.pack.pack import Pack, PackPlan, PackSettings, pack_folder, rows_by_threads
 from seg.progress import progress
 from seg.recipe import Recipe
-from seg.screen import say
+
+log = logging.getLogger(__name__)
 
 FOLDER = Path("data/simulated")
 
@@ -44,9 +46,9 @@ def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | No
     that mark nothing but 255.
     """
     if seed < 0:
-        raise RequestError(f"--seed is {seed}; give 0 or more")
+        raise RequestError(f"`seed` is {seed}; give 0 or more")
     if limit is not None and limit < 1:
-        raise RequestError(f"--limit is {limit}; give 1 or more, or leave it out")
+        raise RequestError(f"`limit` is {limit}; give 1 or more, or leave it out")
     if not root.is_dir():
         raise RequestError(f"data {root} is no folder; give the one that holds the data set")
     if recipe.dataset not in DATASETS:
@@ -148,13 +150,13 @@ def warn_of_orientation(*packs: Pack) -> None:
 def default_data() -> Path:
     """$FRINGE_DATA, else an archive simulated under data/simulated, once; which one is said on screen."""
     if given := os.environ.get("FRINGE_DATA"):
-        say(f"data: {given} ($FRINGE_DATA)")
+        log.info(f"data: {given} ($FRINGE_DATA)")
         return Path(given)
     from seg.simulate.archive import Simulation, simulate_archive
 
     simulation = Simulation()
     total = simulation.num_sequences * simulation.num_frames
-    say(f"data: {FOLDER}, {total} simulated frames (no --data given)")
+    log.info(f"data: {FOLDER}, {total} simulated frames (no `data` given)")
     with progress("simulating", total) as advance:
         simulate_archive(FOLDER, simulation, workers=len(os.sched_getaffinity(0)), advance=advance)
     return FOLDER

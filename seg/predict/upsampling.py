@@ -104,11 +104,11 @@ def top_probability(margins: Tensor) -> Tensor:
 def check_blend(blend: str, tiling: Tiling) -> None:
     """RequestError: an unknown blend, or an average of windows that do not overlap."""
     if blend not in BLENDS:
-        raise RequestError(f"--blend is {blend}; choose one of {', '.join(BLENDS)}")
+        raise RequestError(f"`blend` is {blend}; choose one of {', '.join(BLENDS)}")
     if blend == "gaussian" and tiling.halo_px == 0:
         raise RequestError(
-            "--blend gaussian averages windows where they overlap, but with a halo of 0 they do not; "
-            "try --halo 64, or --blend core"
+            "`blend=gaussian` averages windows where they overlap, but with a halo of 0 they do not; "
+            "try `halo_px=64`, or `blend=core`"
         )
 
 

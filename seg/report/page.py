@@ -16,10 +16,10 @@ REASONS = {
     "empty": "no bytes, or no pixels",
     "unsupported": "another depth or number of channels than is scored, or than the model was fitted on",
     "too_large": "the header announces more pixels than are decoded",
-    "label_missing": "no label, and --require-labels asked for one",
+    "label_missing": "no label, though each image was to have one",
     "label_mismatch": "the label has another size, an unknown id, or cannot be read",
     "killed_worker": "its process died twice while it held this image alone",
-    "timeout": "it took longer than --per-image-timeout",
+    "timeout": "it took longer than an image may",
 }
 """What a reason of the quarantine means."""
 

@@ -68,7 +68,7 @@ def read_scores(place: Place) -> tuple[dict[str, Any], dict[str, Any]]:
     """run.json and summary.json. RequestError: one is missing or damaged, or not of a scoring."""
     run, summary = place.read_json("run.json"), place.read_json("summary.json")
     if run is None or (isinstance(run, dict) and "archive" not in run):
-        raise RequestError(f"{place.uri} is no scores folder; give the --out of a scoring")
+        raise RequestError(f"{place.uri} is no scores folder; give the `out` of a scoring")
     require_fields(RUN_FIELDS, run, f"{place.uri}/run.json")
     if summary is None:
         raise RequestError(

@@ -32,10 +32,10 @@ def parse_deadline(text: str, now: datetime) -> datetime:
         moment = datetime.fromisoformat(text).astimezone()
     except ValueError:
         raise RequestError(
-            f"--deadline {text!r} is neither a time of day nor an ISO time; try 07:00 or 2027-01-31T07:00"
+            f"`deadline={text!r}` is neither a time of day nor an ISO time; try 07:00 or 2027-01-31T07:00"
         ) from None
     if moment <= now:
-        raise RequestError(f"--deadline {text} is past; give a later time")
+        raise RequestError(f"`deadline={text}` is past; give a later time")
     return moment
 
 

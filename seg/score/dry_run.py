@@ -1,4 +1,4 @@
-"""What a scoring would meet and cost, found out without writing: `jobs/score.py ARCHIVE ... --dry-run`."""
+"""What a scoring would meet and cost, found out without writing: `dry_run`."""
 
 import tempfile
 import warnings

@@ -57,7 +57,7 @@ def export_objects(place: Place, kind: ExportKind) -> Exported:
     identity = place.read_json("run.json")
     if identity is None:
         raise RequestError(
-            f"{place} holds no run.json, so it is no scores folder; give the --out of a scoring"
+            f"{place} holds no run.json, so it is no scores folder; give the `out` of a scoring"
         )
     classes = require_fields({"classes": list[str]}, identity, f"{place}/run.json")["classes"]
     read_ledger(place)

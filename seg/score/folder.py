@@ -1,5 +1,6 @@
 """A scores folder as the command before left it: what is done, what is to do, what was in flight."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -23,9 +24,10 @@ from seg.requests import ScoreRequest
 from seg.score.blame import Note, take_over, write_suspects
 from seg.score.plan import ScorePlan
 from seg.score.queue import given_up
-from seg.screen import say
 from seg.storage import Place
 from seg.train.run_folder import is_read_anew
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ class OldReadings:
         if self.images:
             some = f"{len(self.images)} of these images: {first_names(self.images)}"
             raise RequestError(
-                f"--out {out} holds another run, with reader {self.reader} instead of {READER}, which reads "
-                f"TIFFs otherwise ({some}); give --rescore-changed to score them again, or another --out"
+                f"`out={out}` holds another run, with reader {self.reader} instead of {READER}, which reads "
+                f"TIFFs otherwise ({some}); give `rescore_changed` to score them again, or another `out`"
             )
 
     def lines(self, gone: list[str]) -> list[str]:
@@ -164,7 +166,7 @@ def refuse_changed(plan: ScorePlan, request: ScoreRequest, ledger: Ledger) -> li
     if not request.rescore_changed:
         changes.refuse()
     for line in (*old.lines(changes.gone), *changes.lines(besides=old.rows)):
-        say(line)
+        log.info(line)
     return list(dict.fromkeys([*old.rows, *changes.changed, *changes.unmasked]))
 
 

@@ -17,9 +17,9 @@ def parse_notify(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise RequestError(f"--notify {command!r} cannot be split into words ({error}); close it") from None
+        raise RequestError(f"`notify={command!r}` cannot be split into words ({error}); close it") from None
     if not words:
-        raise RequestError("--notify is empty; give a command, as --notify 'mail -s scored me@lab.example'")
+        raise RequestError("`notify` is empty; give a command, as `notify='mail -s scored me@lab.example'`")
     return words
 
 
@@ -61,4 +61,4 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _warn(words: list[str], what: str) -> None:
-    warnings.warn(DataWarning(f"--notify {shlex.join(words)} {what}"), stacklevel=3)
+    warnings.warn(DataWarning(f"`notify={shlex.join(words)}` {what}"), stacklevel=3)

@@ -40,16 +40,16 @@ def refuse_links(out: Place) -> None:
         folder = out.local(name)
         if folder.is_symlink():
             raise RequestError(
-                f"--out {out}: {name} is a link, and what is written there would land elsewhere; "
-                "put a folder in its place, or give another --out"
+                f"`out={out}`: {name} is a link, and what is written there would land elsewhere; "
+                "put a folder in its place, or give another `out`"
             )
         if folder.exists() and not folder.is_dir():
-            raise RequestError(f"--out {out}: {name} is no folder; remove it, or give another --out")
+            raise RequestError(f"`out={out}`: {name} is no folder; remove it, or give another `out`")
 
 
 def check_masks(out: Place, images: Sequence[str]) -> None:
     """RequestError, naming images: a mask's name or path is too long, or is that of a folder of masks."""
-    mend = "leave it out with --exclude, or give --masks none"
+    mend = "leave it out with `exclude`, or give `masks=none`"
     if long := _long_names(images, mask_name):
         raise RequestError(
             f"archive: {_some(long)}: the name is longer than {NAME_BYTES - len('.png')} bytes and leaves no "
@@ -61,8 +61,8 @@ def check_masks(out: Place, images: Sequence[str]) -> None:
 
 
 def check_yolo(out: Place, images: Sequence[str]) -> None:
-    """The same of the text files of `--export yolo`, among which is classes.txt."""
-    mend = "leave it out with --exclude, or export coco"
+    """The same of the text files of `export=yolo`, among which is classes.txt."""
+    mend = "leave it out with `exclude`, or `export=coco`"
     if long := _long_names(images, yolo_name):
         raise RequestError(
             f"archive: {_some(long)}: the name of its YOLO file would be longer than {NAME_BYTES} bytes; "
@@ -121,8 +121,8 @@ def _check_paths(out: Place, folder: str, images: Iterable[str], name_file: Name
     long = [image for image in images if measure(name_file(image)) > limit]
     if long:
         raise RequestError(
-            f"--out {out}: {_some(long)}: the path of its file in {folder}/ would be "
-            f"{measure(name_file(long[0]))} bytes long, over the limit of {limit}; give a shorter --out, "
+            f"`out={out}`: {_some(long)}: the path of its file in {folder}/ would be "
+            f"{measure(name_file(long[0]))} bytes long, over the limit of {limit}; give a shorter `out`, "
             f"{mend}"
         )
 

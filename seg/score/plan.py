@@ -42,7 +42,7 @@ class ScorePlan:
     settings: ScorerSettings
     card: ModelCard
     listing: Listing
-    """The whole archive, whatever --limit says."""
+    """The whole archive, whatever `limit` says."""
     asked: int
     """Images asked for: so many of the listing, from its first on."""
     labels: Labels
@@ -103,7 +103,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         with refuse_unlisted(labels):
             _check_classes(labels, card)
     elif request.require_labels:
-        raise RequestError(f"--require-labels: archive {archive} comes without labels; give --labels DIR")
+        raise RequestError(f"`require_labels`: archive {archive} comes without labels; give `labels=DIR`")
     listing = _list(archive, request)
     refuse_links(out)
     if request.masks == "png":
@@ -183,34 +183,29 @@ def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
 
 
 def _check_numbers(request: ScoreRequest) -> None:
-    counts = {
-        "limit": request.limit,
-        "batch": request.batch,
-        "threads": request.threads,
-        "min-object": request.min_object_px,
-    }
-    for name, count in counts.items():
+    for name in ("limit", "batch", "threads", "min_object_px"):
+        count = getattr(request, name)
         if count is not None and count < 1:
-            raise RequestError(f"--{name} is {count}, below 1; try --{name} 1")
+            raise RequestError(f"`{name}` is {count}, below 1; try `{name}=1`")
     if not request.stall_minutes > 0:
         raise RequestError(
-            f"--stall-minutes is {request.stall_minutes:g}, not above 0; try --stall-minutes 10"
+            f"`stall_minutes` is {request.stall_minutes:g}, not above 0; try `stall_minutes=10`"
         )
     if request.image_timeout_s is not None and not request.image_timeout_s >= 0:
         raise RequestError(
-            f"--per-image-timeout is {request.image_timeout_s:g}, below 0; try --per-image-timeout 600, or 0 "
+            f"`image_timeout_s` is {request.image_timeout_s:g}, below 0; try `image_timeout_s=600`, or 0 "
             "for none"
         )
     if request.image_timeout_s and request.shard == "crops":
         raise RequestError(
-            "--per-image-timeout ends the worker of an image, and with --shard crops all share it; "
+            "`image_timeout_s` ends the worker of an image, and with `shard=crops` all share it; "
             "leave one of the two out"
         )
     if request.image_timeout_s and request.workers == 0:
-        raise RequestError("--per-image-timeout ends a worker, and --workers 0 has none; try --workers 1")
+        raise RequestError("`image_timeout_s` ends a worker, and `workers=0` has none; try `workers=1`")
     if request.shard == "crops" and (request.workers == 0 or request.blend != "core"):
         raise RequestError(
-            "--shard crops spreads an image's cores over workers: not with --workers 0 or --blend gaussian"
+            "`shard=crops` spreads an image's cores over workers: not with `workers=0` or `blend=gaussian`"
         )
     if request.notify is not None:
         parse_notify(request.notify)
@@ -220,7 +215,7 @@ def _check_outside(out: Place, archive: Place) -> None:
     inside = f"{out.path.rstrip('/')}/".startswith(f"{archive.path.rstrip('/')}/")
     if inside and out.filesystem == archive.filesystem:
         raise RequestError(
-            f"--out {out} lies inside the archive, so masks would become images; move it outside"
+            f"`out={out}` lies inside the archive, so masks would become images; move it outside"
         )
 
 
@@ -244,22 +239,22 @@ def _check_label_map(label_map: LabelMap, num_classes: int) -> None:
     for stored, meant in label_map:
         if not 0 <= stored <= IGNORE or meant not in (*range(num_classes), IGNORE):
             raise RequestError(
-                f"--label-map {stored} {meant}: the first is the id in a mask, 0 to 255, the second one of "
-                f"the model's classes, 0 to {num_classes - 1}, or 255 to ignore it; try --label-map 255 1"
+                f"`label_map={stored} {meant}`: the first is the id in a mask, 0 to 255, the second one of "
+                f"the model's classes, 0 to {num_classes - 1}, or 255 to ignore it; try `label_map=255 1`"
             )
 
 
 def _find_labels(images: list[str], labels: Place | None, card: ModelCard, *, given: bool) -> Labels:
-    """The labels of the whole listing, whatever --limit says.
+    """The labels of the whole listing, whatever `limit` says.
 
-    given: by --labels. RequestError: none of these is an image's; masks mark nothing. DataWarning: few are.
+    given: by `labels`. RequestError: none of these is an image's; masks mark nothing. DataWarning: few are.
     """
     if labels is None:
         return Labels.none(len(images))
     found = find_labels(images, labels)
     if given and not found.names:
         raise RequestError(
-            f"--labels {labels}: no file in it is the label of an image of the archive: "
+            f"`labels={labels}`: no file in it is the label of an image of the archive: "
             f"{nearest_labels(images, found, labels) or 'it is empty'}; rename the files after their images, "
             "or give the folder that holds the labels"
         )

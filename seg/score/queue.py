@@ -204,7 +204,7 @@ class ScoreQueue:
 
 def set_aside(image: str, reason: str, stage: str, attempts: int, cause: str) -> dict[str, Any]:
     """The quarantine row of an image whose process died with it alone; size and time come later."""
-    what = "took longer than --per-image-timeout" if reason == "timeout" else "ended its process"
+    what = "took longer than an image may" if reason == "timeout" else "ended its process"
     how = f"in each of {attempts} attempts, the last time alone in it"
     detail = f"the image {what} {how}, in stage {stage}: {cause}"
     return {"image": image, "reason": reason, "detail": detail, "attempts": attempts}

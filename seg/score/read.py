@@ -282,7 +282,7 @@ class ImageReader:
         work.row["labelled"] = label is not None
         if label is None or labels is None:
             if self.settings.require_labels:
-                raise LabelMissing(f"the image has no label in {labels}, and --require-labels is given")
+                raise LabelMissing(f"the image has no label in {labels}, where each was to have one")
             return None
         where = f"{labels}/{label}"
         file = read_patiently(

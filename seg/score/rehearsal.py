@@ -147,8 +147,8 @@ def disk_warning(estimate: Estimate, out: Place) -> str | None:
     if free is None or estimate.bytes is None or estimate.bytes <= free:
         return None
     return (
-        f"--out {out} has {free / 1e9:.1f} GB free, about {estimate.bytes / 1e9:.1f} GB are needed; "
-        "what fits is scored; make room, or take another folder or --masks none"
+        f"`out={out}` has {free / 1e9:.1f} GB free, about {estimate.bytes / 1e9:.1f} GB are needed; "
+        "what fits is scored; make room, or take another folder or `masks=none`"
     )
 
 

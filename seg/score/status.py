@@ -312,7 +312,7 @@ class StatusReader:
         with refusing(self.place.uri):
             content = self.place.read(FILE)
         if content is None:
-            raise RequestError(f"{where} is not there; give the folder that was --out of a scoring")
+            raise RequestError(f"{where} is not there; give the folder that was `out` of a scoring")
         try:
             return ScoringStatus.from_json(content)
         except (ValueError, RequestError) as error:

@@ -1,5 +1,6 @@
 """What a scoring comes to: totals over its whole folder, rates of the command that just ended."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,9 +25,10 @@ from seg.score.plan import ScorePlan
 from seg.score.progress import LANES
 from seg.score.screen import Screen
 from seg.score.status import limiting_stage
-from seg.screen import say
 from seg.storage import Place
 from seg.train.run_folder import check_folder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +137,11 @@ def look_back(plan: ScorePlan, request: ScoreRequest) -> ScoreSummary:
         left = (
             f"images are left to score: {folder.num_left}"
             if folder.num_left
-            else "--export would write there"
+            else "`export` would write there"
         )
-        mend = "mend its permissions, or give another --out"
-        raise RequestError(f"--out {plan.out} cannot be written to by this user, and {left}; {mend}")
-    say(f"nothing left to score; {plan.out} cannot be written to, so all in it stays as it is")
+        mend = "mend its permissions, or give another `out`"
+        raise RequestError(f"`out={plan.out}` cannot be written to by this user, and {left}; {mend}")
+    log.info(f"nothing left to score; {plan.out} cannot be written to, so all in it stays as it is")
     totals = ledger.totals(len(plan.card.classes))
     values = {
         "images_found": len(plan.listing.images),
@@ -162,7 +164,7 @@ def write_results(place: Place, export: ExportKind | None) -> list[str]:
 
 @contextmanager
 def notifying(request: ScoreRequest) -> Iterator[Callable[[ScoreSummary], None]]:
-    """Run --notify after the block, however it ends, unless the request was wrong: that is said at once.
+    """Run `notify` after the block, however it ends, unless the request was wrong: that is said at once.
 
     The block calls what this gives once it has a summary.
     """

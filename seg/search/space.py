@@ -1,4 +1,4 @@
-"""What a search may choose from: `--search FIELD=DISTRIBUTION` as plain data, typed by the recipe's field."""
+"""What a search may choose from: `search=FIELD=DISTRIBUTION` as plain data, typed by the recipe's field."""
 
 import math
 import re
@@ -19,7 +19,7 @@ from seg.recipe import Params, Recipe, Value, apply_params
 
 FIXED = {
     "name": "names the recipe",
-    "epochs": "is what every trial may spend; set it for all with --epochs",
+    "epochs": "is what every trial may spend; set it for all with `epochs`",
     "dataset": "decides which pixels are counted",
     "sequence": "decides which pixels are counted",
     "label_map": "decides which pixels are counted",
@@ -77,20 +77,20 @@ def is_inside(space: Space, params: Params) -> bool:
 
 
 def parse_search(words: Sequence[str]) -> Space:
-    """The space that `--search` options describe. RequestError: an unknown field, a value of another type."""
+    """The space that ``search`` options describe. RequestError: an unknown field, a value of another type."""
     space: Space = {}
     for word in words:
         name, equals, text = word.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
-            raise RequestError(f"--search {word} gives no values; write it like --search '{EXAMPLE}'")
+            raise RequestError(f"`search={word}` gives no values; write it like `search='{EXAMPLE}'`")
         hint = _find_hint(name)
         if name in space:
-            raise RequestError(f"--search names {name} twice; give one distribution")
+            raise RequestError(f"`search` names {name} twice; give one distribution")
         try:
             space[name] = _parse_axis(text.strip(), hint)
         except ValueError as error:
-            raise RequestError(f"--search {name}: {error}") from None
+            raise RequestError(f"`search={name}`: {error}") from None
     return space
 
 
@@ -121,7 +121,7 @@ def check_size(space: Space, own: Params, trials: int) -> None:
     points = math.prod(map(count_values, space.values())) + (not is_inside(space, own))
     if trials > points:
         raise RequestError(
-            f"--trials {trials}, but the space has {points:.0f} different ones; try --trials {points:.0f}"
+            f"`trials={trials}`, but the space has {points:.0f} different ones; try `trials={points:.0f}`"
         )
 
 
@@ -151,7 +151,7 @@ def blaming(settings: str) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        raise RequestError(f"--search {settings}: {error}") from None
+        raise RequestError(f"`search={settings}`: {error}") from None
 
 
 def _points(space: Space) -> Iterator[Params]:
@@ -173,14 +173,14 @@ def _find_hint(name: str) -> Any:
     """The type of a field that may be searched. RequestError: there is none of that name, or it may not."""
     known = recipe_fields()
     if name in FIXED:
-        raise RequestError(f"--search {name}: it {FIXED[name]}, so that it is the same for all trials")
+        raise RequestError(f"`search={name}`: it {FIXED[name]}, so that it is the same for all trials")
     if name not in known:
         named_so = [other for other in known if other.rpartition(".")[2] == name]
         if named_so:
             raise RequestError(
-                f"--search {name}: unknown recipe field; did you mean {' or '.join(named_so)}?"
+                f"`search={name}`: unknown recipe field; did you mean {' or '.join(named_so)}?"
             )
-        raise RequestError(f"--search {describe_unknown('recipe field', name, sorted(known))}")
+        raise RequestError(f"`search` {describe_unknown('recipe field', name, sorted(known))}")
     return known[name]
 
 

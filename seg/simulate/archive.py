@@ -49,15 +49,15 @@ class Simulation:
         least = {"num_sequences": 1, "num_frames": 1, "seed": 0, "first_sequence": 0}
         for name, minimum in least.items():
             if (value := getattr(self, name)) < minimum:
-                raise RequestError(f"{option(name)} is {value}; give {minimum} or more")
+                raise RequestError(f"`{name}` is {value}; give {minimum} or more")
         if not 64 <= self.size_px <= 8192:
             raise RequestError(
-                f"--size is {self.size_px} px; give 64 to 8192 (a cell is 90 to 220 px across)"
+                f"`size_px` is {self.size_px} px; give 64 to 8192 (a cell is 90 to 220 px across)"
             )
         if self.bits not in (8, 16):
-            raise RequestError(f"--bits is {self.bits}; give 8 or 16")
+            raise RequestError(f"`bits` is {self.bits}; give 8 or 16")
         if self.difficulty not in DIFFICULTIES:
-            raise RequestError(f"--difficulty is {self.difficulty}; give one of {', '.join(DIFFICULTIES)}")
+            raise RequestError(f"`difficulty` is {self.difficulty}; give one of {', '.join(DIFFICULTIES)}")
 
     def scene(self, sequence: int) -> Scene:
         """The scene of one sequence."""
@@ -65,11 +65,6 @@ class Simulation:
         return Scene(
             seed=self.seed, sequence=sequence, size_px=self.size_px, bits=self.bits, difficulty=chosen
         )
-
-
-def option(field: str) -> str:
-    """The command line's name of a field of Simulation."""
-    return "--" + field.removeprefix("num_").removesuffix("_px").replace("_", "-")
 
 
 def simulate_archive(
@@ -86,7 +81,7 @@ def simulate_archive(
     1 is this process. RequestError: the folder holds something else.
     """
     if workers < 1:
-        raise RequestError(f"--workers is {workers}; give 1 or more")
+        raise RequestError(f"`workers` is {workers}; give 1 or more")
     try:
         _claim(folder, simulation)
     except OSError as error:
@@ -111,9 +106,10 @@ def _claim(folder: Path, simulation: Simulation) -> None:
     there = _read_record(folder)
     for name, value in this.items() if there else ():
         if there.get(name) != value:
-            what = option(name) if name in Simulation.__slots__ else name
-            difference = f"{what} {there.get(name)}, not {value}"
-            raise RequestError(f"{folder} was simulated with {difference}; choose another folder")
+            was = (
+                f"`{name}={there.get(name)}`" if name in Simulation.__slots__ else f"{name} {there.get(name)}"
+            )
+            raise RequestError(f"{folder} was simulated with {was}, not {value}; choose another folder")
     if not there:
         write_json(folder / "simulation.json", this)
     if not (classes := folder / "classes.txt").exists():

@@ -1,6 +1,7 @@
 """What workers tell of a training while it runs, and the picture that is drawn of it."""
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +17,10 @@ from seg.errors import RequestError
 from seg.files import read_json, show_text
 from seg.plain_data import Measured, require, to_plain
 from seg.progress import Line, duration, heading, ratio, sparkline
-from seg.screen import say
 from seg.train.state import EpochResult, Journal, read_run
 from seg.train.training import Position, StepReport, Training, TrainingPlan, peak_memory_bytes
+
+log = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 1.0
 CURVE_WIDTH = 28
@@ -143,7 +145,7 @@ class BoardReader:
         with suppress(OSError):  # no worker died, or storage is away
             lines = failures_file(self.plan.folder).read_text(encoding="utf-8").splitlines()
             for line in lines[self.failures_told :]:
-                say(f"train: {line}; going on from the last finished epoch")
+                log.info(f"train: {line}; going on from the last finished epoch")
             self.failures_told = len(lines)
 
     @property

@@ -248,11 +248,11 @@ class Learner:
 
 def _check_sync(recipe: Recipe, device: torch.device, ranks: Ranks) -> None:
     if device.type != "cuda":
-        raise RequestError("recipe: batch_norm synchronised is for GPUs; use --batch-norm own on CPUs")
+        raise RequestError("recipe: batch_norm synchronised is for GPUs; use `batch_norm=own` on CPUs")
     if recipe.batch % ranks.world_size:
         raise RequestError(
             f"recipe: batch_norm synchronised wants equal shares, but a batch of {recipe.batch} falls to "
-            f"{ranks.world_size} workers; choose --batch as a multiple of the workers"
+            f"{ranks.world_size} workers; choose `batch` as a multiple of the workers"
         )
 
 

@@ -65,7 +65,7 @@ def connect_mlflow(uri: str) -> MlflowServer:
     try:
         from mlflow import MlflowClient
     except ImportError as error:
-        raise RequestError("--mlflow wants a package more; pip install 'fringe[mlflow]'") from error
+        raise RequestError("`mlflow` wants a package more; pip install 'fringe[mlflow]'") from error
     with _refusing(uri):
         client = MlflowClient(uri)
         return MlflowServer(uri, client, _find_experiment(client))
@@ -80,7 +80,7 @@ def _refusing(uri: str) -> Iterator[None]:
     except OSError as error:
         why = without_secrets(str(error), uri)
         raise RequestError(
-            f"--mlflow {shown_uri(uri)} takes no runs: {why}; start the server, or leave --mlflow out"
+            f"`mlflow={shown_uri(uri)}` takes no runs: {why}; start the server, or leave `mlflow` out"
         ) from error
 
 
@@ -107,10 +107,10 @@ def _check_uri(uri: str) -> None:
         address = urlsplit("")
     web = address.scheme in ("http", "https")
     if uri != "databricks" and ("://" not in uri or not address.scheme or (web and not address.hostname)):
-        raise RequestError(f"--mlflow {shown_uri(uri)} is no URI; try --mlflow http://localhost:5000")
+        raise RequestError(f"`mlflow={shown_uri(uri)}` is no URI; try `mlflow=http://localhost:5000`")
     if address.username or address.password:  # it would stand in files and on screens
         raise RequestError(
-            "--mlflow holds a user or a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            "`mlflow` holds a user or a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
 
 

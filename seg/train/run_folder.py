@@ -80,7 +80,7 @@ def check_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_r
     """
     place = as_place(folder)
     if place.is_local and place.local().is_file():
-        raise RequestError(f"--out {place} is a file; give an empty or a new folder")
+        raise RequestError(f"`out={place}` is a file; give an empty or a new folder")
     wanted = to_plain(identity)
     with nullcontext() if place.is_local else refusing(place.uri):
         found = place.read_json("run.json")
@@ -89,7 +89,7 @@ def check_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_r
             found = place.read_json("run.json")  # again: another job may have claimed the folder meanwhile
             if found is None and not ours:
                 raise RequestError(
-                    f"--out {place} holds other files and no run.json; give an empty or a new folder"
+                    f"`out={place}` holds other files and no run.json; give an empty or a new folder"
                 )
     if found is not None and not isinstance(found, dict):
         raise RequestError(f"{place}/run.json is damaged: it is no object; {FROM_A_COPY}")
@@ -98,7 +98,7 @@ def check_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_r
         found |= {"reader": newest if reader in range(1, newest) else reader}
     if found is not None and found != wanted:
         raise RequestError(
-            f"--out {place} holds another run, with {first_difference(found, wanted)}; give another --out"
+            f"`out={place}` holds another run, with {first_difference(found, wanted)}; give another `out`"
         )
     return found is not None
 

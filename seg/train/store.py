@@ -82,7 +82,7 @@ class CheckpointStore:
             what = f"another run, with {first_difference(values, wanted)}"
         else:
             return
-        raise RequestError(f"{self.place.uri} holds {what}; give other --checkpoints")
+        raise RequestError(f"{self.place.uri} holds {what}; give other `checkpoints`")
 
     def _publish(self, folder: Path, epoch: int) -> None:
         best = find_epochs(path.name for path in best_folder(folder).glob("*"))

@@ -1,15 +1,17 @@
 """What others see of a training while it runs: TensorBoard always, an MLflow server where asked for."""
 
+import logging
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from seg.errors import StoppedBy
-from seg.screen import say
 from seg.train.mlflow_run import MlflowRun, MlflowServer
 from seg.train.sinks import Epoch, EventFile, Sink, list_epochs
 from seg.train.state import EpochResult, Journal, read_run
 from seg.train.training import TrainingPlan
+
+log = logging.getLogger(__name__)
 
 
 class Tracking:
@@ -72,4 +74,4 @@ class Tracking:
 
 
 def _warn(text: str) -> None:
-    say(f"train: warning: {text}")
+    log.warning(f"train: warning: {text}")

@@ -133,7 +133,7 @@ class Training:
         if self.sampler.batch < self.ranks.world_size:
             raise RequestError(
                 f"{self.ranks.world_size} workers share a batch of {self.sampler.batch} crops; "
-                "lower --workers"
+                "lower `workers`"
             )
         torch.manual_seed(plan.seed)
         self.store = CheckpointStore.open(plan.checkpoints, plan.folder.name) if plan.checkpoints else None
@@ -225,7 +225,7 @@ class Training:
             names = ", ".join(dict.fromkeys(batch.names))
             raise TrainingDiverged(
                 f"the loss was not finite in {self.journal.skips} steps in a row, the last in step {step} "
-                f"of epoch {epoch} with {names}; lower --optimizer.lr, or look at these images"
+                f"of epoch {epoch} with {names}; lower `optimizer.lr`, or look at these images"
             )
 
     def validate(self) -> NDArray[np.int64]:
@@ -308,7 +308,7 @@ def fit_statistics(train: Pack, validation: Pack) -> Statistics:
         if image.statistics.bit_depth != fitted.bit_depth:
             raise RequestError(
                 f"data: {image.name} has {image.statistics.bit_depth} bits, the training images "
-                f"{fitted.bit_depth}; use --preprocessing.normalisation per_image"
+                f"{fitted.bit_depth}; use `preprocessing.normalisation=per_image`"
             )
     return fitted
 

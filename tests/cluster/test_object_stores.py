@@ -165,11 +165,11 @@ def test_masks_on_a_store_are_missed_and_compared_as_in_a_folder(store: Place) -
 def test_a_folder_of_a_store_is_claimed_once(store: Place) -> None:
     claim_folder(store, {"model": "a", "crop": (1, 2)})
     claim_folder(store, {"model": "a", "crop": (1, 2)})
-    with pytest.raises(RequestError, match=rf"--out {store} holds another run, with model a instead of b"):
+    with pytest.raises(RequestError, match=rf"`out={store}` holds another run, with model a instead of b"):
         claim_folder(store, {"model": "b", "crop": (1, 2)})
     store.remove("run.json")
     store.write("deeper/a.png", b"")
-    with pytest.raises(RequestError, match=rf"--out {store} holds other files and no run.json"):
+    with pytest.raises(RequestError, match=rf"`out={store}` holds other files and no run.json"):
         claim_folder(store, {"model": "a"})
 
 

@@ -49,7 +49,7 @@ def test_packing_ahead_is_what_a_training_opens_and_says_what_was_there(
 
 
 def test_a_number_of_workers_below_0_is_refused(write_archive: WriteArchive, idle: Session) -> None:
-    with pytest.raises(RequestError, match="--workers is -1, below 0; try --workers 1"):
+    with pytest.raises(RequestError, match="`workers` is -1, below 0; try `workers=1`"):
         pack(PackRequest(recipe=RECIPE, data=write_archive(), workers=-1), idle)
 
 

@@ -59,15 +59,15 @@ def test_without_gpus_the_environment_says_how_many(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("session", "asked", "changes", "text"),
     [
-        (CPUS, -1, {}, r"^--workers is -1, below 0; try --workers 1$"),
+        (CPUS, -1, {}, r"^`workers` is -1, below 0; try `workers=1`$"),
         (
             CPUS,
             2,
             {"cpus_per_worker": 5},
-            r"^--workers 2 need 0 GPUs and 10 CPUs; the cluster has 0 GPUs and 8 CPUs; try --workers 1, or ",
+            r"^`workers=2` need 0 GPUs and 10 CPUs; the cluster has 0 GPUs and 8 CPUs; try `workers=1`, or ",
         ),
-        (GPUS, 5, {}, r"the cluster has 4 GPUs and 32 CPUs; try --workers 4, or --wait for more$"),
-        (GPUS, 2, {"cpus_per_worker": 99}, r"lower --gpus-per-worker or --cpus-per-worker, or"),
+        (GPUS, 5, {}, r"the cluster has 4 GPUs and 32 CPUs; try `workers=4`, or `wait_minutes` for more$"),
+        (GPUS, 2, {"cpus_per_worker": 99}, r"lower `gpus_per_worker` or `cpus_per_worker`, or"),
         (
             GPUS,
             2,
@@ -79,7 +79,7 @@ def test_without_gpus_the_environment_says_how_many(monkeypatch: pytest.MonkeyPa
                 GPUS,
                 2,
                 {"gpus_per_worker": wrong},
-                r"^--gpus-per-worker is (-1|1.5|nan), not 0, a share of a GPU",
+                r"^`gpus_per_worker` is (-1|1.5|nan), not 0, a share of a GPU",
             )
             for wrong in (-1.0, 1.5, float("nan"))
         ),
@@ -87,12 +87,12 @@ def test_without_gpus_the_environment_says_how_many(monkeypatch: pytest.MonkeyPa
             GROWING,
             32,
             {"recipe": replace(RECIPES["interferogram-small"], batch=99)},
-            r"has 1 GPUs and 8 CPUs and can start up to 16 GPUs and 128 CPUs; try --workers 16, or",
+            r"has 1 GPUs and 8 CPUs and can start up to 16 GPUs and 128 CPUs; try `workers=16`, or",
         ),
-        (CPUS, 2, {"cpus_per_worker": 0}, r"^--cpus-per-worker is 0, below 1; try --cpus-per-worker 1$"),
-        (CPUS, 2, {"restarts": -1}, r"^--restarts is -1, below 0; try --restarts 1$"),
-        (CPUS, 9, {}, r"^--workers 9 share a batch of 8; try --batch 9$"),
-        (CPUS, (2, 9), {}, r"^--workers 9 share a batch of 8; try --batch 9$"),
+        (CPUS, 2, {"cpus_per_worker": 0}, r"^`cpus_per_worker` is 0, below 1; try `cpus_per_worker=1`$"),
+        (CPUS, 2, {"restarts": -1}, r"^`restarts` is -1, below 0; try `restarts=1`$"),
+        (CPUS, 9, {}, r"^`workers=9` share a batch of 8; try `batch=9`$"),
+        (CPUS, (2, 9), {}, r"^`workers=9` share a batch of 8; try `batch=9`$"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_could(
@@ -146,14 +146,14 @@ def test_the_environment_chooses_scorers_where_there_is_no_gpu(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("session", "asked", "threads", "message"),
     [
-        (Session(2, 0, 0, connected=True), 3, 1, "--workers 3: there are 2 CPUs; try --workers 2"),
-        (Session(64, 2, 2, connected=True), 3, 1, "--workers 3: there are 2 GPUs; try --workers 2"),
-        (Session(2, 0, 0, connected=True), -1, 1, "--workers is -1, below 0; try --workers 1"),
+        (Session(2, 0, 0, connected=True), 3, 1, "`workers=3`: there are 2 CPUs; try `workers=2`"),
+        (Session(64, 2, 2, connected=True), 3, 1, "`workers=3`: there are 2 GPUs; try `workers=2`"),
+        (Session(2, 0, 0, connected=True), -1, 1, "`workers` is -1, below 0; try `workers=1`"),
         (
             Session(4, 0, 0, connected=True),
             2,
             3,
-            "--workers 2 of 3 threads each: there are 4 CPUs; try --threads 1",
+            "`workers=2` of 3 threads each: there are 4 CPUs; try `threads=1`",
         ),
     ],
 )
@@ -197,42 +197,42 @@ def test_each_trial_gets_its_share_of_the_machine(
 @pytest.mark.parametrize(
     ("session", "options", "sentence"),
     [
-        (HERE, {"workers_per_trial": 0}, "--workers-per-trial is 0, below 1; try --workers-per-trial 1"),
+        (HERE, {"workers_per_trial": 0}, "`workers_per_trial` is 0, below 1; try `workers_per_trial=1`"),
         (
             HERE,
             {"cpus_per_trial": 0},
-            "--cpus-per-trial 0 cannot be shared by 1 workers; try --cpus-per-trial 1",
+            "`cpus_per_trial=0` cannot be shared by 1 workers; try `cpus_per_trial=1`",
         ),
         (
             TWO_GPUS,
             {"cpus_per_trial": 3, "workers_per_trial": 2},
-            "--cpus-per-trial 3 cannot be shared by 2 workers; try --cpus-per-trial 4",
+            "`cpus_per_trial=3` cannot be shared by 2 workers; try `cpus_per_trial=4`",
         ),
-        (TWO_GPUS, {"gpus_per_trial": -1}, "--gpus-per-trial is -1, not 0 or more; try --gpus-per-trial 1"),
+        (TWO_GPUS, {"gpus_per_trial": -1}, "`gpus_per_trial` is -1, not 0 or more; try `gpus_per_trial=1`"),
         (
             TWO_GPUS,
             {"gpus_per_trial": float("nan")},
-            "--gpus-per-trial is nan, not 0 or more; try --gpus-per-trial 1",
+            "`gpus_per_trial` is nan, not 0 or more; try `gpus_per_trial=1`",
         ),
         (
             TWO_GPUS,
             {"gpus_per_trial": 2},
-            "--gpus-per-trial 2: a trial of one worker uses one; try --workers-per-trial 2",
+            "`gpus_per_trial=2`: a trial of one worker uses one; try `workers_per_trial=2`",
         ),
         (
             TWO_GPUS,
             {"gpus_per_trial": 1, "workers_per_trial": 2},
-            "--gpus-per-trial 1: each of 2 workers takes a whole one; try --gpus-per-trial 2",
+            "`gpus_per_trial=1`: each of 2 workers takes a whole one; try `gpus_per_trial=2`",
         ),
         (
             HERE,
             {"gpus_per_trial": 1},
-            "a trial takes 1 GPUs, but there are 0; lower --gpus-per-trial or --workers-per-trial",
+            "a trial takes 1 GPUs, but there are 0; lower `gpus_per_trial` or `workers_per_trial`",
         ),
         (
             HERE,
             {"workers_per_trial": 3},
-            "a trial takes 3 CPUs, but there are 2; lower --cpus-per-trial or --workers-per-trial",
+            "a trial takes 3 CPUs, but there are 2; lower `cpus_per_trial` or `workers_per_trial`",
         ),
     ],
 )

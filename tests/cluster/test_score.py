@@ -359,7 +359,7 @@ def test_missing_masks_are_made_again_and_changed_ones_are_refused_by_name(
     with pytest.raises(RequestError, match=r"^1 mask \(s0/1.png\) changed since"):
         score_in_process(archive)
     with pytest.raises(
-        RequestError, match=r"^2 masks \(s0/1.png, s0/3.png\) changed since .*--rescore-changed"
+        RequestError, match=r"^2 masks \(s0/1.png, s0/3.png\) changed since .*`rescore_changed`"
     ):
         score_in_process(archive, verify=True)
     assert parts(tmp_path / "out") == before

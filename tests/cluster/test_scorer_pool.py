@@ -192,7 +192,7 @@ def test_an_image_that_takes_too_long_where_nothing_can_be_ended_is_named_once_a
     assert {row["reason"] for row in rows.values()} == {None}
     assert set(crew.handed.values()) == {1}
     said = capfd.readouterr().err
-    assert said.count("slow.png takes longer than 10 s, in stage read, and --workers 0 cannot end it") == 1
+    assert said.count("slow.png takes longer than 10 s, in stage read, and `workers=0` cannot end it") == 1
 
 
 @pytest.mark.usefixtures("impatient")

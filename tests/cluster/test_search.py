@@ -327,29 +327,29 @@ def test_another_search_in_the_same_folder_is_refused_by_name_of_the_difference(
     before = read_tree(found.folder)
     with pytest.raises(RequestError) as caught:
         plan_search(request_for(archive, **options), HERE)
-    assert str(caught.value).startswith(f"--out {found.folder} holds another run, with {difference}")
+    assert str(caught.value).startswith(f"`out={found.folder}` holds another run, with {difference}")
     assert read_tree(found.folder) == before
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"search": ("loss=choice(dice,focus)",)}, "--search loss=focus: unknown loss 'focus'"),
-        ({"search": ("backbone=choice(resnet19)",)}, "--search backbone=resnet19: unknown backbone of unet"),
+        ({"search": ("loss=choice(dice,focus)",)}, "`search=loss=focus`: unknown loss 'focus'"),
+        ({"search": ("backbone=choice(resnet19)",)}, "`search=backbone=resnet19`: unknown backbone of unet"),
         (
             {"search": ("crops.size_px=choice((64,64),(512,512))",)},
-            "--search crops.size_px=(512, 512): recipe",
+            "`search=crops.size_px=(512, 512)`: recipe",
         ),
-        ({"search": ("frames=int(1,2)",)}, "--search frames=2: recipe: frames is 2 but unet sees one image"),
+        ({"search": ("frames=int(1,2)",)}, "`search=frames=2`: recipe: frames is 2 but unet sees one image"),
         (
             {"search": ("batch=int(1,4)",), "workers_per_trial": 2},
-            "--search batch=1: --workers-per-trial 2 share a batch of 1; try --batch 2",
+            "`search=batch=1`: `workers_per_trial=2` share a batch of 1; try `batch=2`",
         ),
         (
             {"recipe": {"batch": 1}, "workers_per_trial": 2},
-            "--workers-per-trial 2 share a batch of 1; try --batch 2",
+            "`workers_per_trial=2` share a batch of 1; try `batch=2`",
         ),
-        ({"trials": 0}, "--trials is 0, below 1; try --trials 16"),
+        ({"trials": 0}, "`trials` is 0, below 1; try `trials=16`"),
     ],
 )
 def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(

@@ -196,8 +196,8 @@ def test_a_server_that_is_not_there_is_refused() -> None:
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(RequestError) as refused:
             connect_mlflow(uri)
-    cause = "it does not answer; start the server, or leave --mlflow out"
-    assert str(refused.value) == f"--mlflow {uri} takes no runs: {cause}"
+    cause = "it does not answer; start the server, or leave `mlflow` out"
+    assert str(refused.value) == f"`mlflow={uri}` takes no runs: {cause}"
 
 
 @pytest.mark.usefixtures("environment")
@@ -207,7 +207,7 @@ def test_a_server_that_is_not_there_is_refused() -> None:
 def test_what_is_no_address_of_a_server_is_refused(uri: str) -> None:
     with pytest.raises(RequestError, match=r"no URI|takes no runs") as refused:
         connect_mlflow(uri)
-    assert f"--mlflow {uri}" in str(refused.value)
+    assert f"`mlflow={uri}`" in str(refused.value)
 
 
 @pytest.mark.parametrize("uri", ["http://me:secret@host:5000", "http://secret@host"])

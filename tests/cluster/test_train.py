@@ -147,7 +147,7 @@ def test_what_is_wrong_for_a_worker_arrives_as_its_own_sentence(
 ) -> None:
     few = replace(TINY, crops=replace(TINY.crops, per_image=1))
     request = replace(request_for(archive, tmp_path / "run", workers=2, recipe=few), limit=1)
-    with pytest.raises(RequestError, match=r"^2 workers share a batch of 1 crops; lower --workers$"):
+    with pytest.raises(RequestError, match=r"^2 workers share a batch of 1 crops; lower `workers`$"):
         train(request, session)
 
 

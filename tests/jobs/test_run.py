@@ -1,16 +1,34 @@
+import ast
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tyro
 
-from jobs.run import parse_words, run_job
-from seg.errors import DamagedFile, RequestError
-from seg.requests import ScoreRequest
+from jobs import pack, report, simulate, status, train, tune
+from jobs.options import DatasetArgs, LabelsArgs
+from jobs.run import FIELD, option_names, parse_words, run_job
+from seg.errors import DamagedFile, DataWarning, RequestError
+from seg.requests import LabelRequest, ScoreRequest
 from tests.small import ROOT, wait_until
+
+KINDS = (
+    *(ScoreRequest, LabelRequest, DatasetArgs, LabelsArgs),
+    *(job.Args for job in (pack, report, simulate, status, train, tune)),
+)
+WITH_OPTIONS = {
+    "seg/requests.py": "its field texts are the --help",
+    "seg/search/page.py": "shows the command that trains the best setting again",
+    "seg/model_file.py": "runs git describe",
+}
 
 
 def fail(error: BaseException) -> int:
@@ -113,3 +131,59 @@ def test_a_signal_ends_a_job_with_4_through_its_own_clean_up(tmp_path: Path, num
     assert job.returncode == 4
     assert errors == "score: stopped; the same command goes on from here\n"
     assert (tmp_path / "cleaned").exists()
+
+
+def test_fields_that_the_library_names_are_said_as_the_options_of_the_job(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse() -> int:
+        parse_words(ScoreRequest, ["a", "--model", "m", "--out", "o"])
+        logging.getLogger("seg.score").info("`image_timeout_s` ends a worker, `rescore_changed` does not")
+        warnings.warn(DataWarning("`batch` matters"), stacklevel=1)
+        raise RequestError("`out=s 3` has `halo_px=48`; `archive`, `no_field=1` and `out=print` stay `out`")
+
+    assert run_job("score", refuse) == 2
+    assert capsys.readouterr().err == (
+        "--per-image-timeout ends a worker, --rescore-changed does not\n"
+        "score: warning: --batch matters\n"
+        "score: --out s 3 has --halo 48; `archive`, `no_field=1` and --out print stay --out\n"
+    )
+    assert run_job("score", lambda: fail(RequestError("`out=print` of no job stays"))) == 2
+    assert capsys.readouterr().err == "score: `out=print` of no job stays\n"
+
+
+def test_each_field_with_an_option_has_the_one_that_the_command_line_takes() -> None:
+    for kind in KINDS:
+        shown = tyro.extras.get_parser(kind).format_help()
+        for field, option in option_names(kind).items():
+            assert re.search(rf"{re.escape(option)}[ ,\n]", shown), (kind, field, option)
+
+
+def test_the_library_names_fields_and_no_options() -> None:
+    """In seg/ and cluster/ no text has an option, and what stands in backticks is some job's field."""
+    known = {field for kind in KINDS for field in option_names(kind)}
+    texts = list(texts_of_the_library())
+    assert len(texts) > 1000
+    assert [text for text in texts if re.search(r"(?<![\w-])--[a-z]", text[1])] == []
+    named = [(where, name) for where, text in texts for name, _ in FIELD.findall(text)]
+    assert len(named) > 100
+    assert [each for each in named if each[1] not in known] == []
+
+
+def texts_of_the_library() -> Iterator[tuple[str, str]]:
+    """Where and what, of each string that is no docstring, an f-string's values as {}."""
+    for file in sorted([*ROOT.glob("seg/**/*.py"), *ROOT.glob("cluster/*.py")]):
+        if file.relative_to(ROOT).as_posix() in WITH_OPTIONS:
+            continue
+        tree = ast.parse(file.read_text())
+        said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        said |= {
+            id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values
+        }
+        for node in ast.walk(tree):
+            if id(node) in said or not isinstance(node, ast.Constant | ast.JoinedStr):
+                continue
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            values = [part.value if isinstance(part, ast.Constant) else "{}" for part in parts]
+            if isinstance(values[0], str):
+                yield f"{file.relative_to(ROOT)}:{node.lineno}", "".join(map(str, values))

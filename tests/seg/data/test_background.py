@@ -151,5 +151,5 @@ def test_a_measured_background_serves_every_sequence(tmp_path: Path) -> None:
 
 def test_a_measured_background_that_is_no_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_text("no image")
-    with pytest.raises(RequestError, match=r"--background .*b.png cannot be read.*give an image"):
+    with pytest.raises(RequestError, match=r"`background=.*b.png` cannot be read.*give an image"):
         Backgrounds(EVERY_SECOND, tmp_path, lambda _: [], tmp_path / "b.png")

@@ -212,7 +212,7 @@ def test_folders_that_will_not_do_are_refused(write_archive: WriteArchive, tmp_p
             convert_dataset(part, source, out)
     with pytest.raises(RequestError, match="nowhere is no folder"):
         convert_dataset(part, tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(RequestError, match="has no test part in the layout plain; try --split validation"):
+    with pytest.raises(RequestError, match="has no test part in the layout plain; try `split=validation`"):
         convert_dataset(Part(dataset="plain", split="test"), source, tmp_path / "out")
     assert set(read_tree(tmp_path)) == {*before, "file", "other/mine.txt"}
 
@@ -227,9 +227,9 @@ def test_an_empty_folder_is_taken(write_archive: WriteArchive, tmp_path: Path) -
     ("options", "text"),
     [
         ({"dataset": "plane"}, "unknown dataset 'plane'; did you mean plain?"),
-        ({"seed": -1}, "--seed is -1; give 0 or more"),
-        ({"share": 0.0}, "--share is 0.0, not between 0 and 1"),
-        ({"share": float("nan")}, "--share is nan, not between"),
+        ({"seed": -1}, "`seed` is -1; give 0 or more"),
+        ({"share": 0.0}, "`share` is 0.0, not between 0 and 1"),
+        ({"share": float("nan")}, "`share` is nan, not between"),
     ],
 )
 def test_nonsense_is_refused(options: dict[str, Any], text: str) -> None:

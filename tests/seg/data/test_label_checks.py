@@ -26,9 +26,9 @@ def test_masks_of_0_and_255_alone_are_refused_with_the_option_that_mends_it() ->
     with pytest.raises(RequestError) as refused:
         refuse_all_ignored("data x", *masks, ())
     assert str(refused.value).startswith("data x: the 3 masks hold no id but 0 and 255, and 255 is ignored")
-    assert "give --label-map 255 1 where 255 marks the objects" in str(refused.value)
+    assert "give `label_map=255 1` where 255 marks the objects" in str(refused.value)
     with pytest.raises(
-        RequestError, match="--label-map 11 255 255 1 where"
+        RequestError, match="`label_map=11 255 255 1` where"
     ):  # what is asked for already stays
         refuse_all_ignored("data x", *masks, ((11, 255),))
 

@@ -80,7 +80,7 @@ def test_a_name_that_is_no_text_is_refused_and_can_be_excluded(tmp_path: Path) -
     (tmp_path / "s").mkdir()
     os.close(os.open(os.fsencode(tmp_path) + b"/s/\xff1.png", os.O_CREAT))
     touch(tmp_path, "s/2.png")
-    with pytest.raises(RequestError, match=r"the name 's/\\udcff1.png' is no UTF-8; rename or --exclude it"):
+    with pytest.raises(RequestError, match=r"the name 's/\\udcff1.png' is no UTF-8; rename or `exclude` it"):
         list_images(tmp_path)
     assert list_images(tmp_path, exclude=("s/?1.png",)).images == ["s/2.png"]
 

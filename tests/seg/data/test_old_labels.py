@@ -98,7 +98,7 @@ def test_a_list_is_given_to_the_images_in_natural_order(tmp_path: Path) -> None:
         "f-10.json": [[0, 0, 2, 1]],
         "s/f.json": [],
     }
-    with pytest.raises(RequestError, match="has 3 entries without names; give --images DIR"):
+    with pytest.raises(RequestError, match="has 3 entries without names; give `images=DIR`"):
         read_labels(file)
     write_images(images, "z.png")
     with pytest.raises(RequestError, match=r"has 3 entries, but .*images has 4 images"):
@@ -111,7 +111,7 @@ def test_labels_fit_images_that_were_saved_as_name_npy(tmp_path: Path) -> None:
     assert convert_labels(dump(tmp_path, {"d_1.bmp": (BOXES, 3), "d_2.bmp": []}), labels, images) == 2
     paired = pair_labels(["d_1.bmp.npy", "d_2.bmp"], labels)
     assert paired == {"d_1.bmp.npy": "d_1.bmp.json", "d_2.bmp": "d_2.json"}
-    with pytest.raises(RequestError, match=r"d_3.bmp is none of the images; add it to --images"):
+    with pytest.raises(RequestError, match=r"d_3.bmp is none of the images; add it to `images`"):
         read_labels(dump(tmp_path, {"d_3.bmp": []}), images)
 
 

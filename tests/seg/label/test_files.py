@@ -160,7 +160,7 @@ def test_another_kind_of_label_in_the_way_is_refused(tmp_path: Path, label: str)
         LabelFiles(tmp_path, CLASSES).find_labelled(["a.png"])
     assert str(error.value) == (
         f"labels {tmp_path}/boxes: a.png is labelled by {label}; labelling writes YOLO files, "
-        "so move that elsewhere or give another --out"
+        "so move that elsewhere or give another `out`"
     )
 
 
@@ -171,7 +171,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         LabelFiles(tmp_path, CLASSES).write("a.png", (), SIZE)
     assert str(error.value) == (
         f"labels {tmp_path} cannot be written: File exists ({tmp_path}/boxes); mend that, or give another "
-        "--out; all before this change is saved"
+        "`out`; all before this change is saved"
     )
 
 
@@ -196,14 +196,14 @@ def test_classes_come_from_the_file_then_the_command_then_the_model(tmp_path: Pa
 
 
 def test_classes_that_contradict_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"^--classes names the classes background, dust but the model"):
+    with pytest.raises(RequestError, match=r"^`classes` names the classes background, dust but the model"):
         choose_classes(tmp_path, ("dust",), ("background", "cell"))
     file = tmp_path / "classes.txt"
     file.write_text("background\ncell\n")
     with pytest.raises(RequestError) as error:
         choose_classes(tmp_path, ("dust",))
     assert str(error.value) == (
-        f"{file} names the classes background, cell but --classes asks for background, dust; "
+        f"{file} names the classes background, cell but `classes` asks for background, dust; "
         "give the same classes, in the same order"
     )
     file.write_text("background\n")

@@ -41,7 +41,7 @@ def test_a_wrong_queue_is_one_sentence(tmp_path: Path, text: str | bytes, said: 
     file = write(tmp_path, text)
     with pytest.raises(RequestError) as error:
         read_queue(file, IMAGES)
-    assert str(error.value).removeprefix(f"--queue {file}").lstrip(", ") == said
+    assert str(error.value).removeprefix(f"`queue={file}`").lstrip(", ") == said
 
 
 def test_a_queue_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:

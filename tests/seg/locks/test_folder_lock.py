@@ -96,7 +96,7 @@ def test_a_second_job_is_refused_by_the_name_of_the_first(tmp_path: Path) -> Non
         with pytest.raises(RequestError) as refused, FolderLock(tmp_path, what="training"):
             pass
         who = rf"training on \S+, process {first.pid}, since 20\S+"
-        mend = rf"wait for it, stop it \(kill {first.pid}\), or give another --out"
+        mend = rf"wait for it, stop it \(kill {first.pid}\), or give another `out`"
         assert re.fullmatch(f"{tmp_path} is in use by {who}; {mend}", str(refused.value))
         assert locks(tmp_path) == ["lock-1.json"]
         first.communicate("\n")

@@ -308,8 +308,8 @@ def test_a_gaussian_blend_is_the_weighted_average_of_all_windows(
 @pytest.mark.parametrize(
     ("blend", "halo", "message"),
     [
-        ("gaussian", 0, "--blend gaussian averages windows where they overlap, but with a halo of 0"),
-        ("mean", 16, "--blend is mean; choose one of core, gaussian"),
+        ("gaussian", 0, "`blend=gaussian` averages windows where they overlap, but with a halo of 0"),
+        ("mean", 16, "`blend` is mean; choose one of core, gaussian"),
     ],
 )
 def test_a_blend_that_cannot_be_is_refused(net: SmallNet, blend: Any, halo: int, message: str) -> None:

@@ -345,7 +345,7 @@ def test_a_report_is_called_after_the_end_of_its_archives_path(archive_uri: str,
 
 
 def test_a_folder_that_is_no_finished_scoring_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"is no scores folder; give the --out of a scoring"):
+    with pytest.raises(RequestError, match=r"is no scores folder; give the `out` of a scoring"):
         write_report(as_place(tmp_path))
     place = write_scores(tmp_path / "out", random_rows(3, seed=0))
     place.remove("summary.json")

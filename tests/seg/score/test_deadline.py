@@ -51,7 +51,7 @@ def test_what_is_no_time_is_refused_by_name(text: str) -> None:
 
 
 def test_a_time_that_is_past_is_refused() -> None:
-    with pytest.raises(RequestError, match="--deadline 2020-01-01T07:00 is past"):
+    with pytest.raises(RequestError, match="`deadline=2020-01-01T07:00` is past"):
         parse_deadline("2020-01-01T07:00", datetime.now().astimezone())
 
 

@@ -47,7 +47,7 @@ def test_a_command_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> 
     wait_until(lambda: not child.exists() or "\nState:\tZ" in (child / "status").read_text(), "sleep is dead")
 
 
-@pytest.mark.parametrize(("command", "text"), [("mail 'x", "cannot be split"), ("  ", "--notify is empty")])
+@pytest.mark.parametrize(("command", "text"), [("mail 'x", "cannot be split"), ("  ", "`notify` is empty")])
 def test_a_command_that_is_none_is_refused(command: str, text: str) -> None:
     with pytest.raises(RequestError, match=text):
         parse_notify(command)

@@ -27,8 +27,8 @@ from tests.small import ledger_rows, read_tree, write_image, write_model
 
 TIFFS = ["b.TIFF", "deep/c.tif", "pages.Tif#0", "pages.Tif#1"]
 REFUSAL = (
-    r"--out .*out holds another run, with reader 1 instead of 2, which reads TIFFs otherwise \({} of these "
-    r"images: {}\); give --rescore-changed to score them again, or another --out"
+    r"`out=.*out` holds another run, with reader 1 instead of 2, which reads TIFFs otherwise \({} of these "
+    r"images: {}\); give `rescore_changed` to score them again, or another `out`"
 )
 ALL_TIFFS = REFUSAL.format(5, r"b\.TIFF, broken\.tif, deep/c\.tif, pages\.Tif#0, pages\.Tif#1")
 IDLE = Session(len(os.sched_getaffinity(0)), 0, 0, connected=False)

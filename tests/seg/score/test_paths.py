@@ -24,7 +24,7 @@ def test_a_mask_that_would_have_the_name_of_a_folder_of_masks_is_refused_by_name
     assert refusal(check_masks, as_place(tmp_path), images) == (
         "archive: the mask of a.png, a.png.png, would have the name of the folder in which "
         "a.png.png/deep/b.png is (so would 1 more: c/d.tif#1); rename one of the two, leave it out with "
-        "--exclude, or give --masks none"
+        "`exclude`, or give `masks=none`"
     )
     check_masks(as_place(tmp_path), ["a.png", "a.png.PNG/b.png", "b/a.png.png/c.png", "a.png.pngs/d.png"])
 
@@ -37,7 +37,7 @@ def test_a_yolo_file_that_would_have_the_name_of_a_folder_is_refused_by_name(tmp
     line = refusal(check_yolo, as_place(tmp_path), [f"{'t' * 251}.tif#10"])
     assert line.endswith(
         "the name of its YOLO file would be longer than 255 bytes; rename the file, leave it out with "
-        "--exclude, or export coco"
+        "`exclude`, or `export=coco`"
     )
 
 
@@ -105,10 +105,10 @@ def test_a_folder_of_ours_that_is_a_link_is_refused(tmp_path: Path, name: str) -
         (out / name).unlink(missing_ok=True)
         (out / name).symlink_to(target)
         assert refusal(refuse_links, as_place(out)) == (
-            f"--out {out}: {name} is a link, and what is written there would land elsewhere; "
-            "put a folder in its place, or give another --out"
+            f"`out={out}`: {name} is a link, and what is written there would land elsewhere; "
+            "put a folder in its place, or give another `out`"
         )
     (out / name).unlink()
     (out / name).touch()
     line = refusal(refuse_links, as_place(out))
-    assert line == f"--out {out}: {name} is no folder; remove it, or give another --out"
+    assert line == f"`out={out}`: {name} is no folder; remove it, or give another `out`"

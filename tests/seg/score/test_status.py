@@ -168,7 +168,7 @@ def test_ctrl_c_ends_the_watching_and_nothing_else(
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (None, "status.json is not there; give the folder that was --out of a scoring"),
+        (None, "status.json is not there; give the folder that was `out` of a scoring"),
         ("{", "is no status of a scoring"),
         ("[]", "is no status of a scoring"),
         ('{"state": "scoring"}', "is no status of a scoring"),

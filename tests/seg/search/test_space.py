@@ -83,68 +83,68 @@ def test_a_distribution_is_typed_by_the_recipes_field(word: str, axis: Axis) -> 
     [
         (
             "optimizer.lr",
-            "--search optimizer.lr gives no values; "
-            "write it like --search 'optimizer.weight_decay=loguniform(1e-6,1e-2)'",
+            "`search=optimizer.lr` gives no values; "
+            "write it like `search='optimizer.weight_decay=loguniform(1e-6,1e-2)'`",
         ),
-        ("lr=uniform(0,1)", "--search lr: unknown recipe field; did you mean optimizer.lr?"),
+        ("lr=uniform(0,1)", "`search=lr`: unknown recipe field; did you mean optimizer.lr?"),
         (
             "size_px=choice((64,64))",
-            "--search size_px: unknown recipe field; did you mean preprocessing.size_px or crops.size_px?",
+            "`search=size_px`: unknown recipe field; did you mean preprocessing.size_px or crops.size_px?",
         ),
         (
             "epochs=int(1,9)",
-            "--search epochs: it is what every trial may spend; set it for all with --epochs, so",
+            "`search=epochs`: it is what every trial may spend; set it for all with `epochs`, so",
         ),
         (
             "dataset=choice(plain)",
-            "--search dataset: it decides which pixels are counted, so that it is the same",
+            "`search=dataset`: it decides which pixels are counted, so that it is the same",
         ),
         (
             "optimizer.lr=lognormal(1,2)",
-            "--search optimizer.lr: unknown distribution 'lognormal'; did you mean loguniform? "
+            "`search=optimizer.lr`: unknown distribution 'lognormal'; did you mean loguniform? "
             "known: choice, int, loguniform, randint, uniform",
         ),
         (
             "optimizer.lr=1e-3",
-            "--search optimizer.lr: '1e-3' is not like loguniform(1e-4,1e-1), uniform(0,1), int(2,8) or "
+            "`search=optimizer.lr`: '1e-3' is not like loguniform(1e-4,1e-1), uniform(0,1), int(2,8) or "
             "choice(a,b)",
         ),
-        ("optimizer.lr=uniform(1,x)", "--search optimizer.lr: 'x' is not a number"),
-        ("optimizer.lr=uniform(1,nan)", "--search optimizer.lr: 'nan' is not a number"),
+        ("optimizer.lr=uniform(1,x)", "`search=optimizer.lr`: 'x' is not a number"),
+        ("optimizer.lr=uniform(1,nan)", "`search=optimizer.lr`: 'nan' is not a number"),
         (
             "optimizer.lr=uniform(1)",
-            "--search optimizer.lr: uniform takes two numbers, but 1 are given; write uniform(LOW,HIGH)",
+            "`search=optimizer.lr`: uniform takes two numbers, but 1 are given; write uniform(LOW,HIGH)",
         ),
         (
             "optimizer.lr=uniform(2,1)",
-            "--search optimizer.lr: uniform(2,1) does not rise; write the lower number first",
+            "`search=optimizer.lr`: uniform(2,1) does not rise; write the lower number first",
         ),
         (
             "optimizer.lr=loguniform(0,1)",
-            "--search optimizer.lr: loguniform begins at 0, which has no logarithm; begin above 0",
+            "`search=optimizer.lr`: loguniform begins at 0, which has no logarithm; begin above 0",
         ),
-        ("batch=uniform(0.5,8)", "--search batch: '0.5' is not a whole number"),
-        ("batch=choice(2,many)", "--search batch: 'many' is not a whole number"),
-        ("loss=uniform(0,1)", "--search loss: it is text, no number of a range; use choice(a,b)"),
-        ("crops.flip_rows=choice(yes)", "--search crops.flip_rows: 'yes' is not true or false"),
-        ("crops.flip_rows=int(0,1)", "--search crops.flip_rows: it is true or false, no number of a range"),
-        ("optimizer.name=choice(lion)", "--search optimizer.name: 'lion' is not one of adam, adamw, sgd"),
+        ("batch=uniform(0.5,8)", "`search=batch`: '0.5' is not a whole number"),
+        ("batch=choice(2,many)", "`search=batch`: 'many' is not a whole number"),
+        ("loss=uniform(0,1)", "`search=loss`: it is text, no number of a range; use choice(a,b)"),
+        ("crops.flip_rows=choice(yes)", "`search=crops.flip_rows`: 'yes' is not true or false"),
+        ("crops.flip_rows=int(0,1)", "`search=crops.flip_rows`: it is true or false, no number of a range"),
+        ("optimizer.name=choice(lion)", "`search=optimizer.name`: 'lion' is not one of adam, adamw, sgd"),
         (
             "crops.size_px=choice(64)",
-            "--search crops.size_px: '64' is not (a whole number, a whole number)",
+            "`search=crops.size_px`: '64' is not (a whole number, a whole number)",
         ),
         (
             "crops.size_px=choice((64,64,64))",
-            "--search crops.size_px: '(64,64,64)' is not (a whole number, a",
+            "`search=crops.size_px`: '(64,64,64)' is not (a whole number, a",
         ),
         (
             "class_weights=choice(x)",
-            "--search class_weights: 'x' is not one of median_frequency or a list in parentheses, each a "
+            "`search=class_weights`: 'x' is not one of median_frequency or a list in parentheses, each a "
             "number",
         ),
-        ("batch=choice()", "--search batch: 'choice()' must name at least one value, and none twice"),
-        ("batch=choice(2,2)", "--search batch: 'choice(2,2)' must name at least one value, and none twice"),
-        ("batch=choice(__import__('os'))", "--search batch: \"__import__('os')\" is not a whole number"),
+        ("batch=choice()", "`search=batch`: 'choice()' must name at least one value, and none twice"),
+        ("batch=choice(2,2)", "`search=batch`: 'choice(2,2)' must name at least one value, and none twice"),
+        ("batch=choice(__import__('os'))", "`search=batch`: \"__import__('os')\" is not a whole number"),
     ],
 )
 def test_what_is_no_search_is_refused_by_field(word: str, sentence: str) -> None:
@@ -154,10 +154,10 @@ def test_what_is_no_search_is_refused_by_field(word: str, sentence: str) -> None
 def test_an_unknown_field_names_the_nearest_and_one_given_twice_is_refused() -> None:
     line = refused("optimiser.weight_decay=uniform(0,1)")
     assert line.startswith(
-        "--search unknown recipe field 'optimiser.weight_decay'; did you mean optimizer.weight_decay"
+        "`search` unknown recipe field 'optimiser.weight_decay'; did you mean optimizer.weight_decay"
     )
     words = ("batch=int(2,8)", "batch=int(2,9)")
-    assert refused(*words) == "--search names batch twice; give one distribution"
+    assert refused(*words) == "`search` names batch twice; give one distribution"
 
 
 def test_every_field_of_a_recipe_reads_back_its_own_value_from_text() -> None:
@@ -214,24 +214,24 @@ def test_settings_change_what_they_name_and_nothing_else() -> None:
     [
         (
             ["optimizer.lr=uniform(-1,1)"],
-            "--search optimizer.lr=-1: recipe: optimizer.lr is -1.0, not above 0",
+            "`search=optimizer.lr=-1`: recipe: optimizer.lr is -1.0, not above 0",
         ),
         (
             ["tiling.halo_px=int(0,64)"],
-            "--search tiling.halo_px=1: recipe: tiling.halo_px is 1, not a multiple",
+            "`search=tiling.halo_px=1`: recipe: tiling.halo_px is 1, not a multiple",
         ),
-        (["batch=int(0,4)"], "--search batch=0: recipe: batch is 0"),
+        (["batch=int(0,4)"], "`search=batch=0`: recipe: batch is 0"),
         (
             ["crops.size_px=choice((64,64),(65,64))"],
-            "--search crops.size_px=(65, 64): recipe: crops.size_px is",
+            "`search=crops.size_px=(65, 64)`: recipe: crops.size_px is",
         ),
         (
             ["tiling.crop_px=choice((512,512),(64,64))", "tiling.halo_px=choice(0,32)"],
-            "--search tiling.crop_px=(64, 64) tiling.halo_px=32: recipe: tiling.halo_px 32 leaves no core",
+            "`search=tiling.crop_px=(64, 64) tiling.halo_px=32`: recipe: tiling.halo_px 32 leaves no core",
         ),
         (
             ["optimizer.schedule=choice(step,constant)"],
-            "--search optimizer.schedule=step: recipe: optimizer.sched",
+            "`search=optimizer.schedule=step`: recipe: optimizer.sched",
         ),
     ],
 )
@@ -253,9 +253,9 @@ def test_more_trials_than_there_are_different_ones_are_refused() -> None:
     space = parse_search(["loss=choice(dice,focal)", "batch=int(2,4)"])
     own = {"loss": "dice", "batch": 8}  # outside: one more
     check_size(space, own, 7)
-    with pytest.raises(RequestError, match="--trials 8, but the space has 7 different ones; try --trials 7"):
+    with pytest.raises(RequestError, match="`trials=8`, but the space has 7 different ones; try `trials=7`"):
         check_size(space, own, 8)
-    with pytest.raises(RequestError, match="try --trials 6"):
+    with pytest.raises(RequestError, match="try `trials=6`"):
         check_size(space, own | {"batch": 4}, 7)
     check_size(SPACE, {name: attrgetter(name)(RECIPE) for name in SPACE}, 10**6)
 
@@ -347,8 +347,8 @@ def test_whatever_the_text_the_answer_is_a_space_or_one_sentence(text: str) -> N
     except RequestError as error:
         line = str(error)
     else:
-        line = f"--search batch: {ends(axis)}"
-    assert line.startswith("--search batch: ")
+        line = f"`search=batch`: {ends(axis)}"
+    assert line.startswith("`search=batch`: ")
     assert "\n" not in line
 
 

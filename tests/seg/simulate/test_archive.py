@@ -271,11 +271,11 @@ def test_an_interrupted_simulation_goes_on_to_the_same_bytes(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size_px": 256}, "--size 192, not 256"),
-        ({"difficulty": "hard"}, "--difficulty easy, not hard"),
-        ({"num_sequences": 3}, "--sequences 2, not 3"),
-        ({"first_sequence": 1}, "--first-sequence 0, not 1"),
-        ({"bits": 16}, "--bits 8, not 16"),
+        ({"size_px": 256}, "`size_px=192`, not 256"),
+        ({"difficulty": "hard"}, "`difficulty=easy`, not hard"),
+        ({"num_sequences": 3}, "`num_sequences=2`, not 3"),
+        ({"first_sequence": 1}, "`first_sequence=0`, not 1"),
+        ({"bits": 16}, "`bits=8`, not 16"),
     ],
 )
 def test_a_folder_simulated_otherwise_is_refused_by_name_of_the_difference(
@@ -311,14 +311,14 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"size_px": 63}, "--size is 63 px; give 64 to 8192 (a cell is 90 to 220 px across)"),
-        ({"size_px": 10_000}, "--size is 10000 px; give 64 to 8192 (a cell is 90 to 220 px across)"),
-        ({"num_sequences": 0}, "--sequences is 0; give 1 or more"),
-        ({"num_frames": -1}, "--frames is -1; give 1 or more"),
-        ({"seed": -1}, "--seed is -1; give 0 or more"),
-        ({"first_sequence": -1}, "--first-sequence is -1; give 0 or more"),
-        ({"bits": 12}, "--bits is 12; give 8 or 16"),
-        ({"difficulty": "brutal"}, "--difficulty is brutal; give one of easy, standard, hard"),
+        ({"size_px": 63}, "`size_px` is 63 px; give 64 to 8192 (a cell is 90 to 220 px across)"),
+        ({"size_px": 10_000}, "`size_px` is 10000 px; give 64 to 8192 (a cell is 90 to 220 px across)"),
+        ({"num_sequences": 0}, "`num_sequences` is 0; give 1 or more"),
+        ({"num_frames": -1}, "`num_frames` is -1; give 1 or more"),
+        ({"seed": -1}, "`seed` is -1; give 0 or more"),
+        ({"first_sequence": -1}, "`first_sequence` is -1; give 0 or more"),
+        ({"bits": 12}, "`bits` is 12; give 8 or 16"),
+        ({"difficulty": "brutal"}, "`difficulty` is brutal; give one of easy, standard, hard"),
     ],
 )
 def test_nonsense_is_refused_by_option_and_remedy(change: dict, message: str) -> None:

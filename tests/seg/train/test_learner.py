@@ -173,7 +173,7 @@ def test_weights_known_from_the_truth_are_those_that_the_loss_returns(spec: str)
 def test_synchronised_batch_norm_is_refused_where_it_cannot_be() -> None:
     recipe = replace(PLAIN, batch_norm="synchronised")
     with pytest.raises(
-        RequestError, match="batch_norm synchronised is for GPUs; use --batch-norm own on CPUs"
+        RequestError, match="batch_norm synchronised is for GPUs; use `batch_norm=own` on CPUs"
     ):
         Learner(SmallNet(norm=True), build_loss("dice"), recipe, CPU, Ranks(0, 2))
     Learner(SmallNet(norm=True), build_loss("dice"), recipe, CPU, Ranks())  # alone there is nobody to ask

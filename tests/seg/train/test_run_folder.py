@@ -44,7 +44,7 @@ def test_a_folder_of_another_run_is_refused_by_field(
     tmp_path: Path, other: dict[str, Any], text: str
 ) -> None:
     claim_folder(tmp_path / "x", make_identity())
-    with pytest.raises(RequestError, match=f"--out .*x holds another run, with {text}; give another --out"):
+    with pytest.raises(RequestError, match=f"`out=.*x` holds another run, with {text}; give another `out`"):
         claim_folder(tmp_path / "x", other)
     assert read_json(tmp_path / "x/run.json")["recipe"]["batch"] == 8
 

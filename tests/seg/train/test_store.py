@@ -256,7 +256,7 @@ def test_an_epoch_that_is_trained_again_replaces_its_files_in_the_store(tmp_path
 def test_a_store_of_another_run_is_refused_and_left_alone(held: str, words: str, tmp_path: Path) -> None:
     store = store_at(str(tmp_path))
     store.place.write("run.json", held.encode())
-    with pytest.raises(RequestError, match=rf"{tmp_path}/run {words}; give other --checkpoints"):
+    with pytest.raises(RequestError, match=rf"{tmp_path}/run {words}; give other `checkpoints`"):
         store.claim(IDENTITY)
     assert read_tree(tmp_path) == {"run/run.json": held.encode()}
 

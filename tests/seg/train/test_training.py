@@ -169,8 +169,8 @@ def test_fitted_statistics_refuse_validation_images_of_another_depth(make_plan: 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"seed": -1}, "--seed is -1; give 0 or more"),
-        ({"limit": 0}, "--limit is 0; give 1 or more"),
+        ({"seed": -1}, "`seed` is -1; give 0 or more"),
+        ({"limit": 0}, "`limit` is 0; give 1 or more"),
         ({"recipe": replace(TINY, dataset="plane")}, "unknown dataset 'plane'; did you mean plain"),
     ],
 )
