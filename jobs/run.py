@@ -95,14 +95,14 @@ def in_options(text: str) -> str:
 def option_names(kind: Any, group: str = "") -> dict[str, str]:
     """The option of each field of a job's dataclass, or of one that `Annotated` holds: {"halo_px": "--halo"}.
 
-    What is no option but a place in the line has none. Of a dataclass within, all begin with its own option
+    A place in the line is none, nor what is not asked for. Of a dataclass within, all begin with its own option
     and a dot, {"tiling.halo_px": "--tiling.halo-px"}, unless that has no name, as the recipe.
     """
     options: dict[str, str] = {}
     kind = get_args(kind)[0] if get_args(kind) else kind
     for name, hint in get_type_hints(kind, include_extras=True).items() if is_dataclass(kind) else ():
         inner, *notes = get_args(hint) or (hint,)
-        if tyro.conf.Positional in notes:
+        if tyro.conf.Positional in notes or tyro.conf.Suppress in notes:
             continue
         given = next((note.name for note in notes if getattr(note, "name", None) is not None), name)
         if is_dataclass(inner):

@@ -29,7 +29,7 @@ def test_a_command_gets_its_words_the_summary_and_how_the_job_ended(tmp_path: Pa
 @pytest.mark.parametrize(
     ("command", "text"),
     [
-        ("/nowhere/mail", "/nowhere/mail /x could not be started: No such file or directory"),
+        ("/nowhere/mail", "`notify=/nowhere/mail /x` could not be started: No such file or directory"),
         (f"{sys.executable} -c 'exit(3)'", "ended with exit code 3"),
     ],
 )

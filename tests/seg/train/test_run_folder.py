@@ -69,7 +69,7 @@ def test_a_folder_of_other_files_and_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(RequestError, match=r"holds other files and no run.json"):
         claim_folder(tmp_path, make_identity())
-    with pytest.raises(RequestError, match=r"notes.txt is a file"):
+    with pytest.raises(RequestError, match=r"notes.txt` is a file"):
         claim_folder(tmp_path / "notes.txt", make_identity())
 
 
