@@ -95,8 +95,8 @@ def in_options(text: str) -> str:
 def option_names(kind: Any, group: str = "") -> dict[str, str]:
     """The option of each field of a job's dataclass, or of one that `Annotated` holds: {"halo_px": "--halo"}.
 
-    A place in the line is none, nor what is not asked for. Of a dataclass within, all begin with its own option
-    and a dot, {"tiling.halo_px": "--tiling.halo-px"}, unless that has no name, as the recipe.
+    A place in the line is none, nor what is not asked for. Of a dataclass within, all begin with its own
+    option and a dot, {"tiling.halo_px": "--tiling.halo-px"}, unless that has no name, as the recipe.
     """
     options: dict[str, str] = {}
     kind = get_args(kind)[0] if get_args(kind) else kind

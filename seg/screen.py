@@ -42,6 +42,7 @@ class _ScreenHandler(logging.Handler):
         self.reword = reword
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Say one record."""
         say(self.reword(record.getMessage()))
 
 

@@ -30,7 +30,6 @@ def test_no_file_is_over_600_lines() -> None:
 
 SMALL = {
     "seg/ahead.py": "three subjects use it",
-    "seg/screen.py": "the one door to the terminal",
     "seg/data/__init__.py": "a registry",
     "seg/data/frames.py": "scoring and labelling share it, and benches",
     "seg/data/formats/header.py": "what all formats share",
