@@ -7,9 +7,8 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ from bench.scoring_setup import BATCH, Bench, score
 from bench.values import Value
 from seg.data.labels import encode_mask
 from seg.ledger.ledger import Ledger
+from seg.ledger.outcome import Scored
 
 TINY_PX, FOLDER_IMAGES, LINKS = 64, 1000, 30_000
 """Side of a tiny image, images in a folder, names that a file has: ext4 allows 65,000."""
@@ -64,15 +64,15 @@ def measure_resume(bench: Bench) -> Iterator[Value]:
 def finish_by_hand(root: Path, out: Path) -> None:
     """Put what is missing into ledger and masks, from the row of an image whose bytes are the same."""
     ledger = Ledger(out)
-    row: dict[str, Any] = next(ledger.rows()).to_pylist()[0] | {"reason": None}
-    mask, done = out / "masks" / f"{row['image']}.png", ledger.finished_images()
+    known = Scored(**next(ledger.rows()).to_pylist()[0])
+    mask, done = out / "masks" / f"{known.image}.png", ledger.finished_images()
     for path in sorted((root / "images").rglob("*.png")):
         name = path.relative_to(root / "images").as_posix()
         if name in done:
             continue
         label = root / "masks" / name
         times = {"mtime_ns": path.stat().st_mtime_ns, "label_mtime_ns": label.stat().st_mtime_ns}
-        ledger.add([row | times | {"image": name, "label_path": name}])
+        ledger.add([replace(known, image=name, label_path=name, **times)])
         target = out / "masks" / f"{name}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(mask, target)

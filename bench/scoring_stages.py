@@ -25,14 +25,16 @@ from seg.data.images import decode_image
 from seg.data.labels import encode_mask, read_label
 from seg.data.preprocess import choose_statistics, preprocess
 from seg.ledger.ledger import Ledger
+from seg.ledger.outcome import FoundObject, Outcome, Scored
 from seg.model_file import load_model
+from seg.objects import find_objects, match_objects, object_rows
 from seg.predict.predictor import Predictor
 from seg.recipe import Tiling
 from seg.recipes import RECIPES
 from seg.score.deadline import Stopping
-from seg.score.predict import count_objects, count_pixels
-from seg.score.queue import ScoreQueue, Task, find_runs
-from seg.score.read import ScoreRow, ScorerSettings, Work, describe_pixels
+from seg.score.predict import count_pixels
+from seg.score.queue import Order, ScoreQueue, find_runs
+from seg.score.read import ScorerSettings, describe_pixels
 from seg.storage import Place, as_place
 
 MIN_OBJECT_PX = 64
@@ -92,7 +94,7 @@ class Stages:
         with timed("(decode it as BMP)"):
             decode_image(bmp)
         with timed("mean and deviation of its pixels"):
-            row = describe_pixels(pixels)
+            describe_pixels(pixels)
         size = (pixels.shape[0], pixels.shape[1])
         with timed("decode its mask of truth"):
             truth = read_label(truth_data, label, size, card.classes)
@@ -106,9 +108,10 @@ class Stages:
             ids, probability = self._predict(frame, size, precision)
         with timed("count pixels"):
             count_pixels(ids, truth.mask, len(card.classes))
-        work = Work({"image": image.name, **row}, label=truth)
         with timed("find and match objects"):
-            count_objects(work, ids.numpy(), probability.numpy(), MIN_OBJECT_PX, len(card.classes))
+            found = find_objects(ids.numpy(), len(card.classes), MIN_OBJECT_PX, probability.numpy())
+            matches = match_objects(found, truth, len(card.classes), MIN_OBJECT_PX)
+            object_rows(image.name, found, matches.ious)
         with timed("encode the mask"):
             mask = encode_mask(ids.numpy())
         with timed("write the mask, flushed"):
@@ -146,15 +149,15 @@ def measure_stages(bench: Bench) -> Iterator[Value]:
 
 
 class NoScorer:
-    """Stands in for a scorer: returns a row at once."""
+    """Stands in for a scorer: returns an outcome at once."""
 
     def __init__(self, settings: ScorerSettings, *, process: str) -> None:
         self.settings = settings
 
-    def submit(self, request: ScoreRow) -> Future[dict[str, Any]]:
-        """A row such as a frame with ten objects has."""
-        found: Future[dict[str, Any]] = Future()
-        found.set_result(make_row(request["image"]))
+    def submit(self, order: Order) -> Future[Outcome]:
+        """What comes of a frame with ten objects."""
+        found: Future[Outcome] = Future()
+        found.set_result(make_outcome(order.image))
         return found
 
     def notes(self) -> dict[str, Any]:
@@ -165,17 +168,42 @@ class NoScorer:
         """Nothing is held."""
 
 
-def make_row(image: str) -> dict[str, Any]:
-    """An outcome row of a frame with ten objects."""
-    found = {"image": image, "class_id": 1, "x": 5, "y": 5, "width": 90, "height": 90, "area": 6000}
-    found |= {"centroid_x": 50.0, "centroid_y": 50.0, "confidence": 0.9, "touches_border": False, "iou": 0.8}
-    row: dict[str, Any] = {"image": image, "reason": None, "bytes": 6_500_000, "mtime_ns": 1, "attempt": 1}
-    row |= {"sha256": "0" * 64, "label_path": image, "label_bytes": 1, "label_mtime_ns": 1}
-    row |= {"label_sha256": "0" * 64, "height": 3072, "width": 3072, "channels": 1, "bit_depth": 8}
-    row |= {"labelled": True, "confusion": [1, 2, 3, 4], "ignored": 0, "class_pixels": [1, 2]}
-    row |= {"confidence": 0.9, "objects_found": [0, 9], "objects_missed": [0, 1], "objects_invented": [0, 1]}
-    row |= {f"seconds_{stage}": 0.1 for stage in ("read", "decode", "model", "write")}
-    return row | {"finished_at": datetime.now(UTC), "objects": [found] * 10}
+def make_outcome(image: str) -> Outcome:
+    """A frame with ten objects, scored."""
+    box, middle = (5, 5, 90, 90), (50.0, 50.0)
+    found = FoundObject(image, 1, *box, 6000, *middle, confidence=0.9, touches_border=False, iou=0.8)
+    return Scored(
+        image=image,
+        bytes=6_500_000,
+        mtime_ns=1,
+        sha256="0" * 64,
+        label_path=image,
+        label_bytes=1,
+        label_mtime_ns=1,
+        label_sha256="0" * 64,
+        height=3072,
+        width=3072,
+        channels=1,
+        bit_depth=8,
+        labelled=True,
+        confusion=(1, 2, 3, 4),
+        ignored=0,
+        class_pixels=(1, 2),
+        confidence=0.9,
+        objects_found=(0, 9),
+        objects_missed=(0, 1),
+        objects_invented=(0, 1),
+        intensity_mean=100.0,
+        intensity_std=9.0,
+        background_frames=0,
+        seconds_read=0.1,
+        seconds_decode=0.1,
+        seconds_model=0.1,
+        seconds_write=0.1,
+        attempt=1,
+        finished_at=datetime.now(UTC),
+        objects=(found,) * 10,
+    )
 
 
 def measure_rows(bench: Bench) -> Iterator[Value]:
@@ -183,7 +211,7 @@ def measure_rows(bench: Bench) -> Iterator[Value]:
     count = 1000 if bench.quick else 10_000
     images = [f"s/{number:06}.png" for number in range(count)]
     ledger = Ledger(bench.new_folder())
-    took_ms = bench.time_ms(lambda: add_all(ledger, ([make_row(image)] for image in images)))
+    took_ms = bench.time_ms(lambda: add_all(ledger, ([make_outcome(image)] for image in images)))
     yield Value("a row: into the ledger", [took_ms / count], "ms")
     if not bench.quick:
         with compute_session() as session:
@@ -191,9 +219,9 @@ def measure_rows(bench: Bench) -> Iterator[Value]:
             yield Value("a row: handed out, back from Ray, into the ledger", [pool_ms(bench, images)], "ms")
 
 
-def add_all(ledger: Ledger, arrivals: Iterator[list[dict[str, Any]]]) -> None:
-    for rows in arrivals:
-        ledger.add(rows)
+def add_all(ledger: Ledger, arrivals: Iterator[list[Outcome]]) -> None:
+    for outcomes in arrivals:
+        ledger.add(outcomes)
     ledger.commit()
 
 
@@ -203,22 +231,18 @@ def pool_ms(bench: Bench, images: list[str]) -> float:
     pool = ScorerPool(
         RayCrew(make_settings(out), make_scorer=NoScorer),
         ScoreQueue(find_runs(iter(images), lambda *_: False), workers=bench.cores),
-        request_row,
+        lambda task: Order(task.image, task.attempt),
         workers=bench.cores,
         inflight=out.below("inflight"),
         stopping=Stopping(),
         limits=Limits(),
     )
     ledger, arrived_s = Ledger(out), []
-    for rows in pool.outcomes():
-        ledger.add(rows)
-        arrived_s += [time.perf_counter()] * len(rows)
+    for outcomes in pool.outcomes():
+        ledger.add(outcomes)
+        arrived_s += [time.perf_counter()] * len(outcomes)
     ledger.commit()
     return steady_ms(arrived_s, first=len(images) // 10, last=0)
-
-
-def request_row(task: Task) -> ScoreRow:
-    return ScoreRow(image=task.image, label=None, sequence=None, window=None, attempt=task.attempt)
 
 
 def make_settings(out: Place) -> ScorerSettings:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -16,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from seg.ledger.outcome import Outcome
 from seg.model_file import ModelCard
-from seg.predict.predictor import Piece, Predictor, Rectangle, mean_confidence, open_predictor
+from seg.predict.predictor import Piece, Prediction, Predictor, Rectangle, mean_confidence, open_predictor
 from seg.score.predict import count_pixels, finish
-from seg.score.queue import WorkersKeepDying
-from seg.score.read import ImageReader, ScoreRow, ScorerSettings, Work
+from seg.score.queue import Order, WorkersKeepDying
+from seg.score.read import ImageReader, PixelCounts, ScorerSettings, Work
 
 SHARES_PER_WORKER = 4
 """Shares of an image for each worker, so that they end together."""
@@ -31,21 +33,29 @@ TRIES = 3
 DEATHS = 2
 """That a worker may die; at the next one the job ends, since all have a share of each image."""
 
-Share = dict[str, Any]
-"""What a share of an image gives, arrays as bytes; empty, where the image cannot be used:
 
-seconds; counts, int64: class_pixels, ignored, and of a labelled image confusion; sums, of each piece's top
-probabilities; own and working: of each piece four edges, top, bottom, left, right; ids and probability: of
-each piece in turn, row by row.
-"""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """What a share of an image gives: of each of its pieces in turn, row by row, arrays as bytes."""
+
+    counts: list[int]
+    """Of all its pieces: class_pixels, ignored, and of a labelled image confusion."""
+    sums: list[float]
+    """Of each piece's top probabilities."""
+    own: list[int]
+    """Of each piece four edges: top, bottom, left, right."""
+    working: list[int]
+    ids: bytes
+    probability: bytes
+    seconds: float
 
 
 def score_crops(
-    settings: ScorerSettings, card: ModelCard, requests: Sequence[ScoreRow], workers: int, *, gpus: float
-) -> Iterator[list[dict[str, Any]]]:
-    """Outcome rows as ImageScorer gives them, in order; each image is predicted by all workers together.
+    settings: ScorerSettings, card: ModelCard, orders: Sequence[Order], workers: int, *, gpus: float
+) -> Iterator[list[Outcome]]:
+    """Outcomes as ImageScorer gives them, in order; each image is predicted by all workers together.
 
-    A list comes with each share, and holds a row where the share was its image's last. Ray runs.
+    A list comes with each share, and holds an outcome where the share was its image's last. Ray runs.
     settings.blend is core. gpus: of each worker. RequestError: the model file fits no network.
     WorkersKeepDying: one died too often.
     """
@@ -55,15 +65,15 @@ def score_crops(
     shared = ray.remote(SharedImages).options(
         num_cpus=0, max_concurrency=2 * workers + 2, max_restarts=-1, max_task_retries=TRIES
     )
-    images: Any = shared.remote(settings, card, list(requests))
+    images: Any = shared.remote(settings, card, list(orders))
     image = ""
     try:
-        outcomes = _predict_shares(settings, images, len(requests), workers, gpus=gpus)
-        for number, request in enumerate(requests):
-            image, assembly = request["image"], None
-            for outcome in islice(outcomes, workers * SHARES_PER_WORKER):
+        shares = _predict_shares(settings, images, len(orders), workers, gpus=gpus)
+        for number, order in enumerate(orders):
+            image, assembly = order.image, None
+            for share in islice(shares, workers * SHARES_PER_WORKER):
                 assembly = assembly or ImageAssembly(fetch(images, number), len(card.classes))
-                assembly.add(outcome)
+                assembly.add(share)
                 yield []
             assert assembly is not None, "every image has shares"
             yield [assembly.finish(settings)]
@@ -81,7 +91,7 @@ def score_crops(
 
 def _predict_shares(
     settings: ScorerSettings, images: Any, num_images: int, workers: int, *, gpus: float
-) -> Iterator[Share]:
+) -> Iterator[Share | None]:
     """Shares in turn, image by image, each predicted by the worker that is free first."""
     import ray
     from ray.util import ActorPool
@@ -98,8 +108,8 @@ def _predict_shares(
 class SharedImages:
     """Reads each image once and holds it in the object store; `score_crops` makes an actor of it."""
 
-    def __init__(self, settings: ScorerSettings, card: ModelCard, requests: list[ScoreRow]) -> None:
-        self._requests = requests
+    def __init__(self, settings: ScorerSettings, card: ModelCard, orders: list[Order]) -> None:
+        self._orders = orders
         self._reader = ImageReader(settings, card)
         self._threads = ThreadPoolExecutor(1 + IMAGES_AHEAD)
         self._lock = threading.Lock()
@@ -108,9 +118,9 @@ class SharedImages:
     def find(self, number: int) -> list[Any]:
         """Where the Work of an image is, as a list of one reference; the next one is begun."""
         with self._lock:
-            for wanted in range(number, min(number + 1 + IMAGES_AHEAD, len(self._requests))):
+            for wanted in range(number, min(number + 1 + IMAGES_AHEAD, len(self._orders))):
                 if wanted not in self._held:
-                    self._held[wanted] = self._threads.submit(self._put, self._requests[wanted])
+                    self._held[wanted] = self._threads.submit(self._put, self._orders[wanted])
             found = self._held[number]
         return [found.result()]
 
@@ -119,10 +129,10 @@ class SharedImages:
         with self._lock:
             self._held.pop(number, None)
 
-    def _put(self, request: ScoreRow) -> Any:
+    def _put(self, order: Order) -> Any:
         import ray
 
-        return ray.put(self._reader.prepare(request))
+        return ray.put(self._reader.prepare(order))
 
 
 def fetch(images: Any, number: int) -> Work:
@@ -161,37 +171,36 @@ class CropPredictor:
         )
         return predictor, len(card.classes)
 
-    def predict_share(self, number: int, share: int) -> Share:
+    def predict_share(self, number: int, share: int) -> Share | None:
         """A share of an image, by their numbers."""
         if self._last is None or self._last[0] != number:
             self._last = None  # before the next image comes
             self._last = (number, fetch(self.images, number))
         return self.predict(self._last[1], share)
 
-    def predict(self, work: Work, share: int) -> Share:
-        """A share of an image."""
-        if not work.frames:
-            return {}
+    def predict(self, work: Work, share: int) -> Share | None:
+        """A share of an image; None: the image cannot be used."""
+        if work.pixels is None or not work.frames:
+            return None
         started = time.perf_counter()
         predictor, num_classes = self.loaded
-        size = (work.row["height"], work.row["width"])
-        pieces = list(predictor.predict_share(work.frames, size, share, self.shares))
+        pieces = list(predictor.predict_share(work.frames, work.pixels.size, share, self.shares))
         counts = [_count(piece, work.truth, num_classes) for piece in pieces]
-        return {
-            "counts": np.sum(counts, axis=0).tolist() if pieces else [],
-            "sums": [float(piece.confidence_sum()) for piece in pieces],
-            "own": [edge for piece in pieces for edge in _edges(piece.own)],
-            "working": [edge for piece in pieces for edge in _edges(piece.working)],
-            "ids": b"".join(piece.ids.cpu().numpy().tobytes() for piece in pieces),
-            "probability": b"".join(piece.probability.cpu().numpy().tobytes() for piece in pieces),
-            "seconds": time.perf_counter() - started,
-        }
+        return Share(
+            counts=np.sum(counts, axis=0).tolist() if pieces else [],
+            sums=[float(piece.confidence_sum()) for piece in pieces],
+            own=[edge for piece in pieces for edge in _edges(piece.own)],
+            working=[edge for piece in pieces for edge in _edges(piece.working)],
+            ids=b"".join(piece.ids.cpu().numpy().tobytes() for piece in pieces),
+            probability=b"".join(piece.probability.cpu().numpy().tobytes() for piece in pieces),
+            seconds=time.perf_counter() - started,
+        )
 
 
 def _count(piece: Piece, truth: NDArray[np.uint8] | None, num_classes: int) -> list[int]:
     """A piece's class_pixels, ignored, and of a labelled image confusion."""
     counts = count_pixels(piece.ids, None if truth is None else truth[piece.own], num_classes)
-    return [*counts["class_pixels"], counts["ignored"] or 0, *(counts["confusion"] or ())]
+    return [*counts.class_pixels, counts.ignored or 0, *(counts.confusion or ())]
 
 
 class ImageAssembly:
@@ -200,34 +209,33 @@ class ImageAssembly:
     def __init__(self, work: Work, num_classes: int) -> None:
         self.work, self.num_classes = work, num_classes
         self._sums: list[float] = []
-        if work.frames:
+        if work.pixels is not None and work.frames:
             labelled = work.truth is not None
             self._counts = np.zeros(num_classes + 1 + labelled * num_classes**2, np.int64)
-            self._ids = np.empty((work.row["height"], work.row["width"]), np.uint8)
+            self._ids = np.empty(work.pixels.size, np.uint8)
             self._small = (work.frames[-1][0].shape[0], work.frames[-1][0].shape[1])
             self._probability = np.empty(self._small, np.float32)
 
-    def add(self, outcome: Share) -> None:
+    def add(self, share: Share | None) -> None:
         """Add a share; empty ones are passed over."""
-        if outcome.get("sums"):
-            self._counts += outcome["counts"]
-            self._sums += outcome["sums"]
-            self.work.seconds["model"] = self.work.seconds.get("model", 0.0) + outcome["seconds"]
-            _put_pieces(self._ids, outcome["own"], outcome["ids"])
-            _put_pieces(self._probability, outcome["working"], outcome["probability"])
+        if share is not None and share.sums:
+            self._counts += share.counts
+            self._sums += share.sums
+            self.work.seconds["model"] += share.seconds
+            _put_pieces(self._ids, share.own, share.ids)
+            _put_pieces(self._probability, share.working, share.probability)
 
-    def finish(self, settings: ScorerSettings) -> dict[str, Any]:
-        """The outcome row, once all shares are in; its mask is written."""
-        if not self.work.frames:
-            return self.work.row
-        counts, classes, labelled = self._counts.tolist(), self.num_classes, self.work.truth is not None
-        self.work.row |= {
-            "class_pixels": counts[:classes],
-            "ignored": counts[classes] if labelled else None,
-            "confusion": counts[classes + 1 :] if labelled else None,
-            "confidence": mean_confidence(self._sums, self._small),
-        }
-        return finish(self.work, self._ids, self._probability, settings, classes)
+    def finish(self, settings: ScorerSettings) -> Outcome:
+        """The outcome, once all shares are in; its mask is written."""
+        if self.work.aside is not None:
+            return self.work.aside
+        counts, classes = tuple(self._counts.tolist()), self.num_classes
+        self.work.counts = PixelCounts(counts[:classes])
+        if self.work.truth is not None:
+            self.work.counts = PixelCounts(counts[:classes], counts[classes + 1 :], counts[classes])
+        confidence = mean_confidence(self._sums, self._small)
+        whole = Prediction(torch.from_numpy(self._ids), confidence, torch.from_numpy(self._probability))
+        return finish(self.work, whole, settings, classes)
 
 
 def _put_pieces(whole: NDArray[Any], edges: list[int], content: bytes) -> None:

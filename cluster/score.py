@@ -16,6 +16,7 @@ from cluster.session import Session
 from seg.data.listing import sequence_of
 from seg.errors import DamagedFile, DataWarning, StoppedBy
 from seg.ledger.ledger import Ledger
+from seg.ledger.outcome import Outcome
 from seg.locks.folder_lock import LostLock
 from seg.requests import ScoreRequest
 from seg.score.deadline import Pace, Stopping, heeding_ctrl_c
@@ -27,11 +28,10 @@ from seg.score.queue import ScoreQueue, Task, find_runs
 from seg.score.read import ScorerSettings
 from seg.score.rehearsal import Power, intensity_warning
 from seg.score.screen import Rehearsal, Screen, Tell
+from seg.score.status import Held
 from seg.score.summary import Command, ScoreSummary, count_strangers, is_read_only, look_back, summarise
 from seg.storage import Place
 from seg.train.run_folder import check_folder, holding
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,16 +154,18 @@ def _score_left(
     began = time.monotonic()
     with heeding_ctrl_c(stopping), command.screen.shown():
         source = _open_source(folder, request, workplace, rehearsal.images, stopping)
-        with closing(source.outcomes()) as outcomes:
-            for arrived in outcomes:
+        with closing(source.outcomes()) as arrivals:
+            for arrived in arrivals:
                 if source.is_up and not command.seconds_starting:
                     command.seconds_starting = time.monotonic() - began
                     command.screen.begin()
-                rows = [folder.complete(row) for row in arrived]
-                folder.ledger.add(rows)
-                rehearsal.look(rows)
-                command.look(rows)
-                command.screen.look(source, rows)
+                outcomes = [folder.complete(outcome) for outcome in arrived]
+                folder.ledger.add(outcomes)
+                if source.is_stopped:  # who stopped us may lose patience
+                    folder.ledger.commit()
+                rehearsal.look(outcomes)
+                command.look(outcomes)
+                command.screen.look(source, outcomes)
     return StoppedBy.FINISHED if source.is_complete else stopping.asked or StoppedBy.FINISHED
 
 
@@ -189,7 +191,7 @@ def _open_source(
     return ScorerPool(
         workplace.open_crew(plan.settings),
         queue,
-        plan.row,
+        plan.order,
         workers=workers,
         inflight=folder.inflight,
         stopping=stopping,
@@ -199,7 +201,7 @@ def _open_source(
 
 @dataclass(slots=True)
 class CropSource:
-    """Outcome rows of `shard=crops`: each image in turn, over all workers; those of the rehearsal first."""
+    """Outcomes of `shard=crops`: each image in turn, over all workers; those of the rehearsal first."""
 
     folder: ScoreFolder
     workplace: Workplace
@@ -213,24 +215,24 @@ class CropSource:
     num_suspects: int = 0
     pace: Pace = field(default_factory=Pace)
 
-    def outcomes(self) -> Generator[Rows, None, None]:
-        """Rows as they come, a list with each share of an image."""
+    def outcomes(self) -> Generator[list[Outcome], None, None]:
+        """As they come, a list with each share of an image."""
         from cluster.crop_sharding import score_crops
 
         plan, began = self.folder.plan, time.monotonic()
-        requests = [plan.row(task) for task in self._tasks()]
+        orders = list(map(plan.order, self._tasks()))
         workers, gpus = self.workplace.workers, self.workplace.gpus
-        for rows in score_crops(plan.settings, plan.card, requests, workers, gpus=gpus):
+        for arrived in score_crops(plan.settings, plan.card, orders, workers, gpus=gpus):
             self.is_up = True
-            yield rows
-            if rows:
+            yield arrived
+            if arrived:
                 self.pace.add(time.monotonic() - began)
                 began = time.monotonic()
                 if self.stopping.check(self.pace) is not None:
                     return
         self.is_complete = True
 
-    def held(self) -> list[Any]:
+    def held(self) -> list[Held]:
         """Nobody tells."""
         return []
 
@@ -251,10 +253,10 @@ def look_only(request: ScoreRequest, session: Session) -> dict[str, Any]:
     folder = look_into(plan, ledger, {}, again=again, retry_quarantined=request.retry_quarantined)
     pattern = plan.card.sequence if plan.sequences else ""
 
-    def score_sample(images: list[str], scratch: Place) -> Iterable[dict[str, Any]]:
+    def score_sample(images: list[str], scratch: Place) -> Iterable[Outcome]:
         there = replace(plan, settings=replace(plan.settings, out=scratch))
         there.write_sequences(images)
-        return ImageScorer(there.settings).score(there.row(Task(image)) for image in images)
+        return ImageScorer(there.settings).score(there.order(Task(image)) for image in images)
 
     looked = DryRun(
         archive=plan.settings.archive,

@@ -3,19 +3,19 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any
 
-from cluster.scorer_workers import DEEPEST, Crew, Died, Event, Raised, Scored, Started, Told
+from cluster.scorer_workers import DEEPEST, Crew, Died, Event, Raised, Returned, Started, Told
 from seg.errors import RequestError
+from seg.ledger.outcome import Outcome
 from seg.score.blame import READ, Note, forget_process, read_notes, write_suspects
 from seg.score.deadline import Pace, Stopping
 from seg.score.predict import BUSY
-from seg.score.queue import ScoreQueue, Task, Watchdog, find_overdue
-from seg.score.read import ScoreRow
+from seg.score.queue import Order, ScoreQueue, Task, Watchdog, find_overdue
+from seg.score.status import Held
 from seg.storage import Place
 
 log = logging.getLogger(__name__)
@@ -42,35 +42,26 @@ class Limits:
     stall_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """An image that a worker has, and where it was with it when it was last heard."""
-
-    image: str
-    stage: str
-    seconds: float
-
-
 class ScorerPool:
     """Workers of a crew, supervised: who dies is replaced, and what it held is scored by others.
 
-    Each image has one outcome row: rows that arrived are never made again, and an image with which a process
-    died twice, the second time alone in it, gets a quarantine row.
+    Each image has one outcome: what arrived is never made again, and an image with which a process died
+    twice, the second time alone in it, is set aside.
     """
 
     def __init__(
         self,
         crew: Crew,
         queue: ScoreQueue,
-        request: Callable[[Task], ScoreRow],
+        order: Callable[[Task], Order],
         *,
         workers: int,
         inflight: Place,
         stopping: Stopping,
         limits: Limits,
     ) -> None:
-        """`request`: what a worker needs to know of an image. `inflight`: where workers leave their notes."""
-        self.crew, self.queue, self.request = crew, queue, request
+        """`order`: what a worker needs to know of an image. `inflight`: where workers leave their notes."""
+        self.crew, self.queue, self.order = crew, queue, order
         self.workers, self.inflight, self.stopping, self.limits = workers, inflight, stopping, limits
         self.pace = Pace()
         self._name, self._count = f"worker-{secrets.token_hex(4)}", 0
@@ -84,8 +75,8 @@ class ScorerPool:
         self._watchdog, self._start_watchdog = Watchdog(limit_s, now), Watchdog(max(limit_s, START_S), now)
         self._looked_s = 0.0
 
-    def outcomes(self) -> Generator[list[dict[str, Any]], None, None]:
-        """Outcome rows as they come, also none, at least once a second; quarantine rows lack size and time.
+    def outcomes(self) -> Generator[list[Outcome], None, None]:
+        """Outcomes as they come, also none, at least once a second; those set aside may lack size and time.
 
         RequestError: of a worker that could not start. OSError: of storage that stays away. ScoringStalled,
         WorkersKeepDying: no restart helps. However it ends, what was in flight is noted as suspect.
@@ -95,10 +86,10 @@ class ScorerPool:
                 self.queue.stopped = self.stopping.check(self.pace) is not None
                 self._start_missing()
                 self._feed()
-                rows = self._handle(self.crew.wait(LOOK_EVERY_S))
+                arrived = self._handle(self.crew.wait(LOOK_EVERY_S))
                 if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
-                    rows += self._look()
-                yield rows
+                    arrived += self._look()
+                yield arrived
         finally:
             self._close()
 
@@ -148,15 +139,15 @@ class ScorerPool:
                 task = self.queue.take(worker, depth)
                 if task is not None:
                     self._handed[task.image] = time.monotonic()
-                    self.crew.hand(worker, self.request(task))
+                    self.crew.hand(worker, self.order(task))
 
     def _depth(self) -> int:
         """Images that a worker should hold: BUSY, and AHEAD_S beyond, at BUSY / slowest_s a second."""
         slowest_s = self.pace.slowest_s
         return BUSY if not slowest_s else min(DEEPEST, BUSY + ceil(AHEAD_S * BUSY / slowest_s))
 
-    def _handle(self, events: Iterable[Event]) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
+    def _handle(self, events: Iterable[Event]) -> list[Outcome]:
+        arrived: list[Outcome] = []
         for event in events:
             sight = self._workers.get(event.worker)
             if sight is None:  # it was ended since
@@ -167,65 +158,66 @@ class ScorerPool:
                     self._is_up = True
                 case Told(notes=notes):
                     sight.hear(notes)
-                case Scored(worker=worker, image=image, row=row):
-                    rows.append(self._finish(worker, image, row))
+                case Returned(worker=worker, outcome=outcome):
+                    arrived.append(self._finish(worker, outcome))
                 case Raised():
-                    rows += self._blame(event)
+                    arrived += self._blame(event)
                 case Died(worker=worker, cause=cause):
-                    rows += self._bury(worker, cause)
-        return rows
+                    arrived += self._bury(worker, cause)
+        return arrived
 
-    def _finish(self, worker: str, image: str, row: dict[str, Any]) -> dict[str, Any]:
-        self.queue.finish(worker, image)
-        self.pace.add(time.monotonic() - self._handed.pop(image))
+    def _finish(self, worker: str, outcome: Outcome) -> Outcome:
+        self.queue.finish(worker, outcome.image)
+        self.pace.add(time.monotonic() - self._handed.pop(outcome.image))
         self._finished += 1
-        return row
+        return outcome
 
-    def _blame(self, event: Raised) -> list[dict[str, Any]]:
+    def _blame(self, event: Raised) -> list[Outcome]:
         """What follows from an exception: the end, where no image is to blame, else a mark on the image."""
         if isinstance(event.error, OSError | RequestError):
             raise event.error
         cause = f"{type(event.error).__name__}: {event.error}"
         if not event.image:
-            rows = self._end(event.worker)
-            return rows + self.queue.die(event.worker, {}, cause)
-        rows = self.queue.fail(event.worker, event.image, self._where(event.worker, event.image), cause)
+            arrived = self._end(event.worker)
+            return [*arrived, *self.queue.die(event.worker, {}, cause)]
+        where = self._where(event.worker, event.image)
+        arrived: list[Outcome] = [*self.queue.fail(event.worker, event.image, where, cause)]
         write_suspects(self.inflight, self.queue.suspects)
         if self.crew.is_spoiled_by_errors:
-            rows += self._end(event.worker)
+            arrived += self._end(event.worker)
             self.queue.give_back(event.worker, {})
             self._settle(event.worker)
-        return rows
+        return arrived
 
     def _where(self, worker: str, image: str) -> Note:
         """At which stage a living worker was with an image: by its notes, or as it was last heard."""
         told = self._workers[worker].notes.get(image, Note(READ, 1))
         return self._read_notes(worker).get(image, told) if self.inflight.is_local else told
 
-    def _bury(self, worker: str, cause: str) -> list[dict[str, Any]]:
+    def _bury(self, worker: str, cause: str) -> Sequence[Outcome]:
         """Find out what a dead worker had touched, and have it replaced."""
         del self._workers[worker]
         touched = self._read_notes(worker)
         log.info(
             f"a worker is gone ({cause}), with {_name_images(touched)} in work; another one takes its place"
         )
-        rows = self.queue.die(worker, touched, cause)
+        aside = self.queue.die(worker, touched, cause)
         self._settle(worker)
-        return rows
+        return aside
 
-    def _end(self, worker: str) -> list[dict[str, Any]]:
-        """End a worker; rows of it that arrived meanwhile."""
-        rows = self._handle(self.crew.end(worker))
+    def _end(self, worker: str) -> list[Outcome]:
+        """End a worker; what arrived from it meanwhile."""
+        arrived = self._handle(self.crew.end(worker))
         del self._workers[worker]
-        return rows
+        return arrived
 
-    def _look(self) -> list[dict[str, Any]]:
+    def _look(self) -> list[Outcome]:
         """Ask workers where they are; end those that are too long at an image, or all if nothing moves."""
         self._looked_s = time.monotonic()
-        rows: list[dict[str, Any]] = []
+        arrived: list[Outcome] = []
         for worker, sight in list(self._workers.items()):
             if sight.ready:
-                rows += self._end_if_overdue(worker, sight)
+                arrived += self._end_if_overdue(worker, sight)
         for worker, sight in self._workers.items():
             if sight.ready:
                 self.crew.ask(worker)
@@ -233,10 +225,10 @@ class ScorerPool:
         is_waited_for = not any(sight.ready for sight in self._workers.values())
         watchdog = self._start_watchdog if is_waited_for else self._watchdog
         if watchdog.look((self._finished, self._count, stages), time.monotonic()):
-            rows += self._restart(watchdog.limit_s)
-        return rows
+            arrived += self._restart(watchdog.limit_s)
+        return arrived
 
-    def _end_if_overdue(self, worker: str, sight: "_Sight") -> list[dict[str, Any]]:
+    def _end_if_overdue(self, worker: str, sight: "_Sight") -> list[Outcome]:
         limit_s = self.limits.image_s
         if limit_s is None:
             return []
@@ -246,14 +238,14 @@ class ScorerPool:
         if not self.crew.can_be_ended:
             self._name_overdue([image for image in overdue if image not in self._named], limit_s)
             return []
-        rows = self._end(worker)
+        arrived = self._end(worker)
         overdue = [image for image in overdue if image in self.queue.held(worker)]
         cause = f"{_name_images(overdue)} took longer than {limit_s:g} s"
         log.info(f"a worker was ended: {cause}; another one takes its place")
         touched = {image: sight.notes.get(image, Note(READ, 1)) for image in overdue}
-        rows += self.queue.die(worker, touched, cause, timed_out=overdue)
+        arrived += self.queue.die(worker, touched, cause, timed_out=overdue)
         self._settle(worker)
-        return rows
+        return arrived
 
     def _name_overdue(self, images: list[str], limit_s: float) -> None:
         for image in images:
@@ -264,19 +256,19 @@ class ScorerPool:
                 "wait, or end this command and give `workers=1`, which sets such an image aside"
             )
 
-    def _restart(self, still_s: float) -> list[dict[str, Any]]:
+    def _restart(self, still_s: float) -> list[Outcome]:
         """Start all workers again, once, as nothing moved for so long; ScoringStalled: that did not help."""
         what = f"nothing has moved for {still_s / 60:g} min; in work: {_describe(self.held())}"
         if self._stalled and self._finished == self._finished_at_stall:
             raise ScoringStalled(f"{what}; starting workers again did not help")
         log.info(f"{what}; starting all workers again")
         self._stalled, self._finished_at_stall = True, self._finished
-        rows: list[dict[str, Any]] = []
+        arrived: list[Outcome] = []
         for worker in list(self._workers):
-            rows += self._end(worker)
+            arrived += self._end(worker)
             self.queue.give_back(worker, self._read_notes(worker))
             self._settle(worker)
-        return rows
+        return arrived
 
     def _read_notes(self, worker: str) -> dict[str, Note]:
         """What a worker had begun; all that it held where its notes cannot be read."""

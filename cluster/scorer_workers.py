@@ -6,10 +6,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from seg.ledger.outcome import Outcome
 from seg.score.blame import Note
+from seg.score.queue import Order
 
 if TYPE_CHECKING:  # a worker imports torch with its scorer
-    from seg.score.read import ScoreRow, ScorerSettings
+    from seg.score.read import ScorerSettings
 
 DEEPEST = 32
 """Images that a worker holds at most: small ones, whose rows come faster than we hand out."""
@@ -20,7 +22,7 @@ DRAIN_S = 5.0
 class Scorer(Protocol):
     """What a worker needs of an ImageScorer."""
 
-    def submit(self, request: "ScoreRow") -> Future[dict[str, Any]]:
+    def submit(self, order: Order) -> Future[Outcome]:
         """Score an image in its turn."""
         ...
 
@@ -52,12 +54,11 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A worker has returned an image's outcome row."""
+class Returned:
+    """A worker has returned what came of an image."""
 
     worker: str
-    image: str
-    row: dict[str, Any]
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +86,11 @@ class Died:
     cause: str
 
 
-Event = Started | Scored | Raised | Told | Died
+Event = Started | Returned | Raised | Told | Died
 
 
 class Crew(Protocol):
-    """Workers by name. Nothing waits but `wait`, and `end` for the rows that were on their way."""
+    """Workers by name. Nothing waits but `wait`, and `end` for the outcomes that were on their way."""
 
     @property
     def is_spoiled_by_errors(self) -> bool:
@@ -105,8 +106,8 @@ class Crew(Protocol):
         """Begin a worker; Started or Raised follows."""
         ...
 
-    def hand(self, worker: str, row: "ScoreRow") -> None:
-        """Give it an image; Scored, Raised or Died follows."""
+    def hand(self, worker: str, order: Order) -> None:
+        """Give it an image; Returned, Raised or Died follows."""
         ...
 
     def ask(self, worker: str) -> None:
@@ -114,11 +115,11 @@ class Crew(Protocol):
         ...
 
     def wait(self, timeout_s: float) -> list[Event]:
-        """What has happened, as soon as anything has; of a worker that died its rows come first."""
+        """What has happened, as soon as anything has; of a worker that died its outcomes come first."""
         ...
 
     def end(self, worker: str) -> list[Event]:
-        """End a worker, whatever it does; the rows that were on their way."""
+        """End a worker, whatever it does; the outcomes that were on their way."""
         ...
 
 
@@ -132,9 +133,9 @@ class ScoringWorker:
         """Load the model."""
         self.scorer = make_scorer(settings, process=process)
 
-    def score(self, row: "ScoreRow") -> dict[str, Any]:
+    def score(self, order: Order) -> Outcome:
         """Score an image in its turn."""
-        return self.scorer.submit(row).result()
+        return self.scorer.submit(order).result()
 
     def notes(self) -> dict[str, Note]:
         """The images in work."""
@@ -181,9 +182,9 @@ class RayCrew:
         self._actors[worker] = actor
         self._calls[actor.start.remote(self.make_scorer, self.settings, worker)] = _Call(worker, "start")
 
-    def hand(self, worker: str, row: "ScoreRow") -> None:
+    def hand(self, worker: str, order: Order) -> None:
         """Call the actor."""
-        self._calls[self._actors[worker].score.remote(row)] = _Call(worker, "score", row["image"])
+        self._calls[self._actors[worker].score.remote(order)] = _Call(worker, "score", order.image)
 
     def ask(self, worker: str) -> None:
         """Call the actor, unless it still owes an answer."""
@@ -221,7 +222,7 @@ class RayCrew:
         events = [self._look(call) for call in ready]
         for call in calls:
             self._calls.pop(call, None)
-        return [event for event in events if isinstance(event, Scored)]
+        return [event for event in events if isinstance(event, Returned)]
 
     def _look(self, call: Any) -> Event:
         """The event that a call's end is."""
@@ -239,7 +240,7 @@ class RayCrew:
             return Died(worker, describe_death(error))
         if what == "notes":
             return Told(worker, value)
-        return Started(worker) if what == "start" else Scored(worker, image, value)
+        return Started(worker) if what == "start" else Returned(worker, value)
 
 
 def describe_death(error: Exception) -> str:
@@ -261,16 +262,16 @@ class LocalCrew:
     def __init__(self, settings: "ScorerSettings", make_scorer: MakeScorer = make_image_scorer) -> None:
         self.settings, self.make_scorer = settings, make_scorer
         self._events: list[Event] = []
-        self._rows: dict[Future[dict[str, Any]], tuple[str, str]] = {}
+        self._begun: dict[Future[Outcome], tuple[str, str]] = {}
 
     def start(self, worker: str) -> None:
         """Load the model here and now."""
         self.scorer = self.make_scorer(self.settings, process=worker)
         self._events.append(Started(worker))
 
-    def hand(self, worker: str, row: "ScoreRow") -> None:
+    def hand(self, worker: str, order: Order) -> None:
         """Score an image in its turn."""
-        self._rows[self.scorer.submit(row)] = worker, row["image"]
+        self._begun[self.scorer.submit(order)] = worker, order.image
 
     def ask(self, worker: str) -> None:
         """The images in work, at once."""
@@ -278,27 +279,27 @@ class LocalCrew:
 
     def wait(self, timeout_s: float) -> list[Event]:
         """What has happened."""
-        if not self._events and self._rows:
+        if not self._events and self._begun:
             done, _ = concurrent.futures.wait(
-                self._rows, timeout_s, return_when=concurrent.futures.FIRST_COMPLETED
+                self._begun, timeout_s, return_when=concurrent.futures.FIRST_COMPLETED
             )
-            self._events += [self._look(row) for row in done]
+            self._events += map(self._look, done)
         events, self._events = self._events, []
         return events
 
     def end(self, worker: str) -> list[Event]:
         """Let go of what has not begun, and do not wait for the rest."""
         self.scorer.close()
-        done, _ = concurrent.futures.wait(self._rows, timeout=0)
-        events = [self._look(row) for row in done if not row.cancelled()]
-        self._rows.clear()
-        return [event for event in events if isinstance(event, Scored)]
+        done, _ = concurrent.futures.wait(self._begun, timeout=0)
+        events = [self._look(outcome) for outcome in done if not outcome.cancelled()]
+        self._begun.clear()
+        return [event for event in events if isinstance(event, Returned)]
 
-    def _look(self, row: Future[dict[str, Any]]) -> Event:
-        worker, image = self._rows.pop(row)
-        error = row.exception()
+    def _look(self, outcome: Future[Outcome]) -> Event:
+        worker, image = self._begun.pop(outcome)
+        error = outcome.exception()
         if isinstance(error, Exception):
             return Raised(worker, image, error)
         if error is not None:
             raise error
-        return Scored(worker, image, row.result())
+        return Returned(worker, outcome.result())

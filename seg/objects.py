@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from seg.data.labels import IGNORE, Label
+from seg.ledger.outcome import FoundObject
 
 CHUNK_PX = 1 << 18
 """Pixels whose probabilities are looked up together."""
@@ -161,12 +162,11 @@ def find_objects(
     )
 
 
-def object_rows(image: str, objects: Objects, ious: NDArray[np.float64] | None) -> list[dict[str, Any]]:
-    """Objects of an image as rows of a scores folder's objects/, with None where a number is undefined.
+def object_rows(image: str, objects: Objects, ious: NDArray[np.float64] | None) -> tuple[FoundObject, ...]:
+    """Objects of an image one by one, with None where a number is undefined.
 
     ious: of `match_objects`; None: the image has no label.
     """
-    names = ("class_id", "x", "y", "width", "height", "area", "centroid_x", "centroid_y")
     columns: Sequence[Sequence[Any]] = (
         objects.class_ids.tolist(),
         *objects.boxes.T.tolist(),
@@ -176,8 +176,7 @@ def object_rows(image: str, objects: Objects, ious: NDArray[np.float64] | None) 
         objects.touches_border.tolist(),
         _without_nan(np.full(len(objects), np.nan) if ious is None else ious),
     )
-    names = (*names, "confidence", "touches_border", "iou")
-    return [{"image": image, **dict(zip(names, row, strict=True))} for row in zip(*columns, strict=True)]
+    return tuple(FoundObject(image, *row) for row in zip(*columns, strict=True))
 
 
 def _boxes(parts: Strips, first: NDArray[np.int64]) -> NDArray[np.int64]:

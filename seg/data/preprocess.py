@@ -1,8 +1,8 @@
 """From an image as read to the pixels a model sees: one function for training and scoring."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -202,6 +202,14 @@ class IntensityRange:
         return (means >= self.lowest_mean - margin) & (means <= self.highest_mean + margin)
 
 
+class Brightness(NamedTuple):
+    """An image as the ledger tells it."""
+
+    image: str
+    bit_depth: int
+    intensity_mean: float
+
+
 @dataclass(slots=True)
 class OutOfRange:
     """How many images are unlike those of a training, of how many, and which is the first."""
@@ -210,18 +218,17 @@ class OutOfRange:
     of: int = 0
     first: str = ""
 
-    def add(self, rows: Iterable[dict[str, Any]], ranges: tuple[IntensityRange, ...]) -> None:
-        """Count ledger rows; only `image`, `bit_depth` and `intensity_mean` are looked at."""
-        rows = list(rows)
-        means = np.array([row["intensity_mean"] for row in rows], np.float64)
-        depths = np.array([row["bit_depth"] for row in rows], np.int64)
-        inside = np.zeros(len(rows), np.bool_)
+    def add(self, images: Sequence[Brightness], ranges: tuple[IntensityRange, ...]) -> None:
+        """Count some images."""
+        means = np.array([image.intensity_mean for image in images], np.float64)
+        depths = np.array([image.bit_depth for image in images], np.int64)
+        inside = np.zeros(len(images), np.bool_)
         for known in ranges:
             inside |= (depths == known.bit_depth) & known.holds(means)
         outside = np.flatnonzero(~inside)
         if len(outside) and not self.images:
-            self.first = rows[outside[0]]["image"]
-        self.images, self.of = self.images + len(outside), self.of + len(rows)
+            self.first = images[outside[0]].image
+        self.images, self.of = self.images + len(outside), self.of + len(images)
 
 
 def measure_intensity(pixels: Pixels) -> Intensity:
@@ -253,12 +260,12 @@ def find_ranges(images: Iterable[tuple[int, Intensity]]) -> tuple[IntensityRange
 
 
 def count_outside(
-    tables: Iterable[list[dict[str, Any]]], ranges: tuple[IntensityRange, ...]
+    parts: Iterable[Sequence[Brightness]], ranges: tuple[IntensityRange, ...]
 ) -> OutOfRange | None:
-    """Images outside the training's range, over rows in parts; None: the model file knows none."""
+    """Images outside the training's range, a part at a time; None: the model file knows none."""
     if not ranges:
         return None
     counted = OutOfRange()
-    for rows in tables:
-        counted.add(rows, ranges)
+    for images in parts:
+        counted.add(images, ranges)
     return counted

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,89 +14,22 @@ from numpy.typing import NDArray
 
 from seg.errors import DamagedFile
 from seg.files import persistently
-from seg.ledger.parts import OBJECT_COUNTS, PartName, Parts, Totals, encode_part, new_stem, next_revision
+from seg.ledger import outcome
+from seg.ledger.outcome import FoundObject, Outcome, Quarantined, Scored
+from seg.ledger.parts import LISTS, PartName, Parts, Totals, encode_part, new_stem, next_revision
 from seg.storage import Place, as_place
 
 PART_ROWS, PART_S = 256, 5.0
 """A part closes after so many rows or seconds: what a kill -9 costs at most."""
-
-COUNTS = pa.list_(pa.int64())
-LEDGER_SCHEMA = pa.schema(
-    {
-        "image": pa.string(),
-        "bytes": pa.int64(),
-        "mtime_ns": pa.int64(),
-        "sha256": pa.string(),
-        "label_path": pa.string(),
-        "label_bytes": pa.int64(),
-        "label_mtime_ns": pa.int64(),
-        "label_sha256": pa.string(),
-        "height": pa.int32(),
-        "width": pa.int32(),
-        "channels": pa.int8(),
-        "bit_depth": pa.int8(),
-        "labelled": pa.bool_(),
-        "confusion": COUNTS,
-        "ignored": pa.int64(),
-        "class_pixels": COUNTS,
-        "confidence": pa.float64(),
-        "objects_found": COUNTS,
-        "objects_missed": COUNTS,
-        "objects_invented": COUNTS,
-        "mask_bytes": pa.int64(),
-        "mask_sha256": pa.string(),
-        "intensity_mean": pa.float64(),
-        "intensity_std": pa.float64(),
-        "background_frames": pa.int32(),
-        "seconds_read": pa.float64(),
-        "seconds_decode": pa.float64(),
-        "seconds_model": pa.float64(),
-        "seconds_write": pa.float64(),
-        "attempt": pa.int32(),
-        "finished_at": pa.timestamp("us", tz="UTC"),
-    }
-)
-QUARANTINE_SCHEMA = pa.schema(
-    {
-        "image": pa.string(),
-        "reason": pa.string(),
-        "detail": pa.string(),
-        "bytes": pa.int64(),
-        "mtime_ns": pa.int64(),
-        "label_path": pa.string(),
-        "label_bytes": pa.int64(),
-        "label_mtime_ns": pa.int64(),
-        "attempts": pa.int32(),
-    }
-)
-OBJECTS_SCHEMA = pa.schema(
-    {
-        "image": pa.string(),
-        "class_id": pa.int16(),
-        "x": pa.int32(),
-        "y": pa.int32(),
-        "width": pa.int32(),
-        "height": pa.int32(),
-        "area": pa.int64(),
-        "centroid_x": pa.float64(),
-        "centroid_y": pa.float64(),
-        "confidence": pa.float64(),
-        "touches_border": pa.bool_(),
-        "iou": pa.float64(),
-    }
-)
-OUTCOME_SCHEMA = pa.unify_schemas([LEDGER_SCHEMA, QUARANTINE_SCHEMA])
-"""What a scorer returns for an image: a ledger row, or, where `reason` is not null, a quarantine row."""
+TOTALS_COLUMNS = ["height", "width", *LISTS, *(f"seconds_{stage}" for stage in outcome.STAGES)]
 
 
-TOTALS_COLUMNS = [
-    "height",
-    "width",
-    "confusion",
-    "class_pixels",
-    *OBJECT_COUNTS,
-    *(n for n in LEDGER_SCHEMA.names if n.startswith("seconds_")),
-]
+class ImageSize(NamedTuple):
+    """An image of the ledger."""
+
+    image: str
+    height: int
+    width: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +73,12 @@ class Ledger:
         self._ledger, self._quarantine, self._objects = (
             Parts(self.place, name, schema, leave_out_damaged=leave_out_damaged)
             for name, schema in (
-                ("ledger", LEDGER_SCHEMA),
-                ("quarantine", QUARANTINE_SCHEMA),
-                ("objects", OBJECTS_SCHEMA),
+                ("ledger", outcome.LEDGER_SCHEMA),
+                ("quarantine", outcome.QUARANTINE_SCHEMA),
+                ("objects", outcome.OBJECTS_SCHEMA),
             )
         )
-        self._open: list[dict[str, Any]] = []
+        self._open: list[Outcome] = []
         self._closing: _Closing | None = None
         self._closed_at = time.monotonic()
 
@@ -190,19 +123,18 @@ class Ledger:
         """Objects of the images in the ledger, a part at a time; those of an image stand together."""
         return (table for _, table in self._objects.tables(columns, stems=self._ledger.stems()))
 
-    def with_objects(self, columns: list[str]) -> Iterator[tuple[list[dict[str, Any]], pa.Table | None]]:
-        """Image, height and width of a part's images, and the objects of them all, a part at a time.
-
-        columns: of the objects; [] for none of them. None: there are none.
-        """
-        stems = self._ledger.stems() if columns else ()
-        tables = self._objects.tables(columns, stems=stems)
+    def with_objects(self) -> Iterator[tuple[ImageSize, list[FoundObject]]]:
+        """Each image with its objects; a part at a time is in memory."""
+        tables = self._objects.tables(stems=self._ledger.stems())
         objects = next(tables, None)
-        for part, images in self._ledger.tables(["image", "height", "width"]):
-            found = None
+        for part, images in self._ledger.tables(list(ImageSize._fields)):
+            found: dict[str, list[FoundObject]] = {}
             if objects is not None and objects[0].stem == part.stem:  # both are in order of time
-                found, objects = objects[1], next(tables, None)
-            yield images.to_pylist(), found
+                for row in objects[1].to_pylist():
+                    found.setdefault(row["image"], []).append(FoundObject(**row))
+                objects = next(tables, None)
+            for row in images.to_pylist():
+                yield ImageSize(**row), found.get(row["image"], [])
 
     def totals(self, num_classes: int) -> Totals:
         """Sums over the whole ledger."""
@@ -211,8 +143,8 @@ class Ledger:
             totals.add(rows)
         return totals
 
-    def add(self, outcomes: list[dict[str, Any]]) -> None:
-        """Gather rows of OUTCOME_SCHEMA, with `objects` where there are any; commits as `commit_due` does."""
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Gather rows, also none; commits as `commit_due` does."""
         self._open += outcomes
         self.commit_due()
 
@@ -240,15 +172,13 @@ class Ledger:
         self._closed_at = time.monotonic()
 
     def _close(self) -> _Closing:
-        scored = [row for row in self._open if row["reason"] is None]
-        tables = (
-            (self._objects, OBJECTS_SCHEMA, [found for row in scored for found in row.get("objects") or ()]),
-            (self._quarantine, QUARANTINE_SCHEMA, [row for row in self._open if row["reason"] is not None]),
-            (self._ledger, LEDGER_SCHEMA, scored),
+        scored = [row for row in self._open if isinstance(row, Scored)]
+        tables: tuple[tuple[Parts, Sequence[Outcome | FoundObject]], ...] = (
+            (self._objects, [found for row in scored for found in row.objects]),
+            (self._quarantine, [row for row in self._open if isinstance(row, Quarantined)]),
+            (self._ledger, scored),
         )
-        files = [
-            (parts, encode_part(pa.Table.from_pylist(rows, schema))) for parts, schema, rows in tables if rows
-        ]
+        files = [(parts, encode_part(outcome.to_table(rows, parts.schema))) for parts, rows in tables if rows]
         return _Closing(new_stem(), len(self._open), len(scored), files)
 
     def recover(self) -> None:

@@ -24,6 +24,7 @@ from seg.data.listing import Listing
 from seg.data.orientation import Turned
 from seg.data.stacks import ImageFiles
 from seg.errors import DataWarning, ImageError, LabelMismatch, UnreadableImage
+from seg.ledger.outcome import Outcome, Quarantined, Scored
 from seg.progress import progress, time_span
 from seg.score.rehearsal import Estimate, Power, Rest, choose_rehearsal, estimate_night, free_bytes
 from seg.screen import open_console, visible
@@ -40,8 +41,8 @@ THREADS = 16
 LABEL_THREADS, ROWS_AT_ONCE = 4, 256
 """That decode labels, and rows of a mask that are counted together: counting takes 8 bytes a pixel."""
 
-ScoreSample = Callable[[list[str], Place], Iterable[dict[str, Any]]]
-"""Scores some images in this process, with masks and backgrounds in the folder given; their outcome rows."""
+ScoreSample = Callable[[list[str], Place], Iterable[Outcome]]
+"""Scores some images in this process, with masks and backgrounds in the folder given."""
 
 
 def print_dry_run(values: dict[str, Any]) -> None:
@@ -239,8 +240,8 @@ def dry_run(plan: DryRun, score_sample: ScoreSample) -> dict[str, Any]:
     waiting = np.fromiter((image in pending for image in plan.listing.images), bool)
     rest = Rest(len(plan.pending), int(plan.listing.bytes[waiting].sum()))
     sound = [image for image in plan.pending if image not in bad]
-    rows, estimate = time_sample(choose_rehearsal(sound), rest, plan.power, score_sample)
-    values = describe(plan, survey, rows, estimate) | describe_labels(plan.truth, truth)
+    timed, estimate = time_sample(choose_rehearsal(sound), rest, plan.power, score_sample)
+    values = describe(plan, survey, timed, estimate) | describe_labels(plan.truth, truth)
     print_dry_run(values)
     if survey.turned.warning:
         warnings.warn(DataWarning(survey.turned.warning), stacklevel=2)
@@ -314,12 +315,11 @@ def _count_label(files: ImageFiles, truth: Truth, image: str) -> NDArray[np.int6
 
 def time_sample(
     images: list[str], rest: Rest, power: Power, score_sample: ScoreSample
-) -> tuple[list[dict[str, Any]], Estimate]:
-    """Outcome rows of some images that were scored into a temporary folder, and what they foretell."""
+) -> tuple[list[Outcome], Estimate]:
+    """Outcomes of some images that were scored into a temporary folder, and what they foretell."""
     with tempfile.TemporaryDirectory(prefix="fringe-dry-run-") as folder:
-        rows = list(score_sample(images, as_place(folder))) if images else []
-        masks = [path for path in (Path(folder) / "masks").rglob("*") if path.is_file()]
-        return rows, estimate_night(rows, rest, power, sum(path.stat().st_size for path in masks))
+        timed = list(score_sample(images, as_place(folder))) if images else []
+        return timed, estimate_night(timed, rest, power)
 
 
 def describe_labels(truth: Truth | None, survey: LabelSurvey | None) -> dict[str, Any]:
@@ -339,9 +339,7 @@ def describe_labels(truth: Truth | None, survey: LabelSurvey | None) -> dict[str
     }
 
 
-def describe(
-    plan: DryRun, survey: HeaderSurvey, rows: list[dict[str, Any]], estimate: Estimate
-) -> dict[str, Any]:
+def describe(plan: DryRun, survey: HeaderSurvey, timed: list[Outcome], estimate: Estimate) -> dict[str, Any]:
     """All that was found out, as plain values."""
     labels = plan.labels
     return {
@@ -370,11 +368,11 @@ def describe(
             reason: [{"image": image, "detail": detail} for image, detail in found]
             for reason, found in sorted(survey.bad.items())
         },
-        "timed": [row["image"] for row in rows if row["reason"] is None],
+        "timed": [one.image for one in timed if isinstance(one, Scored)],
         "timed_bad": [
-            {"image": row["image"], "reason": row["reason"], "detail": row["detail"]}
-            for row in rows
-            if row["reason"] is not None
+            {"image": one.image, "reason": one.reason, "detail": one.detail}
+            for one in timed
+            if isinstance(one, Quarantined)
         ],
         "workers": plan.power.workers,
         "seconds": estimate.seconds,

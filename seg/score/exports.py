@@ -16,7 +16,8 @@ import numpy as np
 from seg.ahead import map_ahead
 from seg.errors import RequestError
 from seg.files import replacing
-from seg.ledger.ledger import Ledger, read_ledger
+from seg.ledger.ledger import ImageSize, Ledger, read_ledger
+from seg.ledger.outcome import FoundObject
 from seg.plain_data import require_fields
 from seg.score.paths import yolo_name
 from seg.storage import Place
@@ -24,12 +25,6 @@ from seg.storage import Place
 ExportKind = Literal["coco", "yolo"]
 WRITERS = 16
 """Text files written at once: each waits for its disk, or for an object store's answer."""
-BOX_COLUMNS = ["image", "class_id", "x", "y", "width", "height", "confidence"]
-
-Image = dict[str, Any]
-"""A ledger row's image, height and width."""
-Found = list[dict[str, Any]]
-"""Rows of the objects of one image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,32 +68,27 @@ def _export_coco(place: Place, classes: list[str]) -> Exported:
         _write_items(
             file,
             (
-                {
-                    "id": next(images),
-                    "file_name": row["image"],
-                    "width": row["width"],
-                    "height": row["height"],
-                }
-                for row, _ in _read_images(place, [])
+                {"id": next(images), "file_name": name, "width": width, "height": height}
+                for name, height, width in _read_sizes(place)
             ),
         )
         file.write('],\n"annotations": [')
-        found = enumerate(_read_images(place, [*BOX_COLUMNS, "area"]), start=1)
+        known = enumerate(Ledger(place).with_objects(), start=1)
         _write_items(
-            file, (_annotation(row, next(objects), image) for image, (_, rows) in found for row in rows)
+            file, (_annotation(one, next(objects), image) for image, (_, found) in known for one in found)
         )
         file.write(f'],\n"categories": {json.dumps(categories, ensure_ascii=False)}}}\n')
     return Exported(f"{place}/exports/coco.json", next(images) - 1, next(objects) - 1)
 
 
-def _annotation(row: dict[str, Any], number: int, image: int) -> dict[str, Any]:
+def _annotation(found: FoundObject, number: int, image: int) -> dict[str, Any]:
     return {
         "id": number,
         "image_id": image,
-        "category_id": row["class_id"],
-        "bbox": [row["x"], row["y"], row["width"], row["height"]],
-        "area": row["area"],
-        "score": row["confidence"],
+        "category_id": found.class_id,
+        "bbox": [found.x, found.y, found.width, found.height],
+        "area": found.area,
+        "score": found.confidence,
         "iscrowd": 0,
     }
 
@@ -113,33 +103,32 @@ def _write_items(file: TextIO, items: Iterable[Any]) -> None:
 
 def _export_yolo(place: Place, classes: list[str]) -> Exported:
     """exports/yolo/: a text file an image, an object a line; classes.txt without background."""
-    refuse_shared_files(lambda: (row["image"] for row, _ in _read_images(place, [])))
+    refuse_shared_files(lambda: (image.image for image in _read_sizes(place)))
     folder = place.below("exports/yolo")
     listed = "".join(f"{name}\n" for name in classes[1:])
     place.below("exports").write_below("yolo/classes.txt", listed.encode())
 
-    def write(one: tuple[Image, Found]) -> int:
-        image, rows = one
-        text = "".join(_yolo_line(row, image) for row in rows)
-        folder.write_below(yolo_name(image["image"]), text.encode())
-        return len(rows)
+    def write(one: tuple[ImageSize, list[FoundObject]]) -> int:
+        image, found = one
+        text = "".join(_yolo_line(each, image) for each in found)
+        folder.write_below(yolo_name(image.image), text.encode())
+        return len(found)
 
     images = objects = 0
     with ThreadPoolExecutor(WRITERS) as pool:
-        for written in map_ahead(pool, write, _read_images(place, BOX_COLUMNS), 2 * WRITERS):
+        for written in map_ahead(pool, write, Ledger(place).with_objects(), 2 * WRITERS):
             images, objects = images + 1, objects + written
     return Exported(str(folder), images, objects)
 
 
-def _yolo_line(row: dict[str, Any], image: Image) -> str:
+def _yolo_line(found: FoundObject, image: ImageSize) -> str:
     """Class from 0, centre and size as shares of the image, and the confidence where it is known."""
-    width, height = image["width"], image["height"]
-    x, y = (row["x"] + row["width"] / 2) / width, (row["y"] + row["height"] / 2) / height
-    shares = (x, y, row["width"] / width, row["height"] / height)
+    x, y = (found.x + found.width / 2) / image.width, (found.y + found.height / 2) / image.height
+    shares = (x, y, found.width / image.width, found.height / image.height)
     # ten digits: within 0.0001 px on the longest side that is decoded, 2^20 px
     box = " ".join(f"{share:.10f}" for share in shares)
-    confidence = "" if row["confidence"] is None else f" {row['confidence']:.6f}"
-    return f"{row['class_id'] - 1} {box}{confidence}\n"
+    confidence = "" if found.confidence is None else f" {found.confidence:.6f}"
+    return f"{found.class_id - 1} {box}{confidence}\n"
 
 
 def refuse_shared_files(names: Callable[[], Iterable[str]]) -> None:
@@ -160,17 +149,9 @@ def refuse_shared_files(names: Callable[[], Iterable[str]]) -> None:
             )
 
 
-def _read_images(place: Place, columns: list[str]) -> Iterator[tuple[Image, Found]]:
-    """Each image of the ledger with its objects, which are in the part of the same stem.
-
-    columns: of the objects; [] for none of them.
-    """
-    for images, objects in Ledger(place).with_objects(columns):
-        found: dict[str, Found] = {}
-        for row in () if objects is None else objects.to_pylist():
-            found.setdefault(row["image"], []).append(row)
-        for image in images:
-            yield image, found.get(image["image"], [])
+def _read_sizes(place: Place) -> Iterator[ImageSize]:
+    for rows in Ledger(place).rows(list(ImageSize._fields)):
+        yield from map(ImageSize._make, zip(*rows.to_pydict().values(), strict=True))
 
 
 @contextmanager

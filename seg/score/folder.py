@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import compress
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from seg.ledger.changes import (
     merge_changes,
 )
 from seg.ledger.ledger import Ledger
+from seg.ledger.outcome import Outcome, Quarantined
 from seg.requests import ScoreRequest
 from seg.score.blame import Note, take_over, write_suspects
 from seg.score.plan import ScorePlan
@@ -139,12 +139,12 @@ class ScoreFolder:
         """Images to score."""
         return len(self.pending) + len(self.suspects)
 
-    def complete(self, row: dict[str, Any]) -> dict[str, Any]:
-        """An outcome row with size and time of a file that nobody has read to the end."""
-        if row["reason"] is not None and "bytes" not in row:
-            found = self.plan.settings.archive.stat(split_page(row["image"])[0])
-            row |= {"bytes": found and found.bytes, "mtime_ns": found and found.mtime_ns}
-        return row
+    def complete(self, outcome: Outcome) -> Outcome:
+        """The same with size and time of a file that nobody has read to its end."""
+        if isinstance(outcome, Quarantined) and outcome.bytes is None:
+            found = self.plan.settings.archive.stat(split_page(outcome.image)[0])
+            return replace(outcome, **found._asdict()) if found else outcome
+        return outcome
 
 
 def refuse_changed(plan: ScorePlan, request: ScoreRequest, ledger: Ledger) -> list[str]:
@@ -205,7 +205,7 @@ def open_folder(
     noted = take_over(plan.out.below("inflight"))
     folder = look_into(plan, ledger, noted)
     if lost := given_up(folder.suspects):
-        ledger.add([folder.complete(row) for row in lost])
+        ledger.add(map(folder.complete, lost))
         ledger.commit()
         folder = look_into(plan, ledger, folder.suspects)
         write_suspects(folder.inflight, folder.suspects)

@@ -30,8 +30,8 @@ from seg.score.deadline import parse_deadline
 from seg.score.exports import refuse_shared_files
 from seg.score.notify import parse_notify
 from seg.score.paths import check_masks, check_yolo, refuse_links
-from seg.score.queue import Task
-from seg.score.read import ScoreRow, ScorerSettings, sequence_file
+from seg.score.queue import Order, Task
+from seg.score.read import ScorerSettings, sequence_file
 from seg.storage import Place
 
 
@@ -58,17 +58,17 @@ class ScorePlan:
         """The scores folder."""
         return self.settings.out
 
-    def row(self, task: Task) -> ScoreRow:
+    def order(self, task: Task) -> Order:
         """What a worker needs to know of an image."""
         image, found = task.image, self.sequences
-        return {
-            "image": image,
-            "label": self.labels.names.get(image),
-            "sequence": found and found.sequence(image),
-            "window": found and found.window(image, self.card.frames)[:-1],
-            "attempt": task.attempt,
-            "alone": task.alone,
-        }
+        return Order(
+            image,
+            task.attempt,
+            task.alone,
+            label=self.labels.names.get(image),
+            sequence=found.sequence(image) if found else "",
+            window=tuple(found.window(image, self.card.frames)[:-1]) if found else (),
+        )
 
     def belong(self, one: str, other: str) -> bool:
         """Whether neighbours go to one worker: they share a file, or a window."""

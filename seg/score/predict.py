@@ -1,14 +1,14 @@
-"""One image a row, read, predicted and counted where its logits are; only small rows leave."""
+"""One image at a time read, predicted and counted where its logits are; only a small Outcome leaves."""
 
 import hashlib
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from torch import Tensor
 from seg.data.labels import encode_mask
 from seg.data.reading_memory import Turn
 from seg.files import persistently
+from seg.ledger.outcome import Outcome, Scored
 from seg.metrics import confusion_matrix, count_classes
 from seg.objects import find_objects, match_objects, object_rows
 from seg.predict.predictor import Prediction, open_predictor
 from seg.score.blame import MODEL, WRITE, InFlight, Note
-from seg.score.read import AHEAD, ImageReader, ScoreRow, ScorerSettings, Work
+from seg.score.paths import mask_name
+from seg.score.queue import Order
+from seg.score.read import AHEAD, ImageReader, PixelCounts, ScorerSettings, Work
 from seg.storage import Place
 
 WRITERS = 2
@@ -62,11 +65,11 @@ class ImageScorer:
         self._model = ThreadPoolExecutor(1, "model")
         self._writers = ThreadPoolExecutor(WRITERS, "write")
         self._lock, self._free = threading.Lock(), AHEAD + 1
-        self._waiting: deque[tuple[ScoreRow, Future[Work], Turn]] = deque()
+        self._waiting: deque[tuple[Order, Future[Work], Turn]] = deque()
         """Asked for and not begun: what is held in memory is bounded, however much is asked for."""
 
-    def submit(self, request: ScoreRow) -> Future[dict[str, Any]]:
-        """Score an image in its turn; its outcome row. OSError, from the result: storage stayed away.
+    def submit(self, order: Order) -> Future[Outcome]:
+        """Score an image in its turn. OSError, from the result: storage stayed away.
 
         To be called by any number of threads. Readers and model get images in one order: a model that waits
         for one which later ones keep from being read would wait for ever.
@@ -74,20 +77,20 @@ class ImageScorer:
         prepared: Future[Work] = Future()
         with self._lock:
             turn = self.reader.memory.queue()
-            self._waiting.append((request, prepared, turn))
+            self._waiting.append((order, prepared, turn))
             predicted = self._model.submit(self._predict, prepared)
-            finished = self._writers.submit(self._finish, request["image"], predicted, turn)
+            finished = self._writers.submit(self._finish, predicted, turn)
         self._begin_next()
         return finished
 
-    def score(self, requests: Iterable[ScoreRow]) -> Iterator[dict[str, Any]]:
-        """One outcome row an image, in order."""
-        source = iter(requests)
-        rows = deque(self.submit(request) for request in islice(source, BUSY))
-        while rows:
-            row = rows.popleft().result()
-            rows.extend(self.submit(request) for request in islice(source, 1))
-            yield row
+    def score(self, orders: Iterable[Order]) -> Iterator[Outcome]:
+        """Score images, in order."""
+        source = iter(orders)
+        begun = deque(map(self.submit, islice(source, BUSY)))
+        while begun:
+            outcome = begun.popleft().result()
+            begun.extend(map(self.submit, islice(source, 1)))
+            yield outcome
 
     def notes(self) -> dict[str, Note]:
         """The images in work, their stages and ages."""
@@ -111,9 +114,9 @@ class ImageScorer:
             self._free -= 1
             self._readers.submit(self._prepare, *self._waiting.popleft())
 
-    def _prepare(self, request: ScoreRow, prepared: Future[Work], turn: Turn) -> None:
+    def _prepare(self, order: Order, prepared: Future[Work], turn: Turn) -> None:
         try:
-            prepared.set_result(self.reader.prepare(request, turn))
+            prepared.set_result(self.reader.prepare(order, turn))
         except BaseException as error:
             prepared.set_exception(error)
 
@@ -127,100 +130,88 @@ class ImageScorer:
             self._begin_next()
 
     def predict(self, work: Work) -> Prediction:
-        """Predict a prepared image and count it; its row gets the counts."""
-        self.inflight.enter(work.row["image"], MODEL)
+        """Predict a prepared image and count it; its Work gets the counts."""
+        assert work.pixels is not None, "it was decoded"
+        self.inflight.enter(work.order.image, MODEL)
         with work.timed("model"):
-            size = (work.row["height"], work.row["width"])
-            prediction = self.predictor.predict_frames(work.frames, size, probability=True)
-            work.row |= count_pixels(prediction.ids, work.truth, self.num_classes)
-            work.row["confidence"] = prediction.confidence
+            prediction = self.predictor.predict_frames(work.frames, work.pixels.size, probability=True)
+            work.counts = count_pixels(prediction.ids, work.truth, self.num_classes)
             work.frames = []
-        self.inflight.wait(work.row["image"])
+        self.inflight.wait(work.order.image)
         return prediction
 
-    def _finish(
-        self, image: str, predicted: Future[tuple[Work, Prediction | None]], turn: Turn
-    ) -> dict[str, Any]:
+    def _finish(self, predicted: Future[tuple[Work, Prediction | None]], turn: Turn) -> Outcome:
         with turn:
-            return self._finish_predicted(image, predicted)
-
-    def _finish_predicted(
-        self, image: str, predicted: Future[tuple[Work, Prediction | None]]
-    ) -> dict[str, Any]:
-        work, prediction = predicted.result()  # raises: the image stays noted, which tells its stage
-        if prediction is not None:
-            self.inflight.enter(image, WRITE)
-            assert prediction.probability is not None, "it was asked for"
-            ids, probability = prediction.ids.cpu().numpy(), prediction.probability.cpu().numpy()
-            finish(work, ids, probability, self.settings, self.num_classes)
-        self.inflight.end(image)
-        return work.row
+            work, prediction = predicted.result()  # raises: the image stays noted, which tells its stage
+            outcome = work.aside
+            if prediction is not None:
+                self.inflight.enter(work.order.image, WRITE)
+                outcome = finish(work, prediction, self.settings, self.num_classes)
+            self.inflight.end(work.order.image)
+            assert outcome is not None, "an image without a prediction is set aside"
+            return outcome
 
 
-def count_pixels(ids: Tensor, truth: NDArray[np.uint8] | None, num_classes: int) -> dict[str, Any]:
-    """The ledger's counts of an image or a part of one: `class_pixels`, and, of a labelled one, the others.
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """A mask's file as it was written; None: there is none."""
 
-    ids, truth: uint8 of one shape [H, W]. None: unlabelled.
-    """
-    counts: dict[str, Any] = {
-        "class_pixels": count_classes(ids, num_classes).tolist(),
-        "confusion": None,
-        "ignored": None,
-    }
-    if truth is not None:
-        confusion = confusion_matrix(truth, ids, num_classes)
-        counts["confusion"] = confusion.flatten().tolist()
-        counts["ignored"] = truth.size - int(confusion.sum())  # a pixel is in the matrix, or ignored
-    return counts
+    mask_bytes: int | None = None
+    mask_sha256: str | None = None
 
 
-def finish(
-    work: Work,
-    ids: NDArray[np.uint8],
-    probability: NDArray[np.float32] | None,
-    settings: ScorerSettings,
-    num_classes: int,
-) -> dict[str, Any]:
-    """Find an image's objects, write its mask, complete its row.
+def write_mask(place: Place, name: str, ids: NDArray[np.uint8]) -> MaskFile:
+    """Write class ids as an 8-bit PNG of one channel, whole or not at all.
 
-    ids: uint8 [H, W]. probability: of each working pixel, float32 [h, w]. OSError: the mask cannot be
-    written, also after a while.
-    """
-    with work.timed("write"):
-        work.row |= count_objects(work, ids, probability, settings.min_object_px, num_classes)
-        if settings.masks:
-            work.row |= write_mask(settings.out.below("masks"), f"{work.row['image']}.png", ids)
-    work.row |= {f"seconds_{stage}": seconds for stage, seconds in work.seconds.items()}
-    work.row["finished_at"] = datetime.now(UTC)
-    return work.row
-
-
-def count_objects(
-    work: Work,
-    ids: NDArray[np.uint8],
-    probability: NDArray[np.float32] | None,
-    min_object_px: int,
-    num_classes: int,
-) -> dict[str, Any]:
-    """An image's `objects`, rows of OBJECTS_SCHEMA, and, of a labelled one, how many were found or not."""
-    objects = find_objects(ids, num_classes, min_object_px, probability)
-    if work.label is None:
-        return {"objects": object_rows(work.row["image"], objects, None)}
-    matches = match_objects(objects, work.label, num_classes, min_object_px)
-    return {
-        "objects": object_rows(work.row["image"], objects, matches.ious),
-        "objects_found": matches.found.tolist(),
-        "objects_missed": matches.missed.tolist(),
-        "objects_invented": matches.invented.tolist(),
-    }
-
-
-def write_mask(place: Place, name: str, ids: NDArray[np.uint8]) -> dict[str, Any]:
-    """Write class ids as an 8-bit PNG of one channel, whole or not at all; what the ledger says of that file.
-
-    A dictionary of `mask_bytes` and `mask_sha256`. The folders of sequences are made below place. OSError:
-    storage refused, also after a while.
+    The folders of sequences are made below place. OSError: storage refused, also after a while.
     """
     content = encode_mask(ids)
     persistently(partial(place.write_below, name, content), f"{place}/{name}")
-    return {"mask_bytes": len(content), "mask_sha256": hashlib.sha256(content).hexdigest()}
+    return MaskFile(len(content), hashlib.sha256(content).hexdigest())
+
+
+def count_pixels(ids: Tensor, truth: NDArray[np.uint8] | None, num_classes: int) -> PixelCounts:
+    """Count ids, and truth against them where there is one; both uint8 of one shape [H, W]."""
+    class_pixels = tuple(count_classes(ids, num_classes).tolist())
+    if truth is None:
+        return PixelCounts(class_pixels)
+    confusion = confusion_matrix(truth, ids, num_classes)
+    ignored = truth.size - int(confusion.sum())  # a pixel is in the matrix, or ignored
+    return PixelCounts(class_pixels, tuple(confusion.flatten().tolist()), ignored)
+
+
+def finish(work: Work, prediction: Prediction, settings: ScorerSettings, num_classes: int) -> Scored:
+    """Find a counted image's objects, write its mask. OSError: that cannot be written, also after a while."""
+    assert work.file is not None, "it was read"
+    assert work.pixels is not None, "it was decoded"
+    assert work.counts is not None, "it was counted"
+    assert prediction.probability is not None, "it was asked for"
+    ids, probability = prediction.ids.cpu().numpy(), prediction.probability.cpu().numpy()
+    with work.timed("write"):
+        found = find_objects(ids, num_classes, settings.min_object_px, probability)
+        matches = work.label and match_objects(found, work.label, num_classes, settings.min_object_px)
+        objects = object_rows(work.order.image, found, matches and matches.ious)
+        masks, name = settings.out.below("masks"), mask_name(work.order.image)
+        mask = write_mask(masks, name, ids) if settings.masks else MaskFile()
+    return Scored(
+        image=work.order.image,
+        **asdict(work.file),
+        **asdict(work.label_file),
+        **asdict(work.pixels),
+        labelled=work.label is not None,
+        **asdict(work.counts),
+        confidence=prediction.confidence,
+        objects_found=matches and tuple(matches.found.tolist()),
+        objects_missed=matches and tuple(matches.missed.tolist()),
+        objects_invented=matches and tuple(matches.invented.tolist()),
+        **asdict(mask),
+        background_frames=work.background_frames,
+        seconds_read=work.seconds["read"],
+        seconds_decode=work.seconds["decode"],
+        seconds_model=work.seconds["model"],
+        seconds_write=work.seconds["write"],
+        attempt=work.order.attempt,
+        finished_at=datetime.now(UTC),
+        objects=objects,
+        orientation=work.orientation,
+    )

@@ -1,4 +1,4 @@
-"""How far a scoring is, as the rows that arrive tell it: speed, quality, time left, what limits it."""
+"""How far a scoring is, as the outcomes that arrive tell it: speed, quality, time left, what limits it."""
 
 import os
 import socket
@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import RenderableType
 
 from seg.errors import StoppedBy
+from seg.ledger.outcome import Outcome, Quarantined
 from seg.metrics import iou, mean_present
 from seg.score.predict import AHEAD, WRITERS
 from seg.score.status import (
@@ -20,6 +20,7 @@ from seg.score.status import (
     FINISHING,
     SCORING,
     STARTING,
+    Held,
     ScoringStatus,
     draw_status,
     limiting_stage,
@@ -64,7 +65,7 @@ class Minute:
 
 
 class ScoringProgress:
-    """Counts outcome rows as they arrive; a live view's `Watched`, and the source of status.json."""
+    """Counts outcomes as they arrive; a live view's `Watched`, and the source of status.json."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class ScoringProgress:
         self.suspects = 0
         self.image_limit_s: float | None = None
         self.state, self.cause = STARTING, ""
-        self._in_flight: list[tuple[str, str, float]] = []
+        self._in_flight: list[Held] = []
         self._begun: float | None = None
         self._ended: float | None = None
         self._all = Minute()
@@ -109,24 +110,23 @@ class ScoringProgress:
         """It is over. cause: of an error, one line."""
         self.state, self.cause, self._ended, self._in_flight = stopped_by.value, cause, time.monotonic(), []
 
-    def hold(self, in_flight: Iterable[tuple[str, str, float]]) -> None:
-        """Which images workers hold now: name, stage, seconds since it was handed out."""
-        self._in_flight = sorted(in_flight, key=lambda held: -held[2])
+    def hold(self, in_flight: Iterable[Held]) -> None:
+        """Which images workers hold now."""
+        self._in_flight = sorted(in_flight, key=lambda held: -held.seconds)
 
-    def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Count outcome rows."""
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Count outcomes."""
         found = Minute()
-        for row in rows:
+        for outcome in outcomes:
             self.done += 1
-            found.work += (row.get("bytes") or 0) if self.by_bytes else 1
-            if row["reason"] is not None:
+            found.work += (outcome.bytes or 0) if self.by_bytes else 1
+            if isinstance(outcome, Quarantined):
                 self.quarantined += 1
                 continue
             self.scored += 1
-            found.pixels += row["height"] * row["width"]
-            found.add(Minute(stages={stage: row.get(f"seconds_{stage}") or 0.0 for stage in BOUND_BY}))
-            if row["confusion"] is not None:
-                self.confusion += np.array(row["confusion"], np.int64).reshape(self.confusion.shape)
+            found.add(Minute(outcome.pixels, stages=outcome.seconds))
+            if outcome.confusion is not None:
+                self.confusion += np.reshape(outcome.confusion, self.confusion.shape)
         now = self._minute
         self._minutes.setdefault(now, Minute()).add(found)
         self._all.add(found)
@@ -192,9 +192,7 @@ class ScoringProgress:
             busy=self._busy(recent, seconds),
             workers=self.workers,
             suspects=self.suspects,
-            in_flight=[
-                {"image": image, "stage": stage, "seconds": held} for image, stage, held in self._in_flight
-            ],
+            in_flight=self._in_flight,
             image_limit_s=self.image_limit_s,
             cause=self.cause,
             updated=_iso(now),

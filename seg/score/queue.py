@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from seg.ledger.outcome import Quarantined
 from seg.score.blame import Note
 
 LONGEST_RUN = 16
@@ -27,8 +28,20 @@ class Task:
 
     image: str
     attempt: int = 1
+    """1, and one more for each time that a process died with it (docs/architecture.md)."""
     alone: bool = False
-    """Whether nothing else runs meanwhile."""
+    """Whether nothing else is in work meanwhile, in any process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order(Task):
+    """A task with all that a worker needs to know; names are relative to archive and labels."""
+
+    label: str | None = None
+    sequence: str = ""
+    """Empty also where neither background nor window asks for it."""
+    window: tuple[str, ...] = ()
+    """Earlier frames that a sequence model sees, oldest first."""
 
 
 class ScoreQueue:
@@ -102,18 +115,18 @@ class ScoreQueue:
         self._pop(worker, image)
         self._finished_any, self._deaths_without_image = True, 0
 
-    def fail(self, worker: str, image: str, note: Note, cause: str) -> list[dict[str, Any]]:
-        """Scoring an image raised, in a process that lives on; rows of images that are set aside now."""
+    def fail(self, worker: str, image: str, note: Note, cause: str) -> list[Quarantined]:
+        """Scoring an image raised, in a process that lives on; what is set aside now."""
         task = self._pop(worker, image)
-        rows = self._blame(task, note, cause, "killed_worker")
+        aside = self._blame(task, note, cause, "killed_worker")
         self._deaths_in_company += not task.alone
         self._check_hope(cause)
-        return rows
+        return aside
 
     def die(
         self, worker: str, touched: Mapping[str, Note], cause: str, *, timed_out: Collection[str] = ()
-    ) -> list[dict[str, Any]]:
-        """A worker is gone. Rows of images that are set aside now; the others of its images are tried again.
+    ) -> list[Quarantined]:
+        """A worker is gone. What is set aside now; the others of its images are tried again.
 
         touched: what it had noted. timed_out: images for which it was ended. WorkersKeepDying: see HOPELESS.
         """
@@ -126,14 +139,14 @@ class ScoreQueue:
             self._put_back_alone([task for task in held.values() if task.image in back])
         elif back or rest:
             self._ahead.appendleft(back + rest)
-        rows = []
+        aside = []
         for task in blamed:
             reason = "timeout" if task.image in timed_out else "killed_worker"
-            rows += self._blame(task, touched[task.image], cause, reason)
+            aside += self._blame(task, touched[task.image], cause, reason)
         self._deaths_without_image = 0 if blamed else self._deaths_without_image + 1
         self._deaths_in_company += bool(blamed) and not alone
         self._check_hope(cause)
-        return rows
+        return aside
 
     def give_back(self, worker: str, touched: Mapping[str, Note]) -> None:
         """A worker is ended by us, through no fault of an image: what it touched is tried last, as before."""
@@ -171,7 +184,7 @@ class ScoreQueue:
             else:
                 self.suspects = {task.image: Note("read", task.attempt)} | self.suspects
 
-    def _blame(self, task: Task, note: Note, cause: str, reason: str) -> list[dict[str, Any]]:
+    def _blame(self, task: Task, note: Note, cause: str, reason: str) -> list[Quarantined]:
         if not (task.alone and task.attempt > 1):
             self.suspects[task.image] = Note(note.stage, task.attempt + 1)
             return []
@@ -202,16 +215,16 @@ class ScoreQueue:
         return True
 
 
-def set_aside(image: str, reason: str, stage: str, attempts: int, cause: str) -> dict[str, Any]:
-    """The quarantine row of an image whose process died with it alone; size and time come later."""
+def set_aside(image: str, reason: str, stage: str, attempts: int, cause: str) -> Quarantined:
+    """An image whose process died with it alone; size and time come later."""
     what = "took longer than an image may" if reason == "timeout" else "ended its process"
     how = f"in each of {attempts} attempts, the last time alone in it"
     detail = f"the image {what} {how}, in stage {stage}: {cause}"
-    return {"image": image, "reason": reason, "detail": detail, "attempts": attempts}
+    return Quarantined(image=image, reason=reason, detail=detail, attempts=attempts)
 
 
-def given_up(suspects: Mapping[str, Note]) -> list[dict[str, Any]]:
-    """Rows of images that were alone in work when UNSEEN_DEATHS jobs died."""
+def given_up(suspects: Mapping[str, Note]) -> list[Quarantined]:
+    """Images that were alone in work when UNSEEN_DEATHS jobs died."""
     return [
         set_aside(image, "killed_worker", note.stage, note.attempt - 1, "the job's process died each time")
         for image, note in suspects.items()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, NotRequired, TypedDict, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -26,10 +26,12 @@ from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, annou
 from seg.data.stacks import ImageFiles, Stack
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
 from seg.files import persistently
+from seg.ledger.outcome import STAGES, Quarantined
 from seg.model_file import ModelCard
 from seg.plain_data import require_fields
 from seg.recipe import Tiling
 from seg.score.blame import DECODE, READ, InFlight
+from seg.score.queue import Order
 from seg.storage import Place
 
 Value = TypeVar("Value")
@@ -80,34 +82,83 @@ class ScorerSettings:
         return self.out.below("backgrounds")
 
 
-class ScoreRow(TypedDict):
-    """One image to score: names relative to archive and labels."""
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image's file as it was read, under the ledger's names, as all facts here."""
 
-    image: str
-    label: str | None
-    sequence: str | None
-    """None where neither background nor window asks for it."""
-    window: list[str] | None
-    """Earlier frames that a sequence model sees, oldest first."""
-    attempt: int
-    """1, and one more for each time that a process died with it (docs/architecture.md)."""
-    alone: NotRequired[bool]
-    """Whether nothing else is in work meanwhile, in any process; absent: something is, or nobody knows."""
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """A label's file as it was read; None: it was not."""
+
+    label_path: str | None = None
+    label_bytes: int | None = None
+    label_mtime_ns: int | None = None
+    label_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PixelFacts:
+    """Size, kind and brightness of an image as stored, over all channels."""
+
+    height: int
+    width: int
+    channels: int
+    bit_depth: int
+    intensity_mean: float
+    intensity_std: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+
+@dataclass(frozen=True, slots=True)
+class PixelCounts:
+    """Pixels of an image, or a part of one, as predicted; None: it has no label."""
+
+    class_pixels: tuple[int, ...]
+    confusion: tuple[int, ...] | None = None
+    ignored: int | None = None
 
 
 @dataclass(slots=True)
 class Work:
-    """One image on its way to its row: plain values and arrays, so that it travels."""
+    """One image on its way to its outcome: plain values and arrays, so that it travels."""
 
-    row: dict[str, Any]
-    """The outcome row as far as it is known; `reason` is set where the image is set aside.
-
-    Beside the ledger's columns it holds `objects` and, where the file carries one, `orientation`.
-    """
+    order: Order
+    aside: Quarantined | None = None
+    """Set where the image cannot be used."""
+    file: ImageFile | None = None
+    label_file: LabelFile = LabelFile()
+    orientation: int = UPRIGHT
+    pixels: PixelFacts | None = None
+    background_frames: int = 0
     frames: list[Frame] = field(default_factory=list)
     """What the model sees, the image itself last; empty where it cannot be read."""
     label: Label | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    counts: PixelCounts | None = None
+    """Once it is predicted."""
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    def set_aside(self, error: ImageError) -> None:
+        """The image cannot be used."""
+        self.aside = Quarantined(
+            image=self.order.image,
+            reason=error.reason,
+            detail=str(error),
+            bytes=self.file and self.file.bytes,
+            mtime_ns=self.file and self.file.mtime_ns,
+            label_path=self.label_file.label_path,
+            label_bytes=self.label_file.label_bytes,
+            label_mtime_ns=self.label_file.label_mtime_ns,
+            attempts=self.order.attempt,
+        )
 
     @property
     def truth(self) -> NDArray[np.uint8] | None:
@@ -117,12 +168,12 @@ class Work:
     @property
     def held_bytes(self) -> int:
         """About what it takes from now until its mask is written."""
-        if not self.frames:
+        if not self.frames or self.pixels is None:
             return 0
         frames = {id(pixels): pixels for pixels, _ in self.frames}.values()  # a window may repeat one
         own = 0 if self.truth is None else self.truth.size
         working = sum(pixels.nbytes for pixels in frames)
-        return working + own + COUNTED_BYTES * (self.row.get("height", 0) * self.row.get("width", 0))
+        return working + own + COUNTED_BYTES * self.pixels.height * self.pixels.width
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -131,7 +182,7 @@ class Work:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+            self.seconds[stage] += time.perf_counter() - started
 
 
 class ImageReader:
@@ -158,37 +209,35 @@ class ImageReader:
         self.memory = ReadingMemory()
         """Shared by all that `prepare` at a time, and by who holds what it gave."""
 
-    def prepare(self, request: ScoreRow, turn: Turn | None = None) -> Work:
-        """An image as its model sees it; one that cannot be used has its reason in the row.
+    def prepare(self, order: Order, turn: Turn | None = None) -> Work:
+        """An image as its model sees it; one that cannot be used is set aside.
 
         turn: of `memory`; it holds the bytes of the Work when this returns. None: nobody counts these.
         OSError: the storage does not answer, or backgrounds cannot be written; not the image's fault.
         """
         if turn is None:
             with self.memory.queue() as own:
-                return self.prepare(request, own)
-        image, sequence = request["image"], request["sequence"] or ""
-        self.inflight.begin(image, request["attempt"], alone=request.get("alone", False))
-        work = Work({"image": image, "reason": None, "attempt": request["attempt"], "confusion": None})
+                return self.prepare(order, own)
+        image, work = order.image, Work(order)
+        self.inflight.begin(image, order.attempt, alone=order.alone)
         try:
             self._await_large_file(turn, image)
             file = self._read(work, image)
-            if file.orientation != UPRIGHT:
-                work.row["orientation"] = file.orientation
-            self._take_memory(turn, request, file)
+            work.orientation = file.orientation
+            self._take_memory(turn, order, file)
             self.inflight.enter(image, DECODE)
             with work.timed("decode"):
                 pixels = self._decode(image, file)
-                work.row |= describe_pixels(pixels)
-                work.label = self._read_label(work, request["label"])
-                background = self._find_background(image, sequence, pixels)
-                work.row["background_frames"] = background.num_frames if background else 0
+                work.pixels = describe_pixels(pixels)
+                work.label = self._read_label(work, work.pixels.size)
+                background = self._find_background(image, order.sequence, pixels)
+                work.background_frames = background.num_frames if background else 0
                 frame = self.frames.make(pixels, background)
                 self.neighbours.keep(image, frame)
-                earlier = [self._neighbour(name, sequence) for name in request["window"] or ()]
+                earlier = [self._neighbour(name, order.sequence) for name in order.window]
                 work.frames = as_window(earlier, frame)
         except ImageError as error:
-            work.row |= {"reason": error.reason, "detail": str(error), "attempts": request["attempt"]}
+            work.set_aside(error)
         turn.keep(work.held_bytes)
         self.inflight.wait(image)
         return work
@@ -201,16 +250,15 @@ class ImageReader:
             turn.await_room(found.bytes)
             self.inflight.enter(image, READ)
 
-    def _take_memory(self, turn: Turn, request: ScoreRow, file: FileBytes | Stack) -> None:
+    def _take_memory(self, turn: Turn, order: Order, file: FileBytes | Stack) -> None:
         """Wait for an image's turn to be decoded: nobody is at work at it meanwhile.
 
         Frames of its window that have to be read too are taken to be like it.
         """
-        self.inflight.wait(request["image"])
-        sequence, window = request["sequence"] or "", frozenset(request["window"] or ())
-        page = split_page(request["image"])[1]
-        wanted = announced_bytes(file, page, self.card.preprocessing, self.backgrounds, sequence)
-        turn.take(wanted * 2 if window else wanted)
+        self.inflight.wait(order.image)
+        page = split_page(order.image)[1]
+        wanted = announced_bytes(file, page, self.card.preprocessing, self.backgrounds, order.sequence)
+        turn.take(wanted * 2 if order.window else wanted)
 
     def _find_background(self, image: str, sequence: str, pixels: Pixels) -> Background | None:
         """Its background. Who waits for another's measuring does not work; who measures, anew each frame."""
@@ -247,7 +295,7 @@ class ImageReader:
         """An image's file, read whole and hashed; of a page the open stack, hashed with the first one."""
         with work.timed("read"):
             file = self._patiently(image, self._open_hashed)
-            work.row |= {"bytes": file.num_bytes, "mtime_ns": file.mtime_ns, "sha256": file.sha256}
+            work.file = ImageFile(file.num_bytes, file.mtime_ns, file.sha256)
         return file
 
     def _open_hashed(self, name: str, page: int | None) -> FileBytes | Stack:
@@ -277,9 +325,8 @@ class ImageReader:
             place, read_anew, lambda why: UnreadableImage(f"{place}/{name} cannot be read: {why}")
         )
 
-    def _read_label(self, work: Work, label: str | None) -> Label | None:
-        labels, size = self.settings.labels, (work.row["height"], work.row["width"])
-        work.row["labelled"] = label is not None
+    def _read_label(self, work: Work, size: tuple[int, int]) -> Label | None:
+        labels, label = self.settings.labels, work.order.label
         if label is None or labels is None:
             if self.settings.require_labels:
                 raise LabelMissing(f"the image has no label in {labels}, where each was to have one")
@@ -290,12 +337,7 @@ class ImageReader:
             lambda: read_from(labels, label),
             lambda why: LabelMismatch(f"label {where} cannot be read: {why}"),
         )
-        work.row |= {
-            "label_path": label,
-            "label_bytes": len(file.data),
-            "label_mtime_ns": file.mtime_ns,
-            "label_sha256": file.sha256,
-        }
+        work.label_file = LabelFile(label, file.num_bytes, file.mtime_ns, file.sha256)
         return read_label(file.data, Path(where), size, self.card.classes, self.label_map)
 
 
@@ -353,14 +395,9 @@ def _read_once(place: Place, read: Callable[[], Value], refuse: Callable[[str], 
         raise refuse(error.strerror or str(error)) from None
 
 
-def describe_pixels(pixels: Pixels) -> dict[str, int | float]:
-    """Size, kind and brightness of an image as stored, over all channels, under the ledger's names."""
+def describe_pixels(pixels: Pixels) -> PixelFacts:
+    """Of an image as read."""
     mean, deviation = cv2.meanStdDev(pixels.reshape(pixels.shape[0], -1))
-    return {
-        "height": pixels.shape[0],
-        "width": pixels.shape[1],
-        "channels": 1 if pixels.ndim == 2 else pixels.shape[2],
-        "bit_depth": bit_depth(pixels),
-        "intensity_mean": float(mean[0, 0]),
-        "intensity_std": float(deviation[0, 0]),
-    }
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    kind = (pixels.shape[0], pixels.shape[1], channels, bit_depth(pixels))
+    return PixelFacts(*kind, float(mean[0, 0]), float(deviation[0, 0]))

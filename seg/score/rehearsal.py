@@ -5,10 +5,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from seg.data.preprocess import IntensityRange, OutOfRange, count_outside
+from seg.data.preprocess import Brightness, IntensityRange, OutOfRange, count_outside
 from seg.errors import DataWarning
+from seg.ledger.outcome import STAGES, Outcome, Quarantined, Scored
 from seg.progress import time_span
 from seg.score.predict import AHEAD, WRITERS
 from seg.screen import say
@@ -54,30 +54,29 @@ def choose_rehearsal(pending: Sequence[str]) -> list[str]:
     return [pending[place] for place in places]
 
 
-def estimate_night(rows: Sequence[dict[str, Any]], rest: Rest, power: Power, mask_bytes: int) -> Estimate:
-    """Foretell time and disk from the outcome rows of a few images; mask_bytes: of their masks together.
+def estimate_night(outcomes: Sequence[Outcome], rest: Rest, power: Power) -> Estimate:
+    """Foretell time and disk from the outcomes of a few images.
 
     All that an image costs is taken to grow with the bytes of its file. Of each stage counts the quickest of
-    the rows for its bytes, since a first one also warms up. The slower of two bounds is the time: the busiest
+    them for its bytes, since a first one also warms up. The slower of two bounds is the time: the busiest
     stage of each worker (reading and decoding run in AHEAD threads beside the model, writing in WRITERS), and
     the CPUs that decoding, writing and, without a GPU, the model keep busy.
     """
-    scored = [row for row in rows if row["reason"] is None]
+    scored = [one for one in outcomes if isinstance(one, Scored)]
     if not scored:
         return Estimate(rest.images, None, None)
     seconds = {
-        stage: rest.bytes * min((row[f"seconds_{stage}"] or 0.0) / max(1, row["bytes"]) for row in scored)
-        for stage in ("read", "decode", "model", "write")
+        stage: rest.bytes * min(one.seconds[stage] / max(1, one.bytes) for one in scored) for stage in STAGES
     }
     lanes = max(seconds["model"], (seconds["read"] + seconds["decode"]) / AHEAD, seconds["write"] / WRITERS)
     computing = 0.0 if power.on_gpu else seconds["model"] * power.threads
     cores = seconds["decode"] + seconds["write"] + computing
-    share = rest.bytes / max(1, sum(row["bytes"] for row in scored))
-    objects = sum(len(row.get("objects") or ()) for row in scored)
+    share = rest.bytes / max(1, sum(one.bytes for one in scored))
+    written = sum((one.mask_bytes or 0) + len(one.objects) * OBJECT_BYTES for one in scored)
     return Estimate(
         rest.images,
         max(lanes / max(1, power.workers), cores / max(1, power.cpus)),
-        round(share * (mask_bytes + objects * OBJECT_BYTES)) + rest.images * ROW_BYTES,
+        round(share * written) + rest.images * ROW_BYTES,
     )
 
 
@@ -96,7 +95,7 @@ def ready_line(estimate: Estimate, now: datetime, deadline: datetime | None = No
 
 
 def tell_ready(
-    rows: Sequence[dict[str, Any]],
+    outcomes: Sequence[Outcome],
     rest: Rest,
     out: Place,
     power: Power,
@@ -106,14 +105,15 @@ def tell_ready(
 ) -> Estimate:
     """Say that the night can begin: the line of `ready_line` on standard error, DataWarnings before it.
 
-    rows: outcomes of the rehearsal. rest: what is left after it. ranges: of the model file. Warned of: no
+    outcomes: of the rehearsal. rest: what is left after it. ranges: of the model file. Warned of: no
     image could be scored, one is unlike the training's, the disk is too small.
     """
-    scored = [row for row in rows if row["reason"] is None]
-    masks = (out.stat(f"masks/{row['image']}.png") for row in scored)
-    estimate = estimate_night(rows, rest, power, sum(mask.bytes for mask in masks if mask))
-    outside = count_outside([scored], ranges)
-    for text in (aside_warning(rows), outside and intensity_warning(outside), disk_warning(estimate, out)):
+    scored = [one for one in outcomes if isinstance(one, Scored)]
+    estimate = estimate_night(outcomes, rest, power)
+    looks = [Brightness(one.image, one.bit_depth, one.intensity_mean) for one in scored]
+    outside = count_outside([looks], ranges)
+    unlike = outside and intensity_warning(outside)
+    for text in (aside_warning(outcomes), unlike, disk_warning(estimate, out)):
         if text:
             warnings.warn(DataWarning(text), stacklevel=2)
     now = datetime.now().astimezone()
@@ -121,13 +121,14 @@ def tell_ready(
     return estimate
 
 
-def aside_warning(rows: Sequence[dict[str, Any]]) -> str | None:
+def aside_warning(outcomes: Sequence[Outcome]) -> str | None:
     """What is said where not one image of the rehearsal could be scored."""
-    if not rows or any(row["reason"] is None for row in rows):
+    aside = [one for one in outcomes if isinstance(one, Quarantined)]
+    if len(aside) < max(1, len(outcomes)):
         return None
-    each = "; ".join(f"{row['image']}: {row['reason']}, {row['detail']}" for row in rows)
+    each = "; ".join(f"{one.image}: {one.reason}, {one.detail}" for one in aside)
     return (
-        f"NONE of the {len(rows)} images of the rehearsal could be scored, and the rest may be alike: {each}"
+        f"NONE of the {len(aside)} images of the rehearsal could be scored, and the rest may be alike: {each}"
     )
 
 

@@ -1,22 +1,41 @@
 """What people see of a scoring while it runs: the screen, status.json, metrics, the line before the night."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol
 
 from seg.data.images import split_page
 from seg.errors import StoppedBy
+from seg.ledger.outcome import Outcome
 from seg.progress import live_view
 from seg.score.folder import ScoreFolder
 from seg.score.progress import Earlier, ScoringProgress
 from seg.score.rehearsal import Power, Rest, choose_rehearsal, tell_ready
-from seg.score.status import EVERY_S, ScoringStatus, StatusWriter
+from seg.score.status import EVERY_S, Held, ScoringStatus, StatusWriter
 
 METRICS_EVERY_S = 1.0
 
 Tell = Callable[[ScoringStatus], None]
 """Takes what there is to tell, about once a second."""
+
+
+class Source(Protocol):
+    """Where outcomes come from."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing is handed out any more."""
+        ...
+
+    @property
+    def num_suspects(self) -> int:
+        """Images that wait to be tried alone."""
+        ...
+
+    def held(self) -> list[Held]:
+        """What workers have begun, as far as they told."""
+        ...
 
 
 class Screen:
@@ -53,7 +72,7 @@ class Screen:
         self._writer.write(self.progress, at_once=True)
         self._show: Callable[[], None] = lambda: None
         self._tell: Tell | None = None
-        self._told_s, self._finishing = 0.0, False
+        self._told_s = 0.0
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -68,13 +87,13 @@ class Screen:
         if self._open_metrics:
             self._tell = self._open_metrics(self.progress.title)
 
-    def look(self, source: Any, rows: list[dict[str, Any]]) -> None:
-        """Show what is new; to be called about once a second, also without a row."""
-        self.progress.add(rows)
-        self.progress.hold((held.image, held.stage, held.seconds) for held in source.held())
+    def look(self, source: Source, outcomes: Iterable[Outcome]) -> None:
+        """Show what is new; to be called about once a second, also without an outcome."""
+        self.progress.add(outcomes)
+        self.progress.hold(source.held())
         self.progress.suspects = source.num_suspects
-        self._look_for_end(source.is_stopped)
-        self.folder.ledger.commit_due()
+        if source.is_stopped:
+            self.progress.finish()
         self._show()
         self._writer.write(self.progress)
         if self._tell and time.monotonic() - self._told_s >= METRICS_EVERY_S:
@@ -86,15 +105,6 @@ class Screen:
         self.progress.end(stopped_by, cause)
         self._writer.write(self.progress, at_once=True)
 
-    def _look_for_end(self, stopped: bool) -> None:
-        """Once nothing is handed out any more: commit what arrives, as who stopped us may lose patience."""
-        if not stopped:
-            return
-        if not self._finishing:
-            self._finishing = True
-            self.progress.finish()
-        self.folder.ledger.commit()
-
 
 class Rehearsal:
     """The images with which a night begins, end to end, and what is told when they are through."""
@@ -102,15 +112,15 @@ class Rehearsal:
     def __init__(self, folder: ScoreFolder, power: Power) -> None:
         self.folder, self.power = folder, power
         self.images = choose_rehearsal(folder.pending)
-        self._rows: dict[str, dict[str, Any]] = {}
+        self._outcomes: dict[str, Outcome] = {}
 
-    def look(self, rows: list[dict[str, Any]]) -> None:
-        """Outcome rows that have arrived."""
-        if len(self._rows) == len(self.images):
+    def look(self, outcomes: Iterable[Outcome]) -> None:
+        """Take what has arrived."""
+        if len(self._outcomes) == len(self.images):
             return
-        self._rows |= {row["image"]: row for row in rows if row["image"] in self.images}
-        if len(self._rows) == len(self.images):
-            plan, rehearsed = self.folder.plan, [self._rows[image] for image in self.images]
+        self._outcomes |= {one.image: one for one in outcomes if one.image in self.images}
+        if len(self._outcomes) == len(self.images):
+            plan, rehearsed = self.folder.plan, [self._outcomes[image] for image in self.images]
             tell_ready(
                 rehearsed,
                 self._rest(),

@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
 from seg.errors import DONE, ENDINGS, EXIT_CODES, FAILED, QUARANTINED, DataWarning, RequestError, StoppedBy
 from seg.files import without_nan
 from seg.ledger.ledger import read_ledger
-from seg.plain_data import from_plain, parse_json, require_fields
+from seg.plain_data import from_plain, parse_json
 from seg.progress import BLOCKS, Line, duration, heading, live_view, ratio, sparkline, time_span
 from seg.screen import open_console, say
 from seg.storage import Place, refusing
@@ -37,6 +37,15 @@ FILE = "status.json"
 EVERY_S = 60.0
 """Seconds between two writes, and between two lines in a log."""
 READ_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An image that a worker has, and where it was with it when it was last heard."""
+
+    image: str
+    stage: str
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +86,8 @@ class ScoringStatus:
     workers: int
     suspects: int
     """Images that were held by a worker that died; they are tried alone, at the end."""
-    in_flight: list[dict[str, Any]] = field(default_factory=list)
-    """`image`, `stage` and `seconds` of each image that a worker holds, the longest held first."""
+    in_flight: list[Held] = field(default_factory=list)
+    """The longest held first."""
     image_limit_s: float | None = None
     """Seconds after which an image in work is overdue; None: never."""
     cause: str
@@ -93,8 +102,6 @@ class ScoringStatus:
         status: ScoringStatus = from_plain(ScoringStatus, parse_json(content, "its content"))
         if not status.runs:
             StoppedBy(status.state)
-        for held in status.in_flight:
-            require_fields({"image": str, "stage": str, "seconds": float}, held, "in_flight")
         for moment in (status.updated, status.deadline, status.ends_at):
             _check_moment(moment or status.updated)
         return status
@@ -105,10 +112,10 @@ class ScoringStatus:
         return self.state in RUNNING
 
     @property
-    def overdue(self) -> list[dict[str, Any]]:
+    def overdue(self) -> list[Held]:
         """Of `in_flight` what takes too long."""
         limit_s = self.image_limit_s
-        return [] if limit_s is None else [held for held in self.in_flight if held["seconds"] > limit_s]
+        return [] if limit_s is None else [held for held in self.in_flight if held.seconds > limit_s]
 
     def silence_s(self, now: datetime) -> float:
         """Seconds without a sign of life, beyond what is usual; 0: all is well, or it has ended."""
@@ -187,7 +194,7 @@ def log_note(status: ScoringStatus) -> str:
         parts.append(_plural(status.suspects, "suspect"))
     if status.limiting_stage:
         parts.append(f"{status.limiting_stage} limits")
-    parts += [f"OVERDUE {late['image']} ({late['stage']} {late['seconds']:.0f} s)" for late in status.overdue]
+    parts += [f"OVERDUE {late.image} ({late.stage} {late.seconds:.0f} s)" for late in status.overdue]
     if status.runs and status.seconds_left is not None:
         parts.append(duration(status.seconds_left))
     return "  ".join(parts)
@@ -244,9 +251,7 @@ def _held(status: ScoringStatus) -> Line:
     first, count = status.in_flight[0], len(status.in_flight)
     of = f", longest of {count}" if count > 1 else ""
     late, style = (", OVERDUE", "bold red") if status.overdue else ("", "dim")
-    return Line(
-        _columns("now", f"{first['stage']} {first['seconds']:.0f} s{late}{of}: {first['image']}"), style
-    )
+    return Line(_columns("now", f"{first.stage} {first.seconds:.0f} s{late}{of}: {first.image}"), style)
 
 
 def _columns(name: str, *cells: str) -> str:

@@ -3,16 +3,17 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from seg.alarms import find_alarms
-from seg.data.orientation import UPRIGHT, Turned
-from seg.data.preprocess import OutOfRange, count_outside
+from seg.data.orientation import Turned
+from seg.data.preprocess import Brightness, OutOfRange, count_outside
 from seg.errors import EXIT_CODES, FAILED, QUARANTINED, REFUSED, STOPPED_EARLY, RequestError, StoppedBy
 from seg.ledger.ledger import Ledger, read_ledger
+from seg.ledger.outcome import Outcome, Scored
 from seg.metrics import score_classes
 from seg.objects import summarise_objects
 from seg.report.report import write_report
@@ -64,11 +65,11 @@ class Command:
     turned: Turned = field(default_factory=Turned)
     """Images that it scored and that carry an orientation."""
 
-    def look(self, rows: list[dict[str, Any]]) -> None:
-        """Outcome rows that have arrived."""
-        for row in rows:
-            if row["reason"] is None:
-                self.turned.add(row["image"], row.get("orientation", UPRIGHT))
+    def look(self, outcomes: Iterable[Outcome]) -> None:
+        """Take what has arrived."""
+        for outcome in outcomes:
+            if isinstance(outcome, Scored):
+                self.turned.add(outcome.image, outcome.orientation)
 
 
 def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, Any]:
@@ -114,8 +115,10 @@ def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, An
 
 def count_strangers(plan: ScorePlan, ledger: Ledger) -> OutOfRange | None:
     """Scored images that are unlike those of the training; None: the model file knows no range."""
-    rows = ledger.rows(["image", "bit_depth", "intensity_mean"])
-    return count_outside((table.to_pylist() for table in rows), plan.card.intensities)
+    parts = ledger.rows(list(Brightness._fields))
+    return count_outside(
+        ([Brightness(**row) for row in rows.to_pylist()] for rows in parts), plan.card.intensities
+    )
 
 
 def is_read_only(out: Place) -> bool:

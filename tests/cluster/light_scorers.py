@@ -4,18 +4,18 @@ import os
 import signal
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from seg.errors import RequestError
+from seg.ledger.outcome import Outcome
 from seg.score.blame import MODEL, InFlight, Note
+from seg.score.queue import Order
 from seg.storage import Place
-
-if TYPE_CHECKING:
-    from seg.score.read import ScoreRow
+from tests.outcomes import make_scored
 
 
 class LightScorer:
-    """Notes an image, does to its process what the image's name asks for, returns an empty row."""
+    """Notes an image, does to its process what the image's name asks for, returns that it is scored."""
 
     def __init__(
         self,
@@ -32,11 +32,11 @@ class LightScorer:
         self.does = {exits: lambda: os._exit(1), crashes: _crash, freezes: _freeze}
         self.threads = ThreadPoolExecutor(3) if place else None
 
-    def submit(self, request: "ScoreRow") -> Future[dict[str, Any]]:
+    def submit(self, order: Order) -> Future[Outcome]:
         if self.threads:
-            return self.threads.submit(self._score, request["image"], request["attempt"])
-        done: Future[dict[str, Any]] = Future()
-        done.set_result(self._score(request["image"], request["attempt"]))
+            return self.threads.submit(self._score, order)
+        done: Future[Outcome] = Future()
+        done.set_result(self._score(order))
         return done
 
     def notes(self) -> dict[str, Note]:
@@ -44,13 +44,13 @@ class LightScorer:
 
     def close(self) -> None: ...
 
-    def _score(self, image: str, attempt: int) -> dict[str, Any]:
-        self.inflight.begin(image, attempt)
-        self.inflight.enter(image, MODEL)
-        if image in self.does:
-            self.does[image]()
-        self.inflight.end(image)
-        return {"image": image, "reason": None, "attempt": attempt}
+    def _score(self, order: Order) -> Outcome:
+        self.inflight.begin(order.image, order.attempt)
+        self.inflight.enter(order.image, MODEL)
+        if order.image in self.does:
+            self.does[order.image]()
+        self.inflight.end(order.image)
+        return make_scored(order.image, attempt=order.attempt)
 
 
 def _crash() -> None:

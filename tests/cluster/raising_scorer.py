@@ -13,6 +13,6 @@ class RaisingScorer(ImageScorer):
         self.raises = raises
 
     def predict(self, work: Work) -> Prediction:
-        if work.row["image"] == self.raises:
+        if work.order.image == self.raises:
             raise RuntimeError("no kernel for this")
         return super().predict(work)

@@ -1,5 +1,6 @@
 """Scores folders whose every number is chosen by a test."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.ledger.ledger import LEDGER_SCHEMA, Ledger
+from seg.ledger.ledger import Ledger
+from seg.ledger.outcome import LEDGER_SCHEMA, Quarantined, Scored
 from seg.storage import Place, as_place
 
 BEGAN = datetime(2026, 1, 1, 18, tzinfo=UTC)
@@ -16,7 +18,7 @@ BEGAN = datetime(2026, 1, 1, 18, tzinfo=UTC)
 def make_row(
     image: str, matrix: NDArray[np.int64] | None, *, num_classes: int = 3, **values: Any
 ) -> dict[str, Any]:
-    """An outcome row; `matrix`: its confusion, None where it has no label."""
+    """The fields of a Scored; `matrix`: its confusion, None where it has no label."""
     labelled = matrix is not None
     row: dict[str, Any] = dict.fromkeys(LEDGER_SCHEMA.names)
     row |= {"height": 10, "width": 12, "channels": 1, "bit_depth": 8, "sha256": f"of {image}"}
@@ -26,7 +28,7 @@ def make_row(
         row |= {"confusion": matrix.ravel().tolist(), "class_pixels": matrix.sum(0).tolist(), "ignored": 0}
         row |= {"label_path": f"{image}.png", "label_sha256": f"label of {image}"}
         row |= {f"objects_{kind}": [0] * num_classes for kind in ("found", "missed", "invented")}
-    return row | {"image": image, "reason": None} | values
+    return row | {"image": image} | values
 
 
 def random_rows(count: int, *, seed: int, num_classes: int = 3, unlabelled: int = 0) -> list[dict[str, Any]]:
@@ -44,14 +46,17 @@ def random_rows(count: int, *, seed: int, num_classes: int = 3, unlabelled: int 
     return rows
 
 
-def write_scores(folder: Path, rows: list[dict[str, Any]], *, part: int = 7, **run: Any) -> Place:
+def write_scores(
+    folder: Path, rows: Sequence[dict[str, Any] | Quarantined], *, part: int = 7, **run: Any
+) -> Place:
     """A scores folder of three classes with these rows, in parts of so many; without masks."""
     place = as_place(folder)
     ledger = Ledger(place)
+    outcomes = [row if isinstance(row, Quarantined) else Scored(**row) for row in rows]
     for first in range(0, len(rows), part):
-        ledger.add(rows[first : first + part])
+        ledger.add(outcomes[first : first + part])
         ledger.commit()
-    scored = [row for row in rows if row["reason"] is None]
+    scored = [one for one in outcomes if isinstance(one, Scored)]
     defaults = {"archive": "/data/archive", "labels": "/data/labels", "masks": "none", "label_map": []}
     run = defaults | {"sequence": "", "min_object_px": 64, "classes": ["background", "disc", "dust"]} | run
     place.write_json("run.json", run)

@@ -1,22 +1,24 @@
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from cluster import crop_sharding
-from cluster.crop_sharding import CropPredictor, ImageAssembly, score_crops
+from cluster.crop_sharding import CropPredictor, ImageAssembly, Share, score_crops
 from cluster.session import Session
+from seg.ledger.outcome import Outcome, Quarantined, Scored
 from seg.model_file import ModelCard, read_model
 from seg.recipe import Preprocessing, Tiling
 from seg.score.predict import ImageScorer
-from seg.score.queue import WorkersKeepDying
-from seg.score.read import ImageReader, ScoreRow, ScorerSettings, Work
+from seg.score.queue import Order, WorkersKeepDying
+from seg.score.read import ImageReader, ScorerSettings, Work
 from seg.storage import as_place
 from tests.small import read_tree, write_image, write_model, write_odd_archive
 
-CLOCKS = ("seconds_read", "seconds_decode", "seconds_model", "seconds_write", "finished_at")
+CLOCKS = dict.fromkeys(("seconds_read", "seconds_decode", "seconds_model", "seconds_write", "finished_at"))
 
 
 @pytest.fixture
@@ -47,27 +49,25 @@ def open_settings(tmp_path: Path, out: str, shrink: float = 2.0) -> tuple[Scorer
     return settings, read_model(model)[1]
 
 
-def ask(tmp_path: Path, labels: dict[str, Path | None]) -> list[ScoreRow]:
-    names = {
-        image: label and label.relative_to(tmp_path / "masks").as_posix() for image, label in labels.items()
-    }
+def ask(tmp_path: Path, labels: dict[str, Path | None]) -> list[Order]:
     return [
-        {"image": image, "label": label, "sequence": None, "window": None, "attempt": 1}
-        for image, label in names.items()
+        Order(image, label=label and label.relative_to(tmp_path / "masks").as_posix())
+        for image, label in labels.items()
     ]
 
 
-def without_clocks(rows: Any) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name not in CLOCKS} for row in rows]
+def without_clocks(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    return [replace(one, **CLOCKS) if isinstance(one, Scored) else one for one in outcomes]
 
 
-def check_same(tmp_path: Path, rows: list[dict[str, Any]], requests: list[ScoreRow], shrink: float) -> None:
-    """The rows and masks of out/ are those of images scored whole."""
+def check_same(tmp_path: Path, outcomes: list[Outcome], orders: list[Order], shrink: float) -> None:
+    """The outcomes and masks of out/ are those of images scored whole."""
     settings, _ = open_settings(tmp_path, "whole", shrink)
-    assert without_clocks(rows) == without_clocks(ImageScorer(settings, "cpu").score(requests))
+    assert without_clocks(outcomes) == without_clocks(ImageScorer(settings, "cpu").score(orders))
     assert read_tree(tmp_path / "out" / "masks") == read_tree(tmp_path / "whole" / "masks")
-    assert {row["reason"] for row in rows} == {None, "unreadable"}
-    assert min(row["class_pixels"][1] for row in rows if row["image"] == "large.png") > 500
+    scored = {one.image: one for one in outcomes if isinstance(one, Scored)}
+    assert {one.reason for one in outcomes if isinstance(one, Quarantined)} == {"unreadable"}
+    assert scored["large.png"].class_pixels[1] > 500
 
 
 @pytest.mark.parametrize(("shrink", "shares"), [(1.0, 7), (3.0, 1), (3.0, 40)])
@@ -76,14 +76,14 @@ def test_shares_put_together_give_the_row_and_mask_of_the_image_scored_whole(
 ) -> None:
     settings, card = open_settings(tmp_path, "out", shrink)
     reader, predictor = ImageReader(settings, card), CropPredictor(settings, None, shares)
-    requests, rows = ask(tmp_path, labels), []
-    for request in requests:
-        work = reader.prepare(request)
+    orders, outcomes = ask(tmp_path, labels), []
+    for order in orders:
+        work = reader.prepare(order)
         assembly = ImageAssembly(work, 2)
         for share in reversed(range(shares)):
             assembly.add(predictor.predict(work, share))
-        rows.append(assembly.finish(settings))
-    check_same(tmp_path, rows, requests, shrink)
+        outcomes.append(assembly.finish(settings))
+    check_same(tmp_path, outcomes, orders, shrink)
 
 
 @pytest.mark.ray
@@ -94,16 +94,16 @@ def test_workers_share_images_and_give_the_rows_and_masks_of_images_scored_whole
     assert session.connected
     settings, card = open_settings(tmp_path, "out")
     names = ("large.png", "bad.png", "deep/colour.tif", "s1/frame-10.png")
-    requests = [request for request in ask(tmp_path, labels) if request["image"] in names]
-    rows = [row for rows in score_crops(settings, card, requests, workers, gpus=0) for row in rows]
-    check_same(tmp_path, rows, requests, 2.0)
+    orders = [order for order in ask(tmp_path, labels) if order.image in names]
+    outcomes = [one for arrived in score_crops(settings, card, orders, workers, gpus=0) for one in arrived]
+    check_same(tmp_path, outcomes, orders, 2.0)
 
 
 class Dying(CropPredictor):
     """A worker that dies of the second image."""
 
-    def predict(self, work: Work, share: int) -> dict[str, Any]:
-        if work.row["image"] == "large.png":
+    def predict(self, work: Work, share: int) -> Share | None:
+        if work.order.image == "large.png":
             os._exit(1)
         return CropPredictor.predict(self, work, share)
 
@@ -116,6 +116,6 @@ def test_an_image_that_kills_its_workers_ends_the_rows_with_its_name(
     assert session.connected
     monkeypatch.setattr(crop_sharding, "CropPredictor", Dying)
     settings, card = open_settings(tmp_path, "out")
-    requests = sorted(ask(tmp_path, labels), key=lambda row: row["image"] == "large.png")[-2:]
+    orders = sorted(ask(tmp_path, labels), key=lambda order: order.image == "large.png")[-2:]
     with pytest.raises(WorkersKeepDying, match=r"has died 3 times, the last time at .* or the next image"):
-        list(score_crops(settings, card, requests, 2, gpus=0))
+        list(score_crops(settings, card, orders, 2, gpus=0))

@@ -21,8 +21,8 @@ from seg.locks import store_lock
 from seg.locks.folder_lock import FolderLock, LostLock, check_owner
 from seg.storage import Place, as_place
 from seg.train.run_folder import claim_folder
+from tests.outcomes import make_aside, make_object, make_scored
 from tests.s3 import BUCKET, S3, serve_s3
-from tests.seg.ledger.test_ledger import aside, found, scored
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_what_is_not_on_a_store_is_no_folder(read: object, store: Place) -> None
 def test_a_ledger_on_a_store_does_what_a_local_one_does(store: Place) -> None:
     ledger = Ledger(store)
     for images in ("abc", "de"):
-        ledger.add([scored(image, [1, 2, 3, 4]) | {"objects": [found(image, 0)]} for image in images])
-        ledger.add([aside(f"{image} aside") for image in images])
+        ledger.add([make_scored(image, [1, 2, 3, 4], objects=(make_object(image, 0),)) for image in images])
+        ledger.add([make_aside(f"{image} aside") for image in images])
         ledger.commit()
     ledger.forget(["b"])
     ledger.forget_quarantined(["a aside", "d aside", "e aside"])
@@ -123,7 +123,7 @@ def test_a_ledger_on_a_store_does_what_a_local_one_does(store: Place) -> None:
 
 def test_a_store_that_refuses_is_not_taken_for_a_damaged_part(store: Place, s3: S3) -> None:
     ledger = Ledger(store)
-    ledger.add([scored("a")])
+    ledger.add([make_scored("a")])
     ledger.commit()
     with s3.refusing(), pytest.raises(OSError, match=r"ACCESS|Access|denied"):
         Ledger(store).finished_images()
@@ -137,7 +137,7 @@ def test_an_image_on_a_store_that_was_written_anew_has_changed(store: Place) -> 
     for name in listing.images:
         file = read_from(store, name)
         row = {"bytes": len(file.data), "mtime_ns": file.mtime_ns, "sha256": file.sha256}
-        ledger.add([scored(name) | row])
+        ledger.add([make_scored(name, **row)])
     ledger.commit()
     assert find_changes(listing, Labels.none(3), ledger).changed == []
     store.write("b.png", b"longer")
@@ -152,7 +152,7 @@ def test_masks_on_a_store_are_missed_and_compared_as_in_a_folder(store: Place) -
         store.write(name, b"image")
         masks.write(f"{name}.png", b"mask")
         stats = {"mask_bytes": 4, "mask_sha256": hashlib.sha256(b"mask").hexdigest()}
-        ledger.add([scored(name) | stats | {"sha256": hashlib.sha256(b"image").hexdigest()}])
+        ledger.add([make_scored(name, sha256=hashlib.sha256(b"image").hexdigest(), **stats)])
     ledger.commit()
     assert find_changed_masks(masks, ledger) == Changes()
     masks.remove("s/b.png.png")

@@ -6,6 +6,7 @@ import pytest
 
 from cluster.session import Session
 from seg.score.progress import ScoringProgress
+from seg.score.status import Held
 from tests.small import wait_until
 
 VALUES = {
@@ -43,11 +44,11 @@ def test_prometheus_reads_a_scorings_figures_from_ray(session: Session) -> None:
             miou=0.25,
             seconds_left=90.0,
             suspects=3,
-            in_flight=[{"image": "a", "stage": "model", "seconds": 1.0}],
+            in_flight=[Held("a", "model", 1.0)],
         )
     )
     metrics.update(replace(first, images_done=50, images_scored=38, pixels=76 * 10**6, suspects=3,
-                           in_flight=[{}]))  # fmt: skip
+                           in_flight=[Held("b", "read", 0.0)]))  # fmt: skip
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     found: dict[str, float] = {}

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,39 +20,33 @@ from cluster.scorer_workers import (
     LocalCrew,
     Raised,
     RayCrew,
-    Scored,
+    Returned,
     Started,
     Told,
 )
 from cluster.session import Session
 from seg.errors import RequestError
+from seg.ledger.outcome import Outcome, Quarantined
 from seg.recipe import Tiling
 from seg.score.blame import InFlight, Note, take_over
 from seg.score.deadline import Stopping
-from seg.score.queue import ScoreQueue, Task, WorkersKeepDying, find_runs
-from seg.score.read import ScoreRow, ScorerSettings
+from seg.score.queue import Order, ScoreQueue, Task, WorkersKeepDying, find_runs
+from seg.score.read import ScorerSettings
 from seg.storage import as_place
 from tests.cluster.light_scorers import LightScorer, refuse_to_start
 from tests.cluster.raising_scorer import RaisingScorer
 from tests.conftest import WriteArchive
+from tests.outcomes import make_scored
 from tests.small import archive_labels, own_processes, write_model
 
-Rows = list[dict[str, Any]]
 HANGS = None
 NEVER = Limits()
 NO_SETTINGS: Any = SimpleNamespace(threads=1)
 """Light scorers need no more."""
 
 
-def to_row(task: Task) -> ScoreRow:
-    return {
-        "image": task.image,
-        "label": None,
-        "sequence": None,
-        "window": None,
-        "attempt": task.attempt,
-        "alone": task.alone,
-    }
+def to_order(task: Task) -> Order:
+    return Order(task.image, task.attempt, task.alone)
 
 
 class PretendedCrew:
@@ -72,13 +66,12 @@ class PretendedCrew:
         self.notes[worker] = InFlight(self.place, worker)
         self.events.append(Started(worker))
 
-    def hand(self, worker: str, row: ScoreRow) -> None:
-        image = row["image"]
-        self.handed[image] += 1
-        self.notes[worker].begin(image, row["attempt"], alone=row.get("alone", False))
-        event = self.behave(worker, image, row["attempt"])
-        if isinstance(event, Scored | Raised):
-            self.notes[worker].end(image)
+    def hand(self, worker: str, order: Order) -> None:
+        self.handed[order.image] += 1
+        self.notes[worker].begin(order.image, order.attempt, alone=order.alone)
+        event = self.behave(worker, order.image, order.attempt)
+        if isinstance(event, Returned | Raised):
+            self.notes[worker].end(order.image)
         if event is not None:
             self.events.append(event)
 
@@ -108,7 +101,7 @@ def open_pool(
     return ScorerPool(
         crew,
         ScoreQueue(find_runs(images, lambda a, b: False), workers=workers),
-        to_row,
+        to_order,
         workers=workers,
         inflight=as_place(place),
         stopping=Stopping(),
@@ -116,15 +109,19 @@ def open_pool(
     )
 
 
-def run(pool: ScorerPool) -> dict[str, Any]:
-    """Rows by image, each of which came once."""
-    rows = [row for rows in pool.outcomes() for row in rows]
-    assert max(Counter(row["image"] for row in rows).values()) == 1
-    return {row["image"]: row for row in rows}
+def run(pool: ScorerPool) -> dict[str, Outcome]:
+    """Outcomes by image, each of which came once."""
+    outcomes = [outcome for arrived in pool.outcomes() for outcome in arrived]
+    assert max(Counter(outcome.image for outcome in outcomes).values()) == 1
+    return {outcome.image: outcome for outcome in outcomes}
+
+
+def set_aside(outcomes: Iterable[Outcome]) -> dict[str, Quarantined]:
+    return {one.image: one for one in outcomes if isinstance(one, Quarantined)}
 
 
 def scored(worker: str, image: str, attempt: int) -> Event:
-    return Scored(worker, image, {"image": image, "reason": None, "attempt": attempt})
+    return Returned(worker, make_scored(image, attempt=attempt))
 
 
 def test_all_images_are_scored_once_by_all_workers(tmp_path: Path) -> None:
@@ -150,9 +147,8 @@ def test_a_dead_worker_is_replaced_and_its_killer_alone_is_set_aside(tmp_path: P
     crew = PretendedCrew(tmp_path, behave)
     rows = run(open_pool(crew, tmp_path, [f"{k}.png" for k in range(20)], workers=2))
     assert len(rows) == 20
-    aside = {image: row for image, row in rows.items() if row["reason"] is not None}
-    assert aside.keys() == {"7.png"}
-    assert (aside["7.png"]["reason"], aside["7.png"]["attempts"]) == ("killed_worker", 2)
+    (aside,) = set_aside(rows.values()).values()
+    assert (aside.image, aside.reason, aside.attempts) == ("7.png", "killed_worker", 2)
     assert crew.handed["7.png"] == 2
     assert len(crew.notes) >= 3
     assert list(tmp_path.iterdir()) == []
@@ -165,8 +161,9 @@ def test_an_image_in_work_for_too_long_is_ended_and_the_second_time_set_aside(tm
 
     crew = PretendedCrew(tmp_path, behave)
     rows = run(open_pool(crew, tmp_path, ["a.png", "slow.png", "b.png"], limits=Limits(image_s=10)))
-    assert rows.pop("slow.png")["reason"] == "timeout"
-    assert {row["reason"] for row in rows.values()} == {None}
+    assert rows.keys() == {"a.png", "slow.png", "b.png"}
+    (aside,) = set_aside(rows.values()).values()
+    assert (aside.image, aside.reason) == ("slow.png", "timeout")
     assert crew.handed["slow.png"] == 2
 
 
@@ -189,7 +186,7 @@ def test_an_image_that_takes_too_long_where_nothing_can_be_ended_is_named_once_a
 
     crew = Endless(tmp_path, behave)
     rows = run(open_pool(crew, tmp_path, ["a.png", "slow.png", "b.png"], limits=Limits(image_s=10)))
-    assert {row["reason"] for row in rows.values()} == {None}
+    assert not set_aside(rows.values())
     assert set(crew.handed.values()) == {1}
     said = capfd.readouterr().err
     assert said.count("slow.png takes longer than 10 s, in stage read, and `workers=0` cannot end it") == 1
@@ -272,9 +269,10 @@ def test_in_this_process_an_exception_costs_its_image_alone(settings: ScorerSett
     images = images_of(settings)[:6]
     crew = LocalCrew(settings, partial(RaisingScorer, raises=images[2]))
     rows = run(open_pool(crew, inflight(settings), images))
-    assert rows[images[2]]["reason"] == "killed_worker"
-    assert "RuntimeError: no kernel for this" in rows.pop(images[2])["detail"]
-    assert {row["reason"] for row in rows.values()} == {None}
+    assert rows.keys() == set(images)
+    (aside,) = set_aside(rows.values()).values()
+    assert (aside.image, aside.reason) == (images[2], "killed_worker")
+    assert "RuntimeError: no kernel for this" in aside.detail
     assert list(inflight(settings).iterdir()) == []
 
 
@@ -284,19 +282,19 @@ def test_real_deaths_cost_the_killers_alone_and_rows_come_once(session: Session,
     images = [f"{k}.png" for k in range(60)]
     scorer = partial(LightScorer, place=as_place(tmp_path), exits="7.png", crashes="40.png")
     pool = open_pool(RayCrew(NO_SETTINGS, make_scorer=scorer), tmp_path, images, workers=2)
-    arrived: Rows = []
+    arrived: list[Outcome] = []
     victim = None
-    for rows in pool.outcomes():
-        arrived += rows
+    for outcomes in pool.outcomes():
+        arrived += outcomes
         if victim is None and len(arrived) >= 20:
             for victim in own_processes("ScoringWorker")[:1]:  # none while another one starts
                 os.kill(victim, signal.SIGKILL)  # and this is nobody's fault
     assert victim is not None
-    assert Counter(row["image"] for row in arrived) == Counter(images)
-    aside = {row["image"]: row for row in arrived if row["reason"] is not None}
+    assert Counter(outcome.image for outcome in arrived) == Counter(images)
+    aside = set_aside(arrived)
     assert aside.keys() == {"7.png", "40.png"}
-    assert {row["reason"] for row in aside.values()} == {"killed_worker"}
-    assert all("stage model" in row["detail"] for row in aside.values())
+    assert {one.reason for one in aside.values()} == {"killed_worker"}
+    assert all("stage model" in one.detail for one in aside.values())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -310,8 +308,8 @@ def test_a_frozen_worker_is_ended_when_its_image_takes_too_long(session: Session
     )
     rows = run(pool)
     assert rows.keys() == set(images)
-    assert [image for image, row in rows.items() if row["reason"] == "timeout"] == ["3.png"]
-    assert {row["reason"] for image, row in rows.items() if image != "3.png"} == {None}
+    (aside,) = set_aside(rows.values()).values()
+    assert (aside.image, aside.reason) == ("3.png", "timeout")
 
 
 @pytest.mark.ray

@@ -70,10 +70,10 @@ class Night:
     def _begin(self) -> ScoreQueue:
         left = [image for image in self.images if image not in self.done | self.aside.keys()]
         suspects = {image: note for image, note in take_over(self.place).items() if image in left}
-        for row in given_up(suspects):
-            self.aside[row["image"]] = row["attempts"]
-            left.remove(row["image"])
-            del suspects[row["image"]]
+        for lost in given_up(suspects):
+            self.aside[lost.image] = lost.attempts
+            left.remove(lost.image)
+            del suspects[lost.image]
         write_suspects(self.place, suspects)
         pending = [image for image in left if image not in suspects]
         rehearsal = choose_rehearsal(pending)

@@ -22,9 +22,9 @@ class PoisonedScorer(ImageScorer):
 
     def predict(self, work: Work) -> Prediction:
         """Predict an image, unless it is poison."""
-        name = Path(work.row["image"]).stem
+        name = Path(work.order.image).stem
         if name in POISONS:
-            self.inflight.enter(work.row["image"], MODEL)
+            self.inflight.enter(work.order.image, MODEL)
             POISONS[name]()
         return super().predict(work)
 

@@ -175,24 +175,19 @@ def report_figures(place: Any) -> str:
 def scores_folder() -> Path:
     """A finished scoring of twelve images, two of them set aside."""
     from seg.ledger.ledger import Ledger
+    from seg.ledger.outcome import Scored
     from tests.cluster.scores import make_row, random_rows, write_scores
+    from tests.outcomes import make_aside, make_object
 
-    why = {"reason": "truncated", "detail": "cut", "bytes": 3, "mtime_ns": 1, "attempts": 1}
-    aside = [{"image": f"s9/{number}.png"} | why for number in range(2)]
     place = write_scores(folder("scores") / "out", random_rows(10, seed=0), part=5)
     ledger = Ledger(place)
     row = make_row("s8/1.png", np.array([[4, 1, 0], [0, 3, 0], [0, 0, 2]], np.int64))
-    ledger.add([row | {"objects": [_object("s8/1.png", number) for number in range(3)]}])
+    objects = tuple(make_object("s8/1.png", number) for number in range(3))
+    ledger.add([Scored(**row, objects=objects)])
     ledger.commit()
-    ledger.add(aside)
+    ledger.add(make_aside(f"s9/{number}.png", bytes=3, mtime_ns=1) for number in range(2))
     ledger.commit()
     return place.local()
-
-
-def _object(image: str, number: int) -> dict[str, Any]:
-    edges = {"x": number, "y": 1, "width": 4, "height": 5, "area": 18}
-    others = {"centroid_x": 2.0, "centroid_y": 3.0, "confidence": 0.5, "touches_border": False, "iou": 0.75}
-    return {"image": image, "class_id": 1} | edges | others
 
 
 def scores_file(kind: str) -> Path:
@@ -247,7 +242,7 @@ def read_notes(name: str, data: bytes) -> str:
 @cache
 def status_seeds() -> list[bytes]:
     from seg.files import json_bytes
-    from seg.score.status import ScoringStatus
+    from seg.score.status import Held, ScoringStatus
 
     numbers = dict.fromkeys(
         ("images_total", "images_done", "images_skipped", "images_scored", "images_quarantined", "pixels"), 4
@@ -265,7 +260,7 @@ def status_seeds() -> list[bytes]:
         limiting_stage="model",
         workers=2,
         suspects=0,
-        in_flight=[{"image": "a.png", "stage": "model", "seconds": 2.0}],
+        in_flight=[Held("a.png", "model", 2.0)],
         cause="",
         updated="2026-01-01T18:00:00+00:00",
         host="h",

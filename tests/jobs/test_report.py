@@ -13,7 +13,7 @@ from seg.score.progress import ScoringProgress
 from seg.score.status import StatusWriter
 from seg.storage import as_place
 from tests.cluster.scores import random_rows, write_scores
-from tests.seg.ledger.test_ledger import aside
+from tests.outcomes import make_aside, make_object
 from tests.small import read_tree
 
 
@@ -105,11 +105,10 @@ def flip_a_bit(folder: Path) -> Path:
 def test_of_a_damaged_folder_nothing_is_told_but_the_part(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = random_rows(20, seed=0)
-    rows[0]["objects"] = [{"image": rows[0]["image"], "class_id": 1}]
-    rows[1] = aside(rows[1]["image"])
+    first, second, *rows = random_rows(20, seed=0)
+    first["objects"] = (make_object(first["image"], 0),)
     for name in ("A", "B"):
-        write_scores(tmp_path / name, rows)
+        write_scores(tmp_path / name, [first, make_aside(second["image"]), *rows])
     StatusWriter(as_place(tmp_path / "A")).write(ScoringProgress(20, ("background",), workers=1, title="t"))
     part = flip_a_bit(tmp_path / "A" / kind)
     jobs = {

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_a_mask_without_objects_has_none(ids: NDArray[np.uint8]) -> None:
     objects = find_objects(ids, 3, 1, np.ones(ids.shape, np.float32))
     assert len(objects) == 0
     assert objects.boxes.shape == (0, 4)
-    assert object_rows("a.png", objects, None) == []
+    assert object_rows("a.png", objects, None) == ()
 
 
 def test_rows_have_none_where_a_number_is_undefined() -> None:
@@ -149,6 +150,6 @@ def test_rows_have_none_where_a_number_is_undefined() -> None:
         "confidence": None,
         "touches_border": False,
     }
-    assert object_rows("s/a.png", objects, None) == [{**row, "iou": None}]
-    assert object_rows("s/a.png", objects, np.array([np.nan])) == [{**row, "iou": None}]
-    assert object_rows("s/a.png", objects, np.array([0.75])) == [{**row, "iou": 0.75}]
+    for ious, iou in ((None, None), (np.array([np.nan]), None), (np.array([0.75]), 0.75)):
+        (found,) = object_rows("s/a.png", objects, ious)
+        assert asdict(found) == {**row, "iou": iou}

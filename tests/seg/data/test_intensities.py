@@ -3,7 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from seg.data.preprocess import Intensity, IntensityRange, count_outside, find_ranges, measure_intensity
+from seg.data.preprocess import (
+    Brightness,
+    Intensity,
+    IntensityRange,
+    count_outside,
+    find_ranges,
+    measure_intensity,
+)
 
 RANGE = IntensityRange(8, lowest_mean=100.0, highest_mean=120.0, low=10.0, high=210.0)
 """An image's mean may lie 20 beyond."""
@@ -35,12 +42,13 @@ def test_a_trainings_images_span_a_range_for_each_depth() -> None:
     assert find_ranges([]) == ()
 
 
-def row(image: str, mean: float, depth: int = 8) -> dict[str, object]:
-    return {"image": image, "bit_depth": depth, "intensity_mean": mean}
+def look(image: str, mean: float, depth: int = 8) -> Brightness:
+    return Brightness(image, depth, mean)
 
 
 def test_images_beyond_a_trainings_means_or_of_another_depth_are_counted_and_the_first_is_named() -> None:
-    parts = [[row("a", 80.0), row("b", 140.0)], [row("c", 140.5), row("d", 79.0), row("e", 110.0, 16)], []]
+    dim, bright = [look("a", 80.0), look("b", 140.0)], [look("c", 140.5), look("d", 79.0)]
+    parts = [dim, [*bright, look("e", 110.0, 16)], []]
     found = count_outside(parts, (RANGE,))
     assert found is not None
     assert (found.images, found.of, found.first) == (3, 5, "c")
@@ -51,4 +59,4 @@ def test_images_beyond_a_trainings_means_or_of_another_depth_are_counted_and_the
 
 
 def test_without_a_range_nothing_is_said() -> None:
-    assert count_outside([[row("a", 80.0)]], ()) is None
+    assert count_outside([[look("a", 80.0)]], ()) is None

@@ -20,7 +20,8 @@ from seg.ledger.changes import (
 )
 from seg.ledger.ledger import Ledger
 from seg.storage import as_place
-from tests.seg.ledger.test_ledger import age, scored
+from tests.outcomes import make_aside, make_scored
+from tests.seg.ledger.test_ledger import age
 
 IMAGES = ("s/1.png", "s/2.png", "s/10.png", "pages.tif#0", "pages.tif#1", "other.bmp")
 
@@ -64,19 +65,21 @@ def score_all(root: Path, **reasons: str) -> Ledger:
     ledger = Ledger(root / "scores")
     for image in listing.images:
         reason = reasons.get(Path(split_page(image)[0]).stem)
-        row = scored(image) | {"reason": reason}
+        known: dict[str, Any] = {}
         if reason != "unreadable":
-            row |= stamp(root / "images" / split_page(image)[0], "")
+            known |= stamp(root / "images" / split_page(image)[0], "")
         if reason in (None, "label_mismatch") and image in labels.names:
-            row |= stamp(root / "masks" / labels.names[image], "label_")
-            row["label_path"] = labels.names[image]
-        if reason is None:
-            write(root / f"predicted/{image}.png", f"mask of {image}")
-            row |= {
-                f"mask_{what}": stamp(root / f"predicted/{image}.png", "")[what]
-                for what in ("bytes", "sha256")
-            }
-        ledger.add([row])
+            known |= stamp(root / "masks" / labels.names[image], "label_")
+            known["label_path"] = labels.names[image]
+        if reason is not None:
+            hashes = {"sha256", "label_sha256"}
+            kept = {name: known[name] for name in known.keys() - hashes}
+            ledger.add([make_aside(image, reason, **kept)])
+            continue
+        write(root / f"predicted/{image}.png", f"mask of {image}")
+        mask = stamp(root / f"predicted/{image}.png", "mask_")
+        del mask["mask_mtime_ns"]
+        ledger.add([make_scored(image, **known, **mask)])
     ledger.commit()
     return ledger
 

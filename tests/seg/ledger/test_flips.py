@@ -1,17 +1,21 @@
 """One bit of a part that is another than was written: whoever reads notices, or reads the same."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from seg.errors import DamagedFile
-from seg.ledger.ledger import LEDGER_SCHEMA, OBJECTS_SCHEMA, QUARANTINE_SCHEMA, Ledger
+from seg.ledger.ledger import Ledger
+from seg.ledger.outcome import LEDGER_SCHEMA, OBJECTS_SCHEMA, QUARANTINE_SCHEMA
 from seg.ledger.parts import Parts
 from seg.storage import as_place
-from tests.seg.ledger.test_ledger import age, aside, found, scored
+from tests.outcomes import make_aside, make_object, make_scored
+from tests.seg.ledger.test_ledger import age
 
 SCHEMAS = {"ledger": LEDGER_SCHEMA, "objects": OBJECTS_SCHEMA, "quarantine": QUARANTINE_SCHEMA}
 MATRICES = ([1, 2, 3, 0], None, [0, 5, 1, 0], [6, 0, 0, 0])
@@ -21,10 +25,11 @@ def write_small_parts(folder: Path) -> None:
     """A part of each kind, of a few rows that differ, one of them unlabelled."""
     ledger = Ledger(folder)
     for k, matrix in enumerate(MATRICES):
-        stamps = {"bytes": 100 + k, "mtime_ns": 10**18 + k, "sha256": f"{k}" * 64, "attempt": 1}
-        objects = [found(f"s/{k}.png", x, area=x + 2, iou=None if x else 0.5) for x in range(k)]
-        ledger.add([scored(f"s/{k}.png", matrix) | stamps | {"objects": objects}])
-        ledger.add([aside(f"s/{k} aside.png") | {"bytes": k, "mtime_ns": 10**18}])
+        stamps = {"bytes": 100 + k, "mtime_ns": 10**18 + k, "sha256": f"{k}" * 64}
+        name = f"s/{k}.png"
+        objects = tuple(make_object(name, x, area=x + 2, iou=None if x else 0.5) for x in range(k))
+        ledger.add([make_scored(name, matrix, objects=objects, **stamps)])
+        ledger.add([make_aside(f"s/{k} aside.png", bytes=k, mtime_ns=10**18)])
     ledger.commit()
 
 
@@ -94,7 +99,7 @@ def test_a_flip_that_hides_the_names_of_a_part_or_some_is_noticed_where_all_of_i
 
 
 def test_a_part_in_which_pixels_do_not_add_up_is_damaged(tmp_path: Path) -> None:
-    odd = [
+    odd: list[dict[str, Any]] = [
         {"confusion": [0, 0, 0, 0]},
         {"ignored": None},
         {"class_pixels": [0, 0]},
@@ -110,7 +115,8 @@ def test_a_part_in_which_pixels_do_not_add_up_is_damaged(tmp_path: Path) -> None
     for number, wrong in enumerate(odd):
         folder = tmp_path / str(number)
         ledger = Ledger(folder)
-        ledger.add([scored("a", [1, 2, 3, 0]), scored("b"), scored("c", [1, 2, 2, 0]) | wrong])
+        sound = [make_scored("a", [1, 2, 3, 0]), make_scored("b")]
+        ledger.add([*sound, replace(make_scored("c", [1, 2, 2, 0]), **wrong)])
         ledger.commit()
         Ledger(folder).check()  # its name vouches for it
         age(folder)

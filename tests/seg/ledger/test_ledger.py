@@ -6,8 +6,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,29 +17,11 @@ from hypothesis import strategies as st
 
 import seg.ledger.ledger
 from seg.errors import DamagedFile, DataWarning
-from seg.ledger.ledger import LEDGER_SCHEMA, OBJECTS_SCHEMA, PART_ROWS, QUARANTINE_SCHEMA, Ledger
+from seg.ledger.ledger import PART_ROWS, Ledger
+from seg.ledger.outcome import LEDGER_SCHEMA, OBJECTS_SCHEMA, QUARANTINE_SCHEMA, Scored
 from seg.locks.folder_lock import LostLock
 from seg.storage import Place
-
-
-def scored(image: str, confusion: list[int] | None = None, size: tuple[int, int] = (2, 3)) -> dict[str, Any]:
-    seconds = {name: 0.5 for name in LEDGER_SCHEMA.names if name.startswith("seconds_")}
-    row = {"image": image, "reason": None, "height": size[0], "width": size[1], "confusion": confusion}
-    row |= {"labelled": confusion is not None, "class_pixels": [size[0] * size[1], 0]}
-    row["ignored"] = None if confusion is None else size[0] * size[1] - sum(confusion)
-    objects = {f"objects_{kind}": None for kind in ("found", "missed", "invented")}
-    return row | objects | seconds
-
-
-def aside(image: str) -> dict[str, Any]:
-    return {"image": image, "reason": "truncated", "detail": "the file ends", "attempts": 1}
-
-
-def found(image: str, x: int, **values: object) -> dict[str, Any]:
-    """An object."""
-    place = {"class_id": 1, "x": x, "y": 0, "width": 2, "height": 1, "area": 2, "iou": 0.75}
-    middle = {"centroid_x": x + 0.5, "centroid_y": 0.0, "confidence": 0.9, "touches_border": True}
-    return {"image": image} | place | middle | values
+from tests.outcomes import make_aside, make_object, make_scored
 
 
 def parts(folder: Path) -> list[str]:
@@ -64,12 +46,12 @@ def stems(folder: Path) -> set[str]:
 def test_a_part_closes_at_256_rows_and_the_rest_waits_for_commit(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for k in range(PART_ROWS - 1):
-        ledger.add([scored(str(k))])
+        ledger.add([make_scored(str(k))])
     assert not parts(tmp_path)
-    ledger.add([scored("last"), scored("one more")])
+    ledger.add([make_scored("last"), make_scored("one more")])
     (part,) = (tmp_path / "ledger").iterdir()
     assert pq.read_table(part).num_rows == 257
-    ledger.add([scored("open")])
+    ledger.add([make_scored("open")])
     assert len(ledger.finished_images()) == 257
     ledger.commit()
     assert len(ledger.finished_images()) == ledger.committed == 258
@@ -78,8 +60,8 @@ def test_a_part_closes_at_256_rows_and_the_rest_waits_for_commit(tmp_path: Path)
 def test_a_part_closes_when_the_last_one_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seg.ledger.ledger, "PART_S", 0.0)
     ledger = Ledger(tmp_path)
-    ledger.add([scored("a")])
-    ledger.add([scored("b")])
+    ledger.add([make_scored("a")])
+    ledger.add([make_scored("b")])
     assert len(parts(tmp_path)) == 2
 
 
@@ -93,7 +75,7 @@ def test_committing_nothing_writes_nothing(tmp_path: Path) -> None:
 
 def test_scored_and_quarantined_rows_of_a_part_go_to_files_of_one_name(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.add([scored("a"), aside("b"), scored("c")])
+    ledger.add([make_scored("a"), make_aside("b"), make_scored("c")])
     ledger.commit()
     assert [Path(part).parent.name for part in parts(tmp_path)] == ["ledger", "quarantine"]
     (_,) = stems(tmp_path)
@@ -107,14 +89,14 @@ def test_scored_and_quarantined_rows_of_a_part_go_to_files_of_one_name(tmp_path:
 
 def test_a_part_without_scored_images_has_no_ledger_file(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.add([aside("b")])
+    ledger.add([make_aside("b")])
     ledger.commit()
     assert [Path(part).parent.name for part in parts(tmp_path)] == ["quarantine"]
 
 
 def test_a_file_that_was_never_finished_is_not_read(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.add([scored("a", [1, 2, 3, 4])])
+    ledger.add([make_scored("a", [1, 2, 3, 4])])
     ledger.commit()
     for folder in ("ledger", "quarantine"):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -139,7 +121,7 @@ def test_a_commit_stopped_anywhere_and_called_again_writes_each_row_once(
             raise KeyboardInterrupt
 
     ledger = Ledger(tmp_path)
-    ledger.add([scored("a", [1, 0, 0, 1]), aside("b")])
+    ledger.add([make_scored("a", [1, 0, 0, 1]), make_aside("b")])
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -166,7 +148,7 @@ def test_a_part_is_flushed_before_it_has_its_name_and_its_folder_after(
 
     monkeypatch.setattr(os, "fsync", record)
     ledger = Ledger(tmp_path)
-    ledger.add([scored("a")])
+    ledger.add([make_scored("a")])
     ledger.commit()
     assert seen == [(False, 0), (True, 1)]
 
@@ -181,7 +163,7 @@ def test_totals_are_the_exact_sums_however_the_rows_are_cut_into_parts(
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder))
         for number, batch in enumerate(batches):
-            ledger.add([with_objects(f"{number}/{k}", matrix, k) for k, matrix in enumerate(batch)])
+            ledger.add([with_counts(f"{number}/{k}", matrix, k) for k, matrix in enumerate(batch)])
             ledger.commit()
         totals = ledger.totals(3)
         matrices = [matrix for batch in batches for matrix in batch if matrix is not None]
@@ -201,28 +183,28 @@ def test_totals_are_the_exact_sums_however_the_rows_are_cut_into_parts(
         assert totals.seconds.get("model", 0.0) == 0.5 * totals.images  # halves add exactly
 
 
-def with_objects(image: str, matrix: list[int] | None, k: int) -> dict[str, Any]:
+def with_counts(image: str, matrix: list[int] | None, k: int) -> Scored:
     """A row whose counts of objects are pieces of its matrix."""
     names = ("objects_found", "objects_missed", "objects_invented")
-    counts = {name: matrix and matrix[first : first + 3] for first, name in enumerate(names)}
-    return scored(image, matrix, (k + 1, 7)) | counts | {"class_pixels": [k, 7, 2 * k]}
+    counts = {name: matrix and tuple(matrix[first : first + 3]) for first, name in enumerate(names)}
+    return make_scored(image, matrix, (k + 1, 7), class_pixels=(k, 7, 2 * k), **counts)
 
 
-def test_objects_are_kept_with_their_image_and_those_of_an_image_set_aside_are_not(tmp_path: Path) -> None:
+def test_objects_are_kept_with_their_image(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    objects = [found("a", 3), found("a", 9, iou=None)]
-    ledger.add([scored("a") | {"objects": objects}, scored("b"), aside("c") | {"objects": [found("c", 1)]}])
+    objects = (make_object("a", 3), make_object("a", 9, iou=None))
+    ledger.add([make_scored("a", objects=objects), make_scored("b"), make_aside("c")])
     ledger.commit()
     (table,) = ledger.objects()
     assert table.schema.equals(OBJECTS_SCHEMA)
-    assert table.to_pylist() == objects
+    assert table.to_pylist() == list(map(asdict, objects))
     assert len(stems(tmp_path)) == 1
 
 
 def test_objects_without_their_ledger_part_do_not_count_and_are_removed(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for image in ("a", "b"):
-        ledger.add([scored(image) | {"objects": [found(image, 0)]}])
+        ledger.add([make_scored(image, objects=(make_object(image, 0),))])
         ledger.commit()
     lost, kept = sorted((tmp_path / "ledger").iterdir())
     _, its_objects = sorted((tmp_path / "objects").iterdir())
@@ -250,7 +232,9 @@ def test_a_damaged_part_is_named_by_whoever_reads_it_and_its_images_are_scored_a
 ) -> None:
     ledger = Ledger(tmp_path)
     for image in ("a", "b"):
-        ledger.add([scored(image, [1, 2, 3, 4]) | {"objects": [found(image, 0)]}, aside(f"{image} aside")])
+        ledger.add(
+            [make_scored(image, [1, 2, 3, 4], objects=(make_object(image, 0),)), make_aside(f"{image} aside")]
+        )
         ledger.commit()
     if aged:
         age(tmp_path)
@@ -268,7 +252,7 @@ def test_a_damaged_part_is_named_by_whoever_reads_it_and_its_images_are_scored_a
         reader.recover()
     assert [str(line.message).partition(" is damaged (")[0] for line in said] == list(map(str, torn))
     assert all("scored again" in str(line.message) for line in said)
-    reader.add([scored("a", [1, 2, 3, 4]) | {"objects": [found("a", 0)]}, aside("a aside")])
+    reader.add([make_scored("a", [1, 2, 3, 4], objects=(make_object("a", 0),)), make_aside("a aside")])
     reader.commit()
     check_both(Ledger(tmp_path))
 
@@ -297,7 +281,9 @@ def check_both(ledger: Ledger) -> None:
 def test_images_whose_objects_are_damaged_are_scored_again(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for image in ("a", "b"):
-        ledger.add([scored(image, [1, 2, 3, 4]) | {"objects": [found(image, 0)]}, aside(f"{image} aside")])
+        ledger.add(
+            [make_scored(image, [1, 2, 3, 4], objects=(make_object(image, 0),)), make_aside(f"{image} aside")]
+        )
         ledger.commit()
     torn, named = (min((tmp_path / folder).iterdir()) for folder in ("objects", "ledger"))
     torn.write_bytes(torn.read_bytes()[:-1])
@@ -310,7 +296,7 @@ def test_images_whose_objects_are_damaged_are_scored_again(tmp_path: Path) -> No
     with pytest.warns(DataWarning, match=rf"{named} is damaged \(its objects: .*scored again"):
         ledger.recover()
     assert ledger.finished_images() == {"b"}
-    ledger.add([scored("a", [1, 2, 3, 4]) | {"objects": [found("a", 0)]}])
+    ledger.add([make_scored("a", [1, 2, 3, 4], objects=(make_object("a", 0),))])
     ledger.commit()
     check_both(Ledger(tmp_path))
 
@@ -318,7 +304,7 @@ def test_images_whose_objects_are_damaged_are_scored_again(tmp_path: Path) -> No
 def test_of_many_names_those_that_are_there_are_found(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     assert ledger.find_finished(["a", "b"]).tolist() == [False, False]
-    ledger.add([scored("b"), aside("c"), scored("é/ü.png")])
+    ledger.add([make_scored("b"), make_aside("c"), make_scored("é/ü.png")])
     ledger.commit()
     assert ledger.find_finished(["a", "b", "c", "é/ü.png"]).tolist() == [False, True, False, True]
     assert ledger.find_quarantined(["a", "b", "c"]).tolist() == [False, False, True]
@@ -328,8 +314,8 @@ def test_of_many_names_those_that_are_there_are_found(tmp_path: Path) -> None:
 def test_forgotten_images_are_scored_again_and_their_objects_go_with_them(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for images in ("abc", "de", "fg"):
-        ledger.add([scored(image, [1, 0, 0, 0]) | {"objects": [found(image, 0)]} for image in images])
-        ledger.add([aside(f"{image} aside") for image in images])
+        ledger.add([make_scored(image, [1, 0, 0, 0], objects=(make_object(image, 0),)) for image in images])
+        ledger.add([make_aside(f"{image} aside") for image in images])
         ledger.commit()
     untouched = {part: (tmp_path / part).read_bytes() for part in parts(tmp_path)[2::3]}
     ledger.forget(["b", "d", "e", "f aside", "none"])
@@ -348,7 +334,7 @@ def test_forgotten_images_are_scored_again_and_their_objects_go_with_them(tmp_pa
 
 def test_forgetting_in_a_part_whose_objects_are_damaged_forgets_all_of_it(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.add([scored(image) | {"objects": [found(image, 0)]} for image in "ab"])
+    ledger.add([make_scored(image, objects=(make_object(image, 0),)) for image in "ab"])
     ledger.commit()
     (objects,) = (tmp_path / "objects").iterdir()
     whole = objects.read_bytes()
@@ -362,7 +348,7 @@ def test_forgetting_in_a_part_whose_objects_are_damaged_forgets_all_of_it(tmp_pa
 def test_a_name_in_two_parts_is_an_error_that_names_it_and_them(tmp_path: Path) -> None:
     for images in ("abc", "cd"):
         ledger = Ledger(tmp_path)
-        ledger.add([scored(image, [1, 2, 3, 4]) for image in images])
+        ledger.add([make_scored(image, [1, 2, 3, 4]) for image in images])
         ledger.commit()
     one, other = sorted((tmp_path / "ledger").iterdir())
     for read in (Ledger(tmp_path).check, Ledger(tmp_path).recover, lambda: Ledger(tmp_path).forget(["d"])):
@@ -373,7 +359,7 @@ def test_a_name_in_two_parts_is_an_error_that_names_it_and_them(tmp_path: Path) 
     other.unlink()
     ledger = Ledger(tmp_path)
     ledger.check()
-    ledger.add([aside("b")])
+    ledger.add([make_aside("b")])
     ledger.commit()
     (quarantined,) = (tmp_path / "quarantine").iterdir()
     with pytest.raises(DamagedFile, match=rf"image b is there twice, in {one} and in {quarantined},"):
@@ -382,7 +368,7 @@ def test_a_name_in_two_parts_is_an_error_that_names_it_and_them(tmp_path: Path) 
 
 def test_two_files_of_one_part_are_an_error(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.add([scored("a") | {"objects": [found("a", 0)]}])
+    ledger.add([make_scored("a", objects=(make_object("a", 0),))])
     ledger.commit()
     for folder in ("ledger", "objects"):
         (part,) = (tmp_path / folder).iterdir()
@@ -396,8 +382,8 @@ def test_two_files_of_one_part_are_an_error(tmp_path: Path) -> None:
 def test_parts_with_and_without_a_hash_in_their_names_are_one_ledger(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for images in ("abc", "de", "fg"):
-        ledger.add([scored(image, [1, 0, 0, 0]) | {"objects": [found(image, 0)]} for image in images])
-        ledger.add([aside(f"{image} aside") for image in images])
+        ledger.add([make_scored(image, [1, 0, 0, 0], objects=(make_object(image, 0),)) for image in images])
+        ledger.add([make_aside(f"{image} aside") for image in images])
         ledger.commit()
     before = [table.to_pylist() for table in (*ledger.rows(), *ledger.objects(), *ledger.quarantine_rows())]
     age(tmp_path, every=2)  # of each part one file, or two
@@ -417,7 +403,7 @@ def test_parts_with_and_without_a_hash_in_their_names_are_one_ledger(tmp_path: P
 
 def test_a_part_is_named_by_the_sha256_of_its_bytes(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.add([scored("a") | {"objects": [found("a", 0)]}, aside("b")])
+    ledger.add([make_scored("a", objects=(make_object("a", 0),)), make_aside("b")])
     ledger.commit()
     for part in parts(tmp_path):
         content = (tmp_path / part).read_bytes()
@@ -428,7 +414,7 @@ def test_what_is_taken_out_of_the_quarantine_is_never_written_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(tmp_path)
-    ledger.add([aside("a"), aside("b")])
+    ledger.add([make_aside("a"), make_aside("b")])
     ledger.commit()
     (before,) = (tmp_path / "quarantine").iterdir()
     whole = before.read_bytes()
@@ -447,7 +433,7 @@ def test_a_job_that_lost_its_folder_writes_nothing(tmp_path: Path) -> None:
         raise LostLock("another job")
 
     ledger = Ledger(tmp_path, may_write=refuse)
-    ledger.add([scored("a"), aside("b")])
+    ledger.add([make_scored("a"), make_aside("b")])
     with pytest.raises(LostLock):
         ledger.commit()
     assert not list(tmp_path.iterdir())
@@ -466,7 +452,7 @@ def test_a_commit_that_storage_refuses_for_a_while_is_written_once(
     monkeypatch.setattr(Place, "write", write_or_refuse)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     ledger = Ledger(tmp_path)
-    ledger.add([scored("a"), aside("b")])
+    ledger.add([make_scored("a"), make_aside("b")])
     ledger.commit()
     assert ledger.finished_images() == {"a"}
     assert ledger.quarantined_images() == {"b"}

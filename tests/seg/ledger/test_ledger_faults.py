@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from seg.ledger.ledger import Ledger
 from seg.storage import Place
-from tests.seg.ledger.test_ledger import aside, found, scored
+from tests.outcomes import make_aside, make_object, make_scored
 
 
 class Killed(Exception):
@@ -66,9 +66,9 @@ def fill(ledger: Ledger, parts: list[set[str]]) -> None:
     """Put images into the ledger, objects and all; those whose name is long go to the quarantine."""
     for images in parts:
         for image in sorted(images):
-            objects = [found(image, x) for x in range(len(image))]
-            row = aside(image) if len(image) > 3 else scored(image, [1, 0, 0, 1])
-            ledger.add([row | {"objects": objects}])
+            objects = tuple(make_object(image, x) for x in range(len(image)))
+            sound = make_scored(image, [1, 0, 0, 1], objects=objects)
+            ledger.add([make_aside(image) if len(image) > 3 else sound])
         ledger.commit()
 
 

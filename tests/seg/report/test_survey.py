@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seg.data.listing import natural_key
-from seg.ledger.ledger import LEDGER_SCHEMA, Ledger
+from seg.ledger.ledger import Ledger
+from seg.ledger.outcome import LEDGER_SCHEMA
 from seg.ledger.parts import OBJECT_COUNTS
 from seg.report.charts import DRIFT_BINS, distributions, drifts, object_figures
 from seg.report.survey import SURVEY_COLUMNS, Lowest, ObjectSurvey, Survey, natural_order, natural_text

@@ -11,10 +11,12 @@ import pytest
 from rich.console import Console
 
 from seg.data.listing import list_images
+from seg.ledger.outcome import Outcome
 from seg.recipe import Tiling
 from seg.score import dry_run as dry_run_tables
 from seg.score.dry_run import DryRun, Truth, dry_run, survey_headers
 from seg.score.predict import ImageScorer, ScorerSettings
+from seg.score.queue import Order
 from seg.score.rehearsal import Power
 from seg.storage import Place, as_place
 from tests.small import read_tree, write_model, write_odd_archive
@@ -105,11 +107,10 @@ class Sampler:
     def __init__(self, settings: ScorerSettings) -> None:
         self.settings, self.images, self.files = settings, [], {}
 
-    def __call__(self, images: list[str], scratch: Place) -> Iterator[dict[str, Any]]:
+    def __call__(self, images: list[str], scratch: Place) -> Iterator[Outcome]:
         self.images = images
         scorer = ImageScorer(replace(self.settings, out=scratch))
-        blank = {"label": None, "sequence": None, "window": None, "attempt": 1}
-        yield from scorer.score([{"image": image} | blank for image in images])  # type: ignore[misc]
+        yield from scorer.score(map(Order, images))
         self.files = read_tree(scratch.local())
 
 

@@ -16,6 +16,7 @@ from seg.ledger.ledger import Ledger
 from seg.objects import find_objects, object_rows
 from seg.score.exports import Exported, export_objects
 from seg.storage import Place, as_place
+from tests.outcomes import make_scored
 from tests.s3 import BUCKET, serve_s3
 from tests.seg.test_objects import describe
 
@@ -36,9 +37,7 @@ def write_scores(place: Place, images: tuple[str, ...] = IMAGES, *, part: int = 
     ledger = Ledger(place)
     for place_of, image in enumerate(images, start=1):
         objects = find_objects(draw_ids(image), 3, 4, np.full((41, 67), 0.75, np.float32))
-        seconds = {f"seconds_{stage}": 0.0 for stage in ("read", "decode", "model", "write")}
-        row = {"image": image, "reason": None, "height": 41, "width": 67, **seconds}
-        ledger.add([{**row, "objects": object_rows(image, objects, None)}])
+        ledger.add([make_scored(image, size=(41, 67), objects=object_rows(image, objects, None))])
         if place_of % part == 0:
             ledger.commit()
     ledger.commit()
@@ -134,9 +133,9 @@ def test_an_object_without_a_confidence_has_none_in_either_format(tmp_path: Path
     place = as_place(tmp_path)
     write_scores(place, ("a.png",))
     ids = np.pad(np.ones((2, 4), np.uint8), ((1, 1), (2, 2)))
-    row = {"image": "z.png", "reason": None, "height": 4, "width": 8, "seconds_read": 0.0}
+    objects = object_rows("z.png", find_objects(ids, 3, 1), None)
     ledger = Ledger(place)
-    ledger.add([{**row, "objects": object_rows("z.png", find_objects(ids, 3, 1), None)}])
+    ledger.add([make_scored("z.png", size=(4, 8), objects=objects)])
     ledger.commit()
     export_objects(place, "coco")
     export_objects(place, "yolo")

@@ -18,6 +18,7 @@ from cluster.session import Session
 from seg.errors import RequestError
 from seg.files import write_json
 from seg.ledger.ledger import Ledger
+from seg.ledger.outcome import Scored
 from seg.recipe import Preprocessing
 from seg.requests import ScoreRequest
 from seg.score.folder import refuse_changed
@@ -140,7 +141,7 @@ def test_rows_of_tiffs_that_are_gone_go_too_and_that_is_said(
 ) -> None:
     (row,) = [row for row in ledger_rows(old.out.local()) if row["image"] == "b.TIFF"]
     ledger = Ledger(old.out)
-    ledger.add([row | {"image": "gone.tif", "reason": None, "objects": []}])
+    ledger.add([Scored(**(row | {"image": "gone.tif"}))])
     ledger.commit()
     assert "gone.tif" in judge(replace(old, rescore_changed=True))
     said = capfd.readouterr().err

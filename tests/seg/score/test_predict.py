@@ -3,14 +3,14 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -18,13 +18,14 @@ from seg.data.images import Pixels, decode_image
 from seg.data.layout import pair_labels
 from seg.data.preprocess import Statistics
 from seg.files import persistently
-from seg.ledger.ledger import OUTCOME_SCHEMA
+from seg.ledger.outcome import LEDGER_SCHEMA, QUARANTINE_SCHEMA, Outcome, Scored
 from seg.model_file import load_model
 from seg.recipe import Preprocessing, Tiling
 from seg.score import read as image_reader
 from seg.score.blame import read_notes
 from seg.score.predict import ImageScorer, write_mask
-from seg.score.read import ImageReader, ScoreRow, ScorerSettings, sequence_file
+from seg.score.queue import Order
+from seg.score.read import ImageReader, ScorerSettings, sequence_file
 from seg.storage import as_place
 from tests.small import count_by_hand, read_tree, write_image, write_model, write_odd_archive
 
@@ -51,18 +52,16 @@ def score(settings: ScorerSettings, images: list[str]) -> dict[str, dict[str, An
     return score_rows(settings, [request(image, labels.get(image)) for image in images])
 
 
-def request(image: str, label: str | None = None, window: list[str] | None = None) -> ScoreRow:
-    return {"image": image, "label": label, "sequence": "s", "window": window, "attempt": 1}
+def request(image: str, label: str | None = None, window: Sequence[str] = ()) -> Order:
+    return Order(image, label=label, sequence="s", window=tuple(window))
 
 
-def score_rows(settings: ScorerSettings, requests: list[ScoreRow]) -> dict[str, dict[str, Any]]:
-    """Outcome rows as the ledger keeps them, a row an image, in order."""
-    rows = list(ImageScorer(settings, "cpu").score(requests))
-    assert [row["image"] for row in rows] == [request["image"] for request in requests]
-    known = {*OUTCOME_SCHEMA.names, "objects", "orientation"}
-    assert all(row.keys() <= known for row in rows)
-    kept = pa.Table.from_pylist(rows, OUTCOME_SCHEMA).to_pylist()
-    return {row["image"]: row for row in kept}
+def score_rows(settings: ScorerSettings, orders: list[Order]) -> dict[str, dict[str, Any]]:
+    """Outcomes as the ledger and the quarantine keep them, a row an image, in order."""
+    outcomes = list(ImageScorer(settings, "cpu").score(orders))
+    assert [outcome.image for outcome in outcomes] == [order.image for order in orders]
+    blank = dict.fromkeys([*LEDGER_SCHEMA.names, *QUARANTINE_SCHEMA.names])
+    return {outcome.image: blank | asdict(outcome) for outcome in outcomes}
 
 
 def masks_of(settings: ScorerSettings) -> Path:
@@ -77,7 +76,7 @@ def test_every_kind_of_image_is_counted_as_by_hand(settings: ScorerSettings) -> 
         mask = cv2.imread(str(masks_of(settings) / f"{image}.png"), cv2.IMREAD_UNCHANGED)
         assert mask is not None
         assert mask.shape == (row["height"], row["width"])
-        assert row["class_pixels"] == [int((mask == k).sum()) for k in range(2)]
+        assert row["class_pixels"] == tuple(int((mask == k).sum()) for k in range(2))
         assert 0.5 <= row["confidence"] <= 1
         assert row["labelled"] == (labels[image] is not None)
         if labels[image] is None:
@@ -320,22 +319,19 @@ def test_intensity_is_that_of_the_stored_values(settings: ScorerSettings) -> Non
 def test_objects_are_those_of_the_mask_and_counted_against_the_labels(settings: ScorerSettings) -> None:
     labels = write_odd_archive(settings.archive.local().parent)
     settings = replace(settings, min_object_px=4)
-    rows = list(
-        ImageScorer(settings, "cpu").score(
-            [request(image, f"{image}.png" if label else None) for image, label in labels.items()]
-        )
-    )
-    for row in rows:
-        mask = cv2.imread(str(masks_of(settings) / f"{row['image']}.png"), cv2.IMREAD_UNCHANGED)
+    orders = [request(image, f"{image}.png" if label else None) for image, label in labels.items()]
+    for scored in ImageScorer(settings, "cpu").score(orders):
+        assert isinstance(scored, Scored)
+        mask = cv2.imread(str(masks_of(settings) / f"{scored.image}.png"), cv2.IMREAD_UNCHANGED)
         assert mask is not None
         count, _, stats, _ = cv2.connectedComponentsWithStats((mask == 1).astype(np.uint8), connectivity=8)
         areas = sorted(int(area) for area in stats[1:count, cv2.CC_STAT_AREA] if area >= 4)
-        assert sorted(found["area"] for found in row["objects"]) == areas
-        if row["labelled"]:
-            judged = [found for found in row["objects"] if found["iou"] is not None]  # not all is ignored
-            assert sum(row["objects_found"]) + sum(row["objects_invented"]) == len(judged)
+        assert sorted(found.area for found in scored.objects) == areas
+        if scored.labelled:
+            judged = [found for found in scored.objects if found.iou is not None]  # not all is ignored
+            assert sum(scored.objects_found or ()) + sum(scored.objects_invented or ()) == len(judged)
         else:
-            assert "objects_found" not in row
+            assert scored.objects_found is scored.objects_missed is scored.objects_invented is None
 
 
 def test_an_image_without_a_label_is_set_aside_where_one_is_required(settings: ScorerSettings) -> None:
@@ -360,7 +356,9 @@ def test_a_storage_that_is_away_is_no_images_fault(
     monkeypatch.setattr(persistently, "__kwdefaults__", {"patience_s": 0.0})
     settings.archive.local().mkdir(parents=True)
     reader = ImageReader(settings, load_model(settings.model)[1])
-    assert reader.prepare(request("a.png")).row["reason"] == "unreadable"
+    aside = reader.prepare(request("a.png")).aside
+    assert aside is not None
+    assert aside.reason == "unreadable"
     settings.archive.local().rmdir()
     with pytest.raises(FileNotFoundError, match="archive/images"):
         reader.prepare(request("a.png"))
@@ -370,8 +368,8 @@ def test_however_much_is_asked_for_at_once_is_answered_in_order(settings: Scorer
     for k in range(40):
         write_image(settings.archive.local(f"{k}.png"), np.full((64, 64), k, np.uint8))
     scorer = ImageScorer(settings, "cpu", process="w1")
-    rows = [scorer.submit(request(f"{k}.png")) for k in range(40)]
-    assert [row.result()["image"] for row in rows] == [f"{k}.png" for k in range(40)]
+    outcomes = [scorer.submit(request(f"{k}.png")) for k in range(40)]
+    assert [outcome.result().image for outcome in outcomes] == [f"{k}.png" for k in range(40)]
     assert scorer.notes() == {}
     assert read_notes(settings.out.below("inflight"), "w1") == {}
 
@@ -382,14 +380,14 @@ def test_images_that_many_threads_ask_for_at_the_same_time_are_all_scored(settin
     write_image(settings.archive.local("a.png"), np.zeros((32, 32), np.uint8))
     scorer, together = ImageScorer(settings, "cpu"), threading.Barrier(threads)
 
-    def ask(_: int) -> Future[dict[str, Any]]:
+    def ask(_: int) -> Future[Outcome]:
         together.wait()
         return scorer.submit(request("a.png"))
 
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(5):
-            rows = list(pool.map(ask, range(threads)))
-            _, waiting = concurrent.futures.wait(rows, timeout=60)
+            outcomes = list(pool.map(ask, range(threads)))
+            _, waiting = concurrent.futures.wait(outcomes, timeout=60)
             assert not waiting
 
 
@@ -411,7 +409,7 @@ def test_a_long_background_makes_no_image_overdue_as_each_frame_counts_afresh(
 
     monkeypatch.setattr("seg.score.blame.time.monotonic", lambda: now[0])
     monkeypatch.setattr("seg.data.images.decode_image", decode)
-    assert reader.prepare(request("0.png")).row["background_frames"] == 20
+    assert reader.prepare(request("0.png")).background_frames == 20
     assert ages == [100.0] * 21  # the image itself, then the frames of its background
 
 
@@ -448,9 +446,9 @@ def test_images_that_do_not_fit_in_memory_together_are_decoded_one_at_a_time_and
     monkeypatch.setattr("seg.data.images.decode_image", decoder)
     scorer = ImageScorer(settings, "cpu")
     scorer.reader.memory.total = 1
-    rows = list(scorer.score(request(name) for name in names))
-    assert [row["image"] for row in rows] == names
-    assert {row["image"]: row.get("class_pixels") for row in rows} == expected
+    outcomes = list(scorer.score(map(request, names)))
+    assert [outcome.image for outcome in outcomes] == names
+    assert {one.image: getattr(one, "class_pixels", None) for one in outcomes} == expected
     assert decoder.most == 1
 
 
@@ -464,6 +462,6 @@ def test_a_large_file_is_read_when_its_turn_has_come(
     first, second = reader.memory.queue(), reader.memory.queue()
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(reader.prepare, request("1.png"), second)
-        assert reader.prepare(request("0.png"), first).row["reason"] is None
-        assert late.result(timeout=60).row["reason"] is None
-    assert reader.prepare(request("2.png")).row["reason"] is None  # without a turn: one of its own
+        assert reader.prepare(request("0.png"), first).aside is None
+        assert late.result(timeout=60).aside is None
+    assert reader.prepare(request("2.png")).aside is None  # without a turn: one of its own

@@ -8,8 +8,10 @@ import pytest
 from rich.console import Console
 
 from seg.errors import StoppedBy
+from seg.ledger.outcome import Quarantined, Scored
 from seg.score.progress import Earlier, ScoringProgress
-from seg.score.status import ScoringStatus, draw_status, limiting_stage
+from seg.score.status import Held, ScoringStatus, draw_status, limiting_stage
+from tests.outcomes import make_aside, make_scored
 
 CLASSES = ("background", "cell")
 LANES = {"read": 3, "decode": 3, "model": 1, "write": 2}
@@ -33,13 +35,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def scored(count: int = 1, **other: Any) -> list[dict[str, Any]]:
-    row = {"image": "a.png", "reason": None, "bytes": 1000, "height": 1000, "width": 2000, "confusion": None}
-    return [row | {f"seconds_{stage}": seconds for stage, seconds in SECONDS.items()} | other] * count
+def scored(count: int = 1, confusion: list[int] | None = None, **other: Any) -> list[Scored]:
+    size, seconds = (1000, 2000), {f"seconds_{stage}": value for stage, value in SECONDS.items()}
+    return [make_scored("a.png", confusion, size, **(seconds | other))] * count
 
 
-def set_aside(count: int = 1) -> list[dict[str, Any]]:
-    return [{"image": "b.png", "reason": "empty", "bytes": None}] * count
+def set_aside(count: int = 1) -> list[Quarantined]:
+    return [make_aside()] * count
 
 
 def draw(status: ScoringStatus, width: int = 80, silence_s: float = 0.0) -> list[str]:
@@ -63,7 +65,7 @@ def test_a_terminal_of_80_columns_shows_all_of_a_scoring(clock: Clock) -> None:
     clock.now += 100
     progress.add([*scored(100, confusion=[20, 10, 10, 20]), *set_aside()])
     progress.suspects = 1
-    progress.hold([("s/1.png", "read", 0.5), ("s/2.png", "model", 12.25)])
+    progress.hold([Held("s/1.png", "read", 0.5), Held("s/2.png", "model", 12.25)])
     first, *rest = draw(progress.status())
     assert re.fullmatch(r"scoring holograms  ━+\S* +501/1000 images  8 min left", first)
     # 100 images a 2 MPix in 100 s; shares of 2 workers with 3, 1 and 2 threads for the stages
@@ -87,7 +89,7 @@ def test_a_picture_keeps_to_the_terminal(clock: Clock, width: int, state: str) -
     progress.begin()
     clock.now += 3600
     progress.add(scored(99))
-    progress.hold([("folder/" * 30 + "frame.png", "decode", 1e4)])
+    progress.hold([Held("folder/" * 30 + "frame.png", "decode", 1e4)])
     status = replace(progress.status(), state=state, cause="OSError: no space" * 9, deadline=None)
     lines = draw(status, width, silence_s=720)
     assert len(lines) == (7 if status.runs else 6)
@@ -97,7 +99,7 @@ def test_a_picture_keeps_to_the_terminal(clock: Clock, width: int, state: str) -
 def test_an_image_in_work_for_too_long_is_named_in_the_picture_and_in_a_logs_line(clock: Clock) -> None:
     progress = ScoringProgress(10, CLASSES, workers=0)
     progress.begin()
-    progress.hold([("a.png", "model", 30.0), ("night/slow.png", "decode", 700.0)])
+    progress.hold([Held("a.png", "model", 30.0), Held("night/slow.png", "decode", 700.0)])
     assert "OVERDUE" not in progress.note
     assert draw(progress.status())[-1] == "  now    decode 700 s, longest of 2: night/slow.png"
     progress.image_limit_s = 600.0
@@ -156,7 +158,7 @@ def test_a_scoring_goes_through_its_states_and_its_clock_stops_with_it(clock: Cl
     progress.begin()
     clock.now += 4
     progress.add(scored(2))
-    progress.hold([("c.png", "model", 1.0)])
+    progress.hold([Held("c.png", "model", 1.0)])
     assert (progress.status().state, progress.status().seconds_left) == ("scoring", 2)
     progress.finish()
     assert progress.status().state == "finishing"

@@ -65,10 +65,10 @@ def test_a_second_death_quarantines_the_image_that_was_alone_and_says_where_and_
     take_all(queue, "w1")
     queue.die("w1", noted("killer", "good"), "a crash")
     assert queue.take("w2", 5) == Task("killer", 2, alone=True)
-    (row,) = queue.die("w2", noted("killer", stage="decode", attempt=2), "a crash")
-    assert (row["image"], row["reason"], row["attempts"]) == ("killer", "killed_worker", 2)
-    assert "stage decode" in row["detail"]
-    assert "a crash" in row["detail"]
+    (lost,) = queue.die("w2", noted("killer", stage="decode", attempt=2), "a crash")
+    assert (lost.image, lost.reason, lost.attempts) == ("killer", "killed_worker", 2)
+    assert "stage decode" in lost.detail
+    assert "a crash" in lost.detail
     assert queue.take("w3", 5) == Task("good", 2, alone=True)
     queue.finish("w3", "good")
     assert queue.is_done
@@ -96,8 +96,8 @@ def test_a_timeout_blames_its_image_alone_and_gives_its_own_reason() -> None:
     assert queue.take("w2", 1) == Task("innocent")
     queue.finish("w2", "innocent")
     assert queue.take("w2", 1) == Task("slow", 2, alone=True)
-    (row,) = queue.die("w2", noted("slow"), "slow took longer than 5 s", timed_out=["slow"])
-    assert row["reason"] == "timeout"
+    (lost,) = queue.die("w2", noted("slow"), "slow took longer than 5 s", timed_out=["slow"])
+    assert lost.reason == "timeout"
 
 
 def test_an_exception_is_tried_again_alone_in_a_process_that_lives_on() -> None:
@@ -106,8 +106,8 @@ def test_an_exception_is_tried_again_alone_in_a_process_that_lives_on() -> None:
     assert queue.fail("w1", "odd", Note("model", 1), "RuntimeError: no") == []
     queue.finish("w1", "good")
     assert queue.take("w1", 5) == Task("odd", 2, alone=True)
-    (row,) = queue.fail("w1", "odd", Note("model", 2), "RuntimeError: no")
-    assert "RuntimeError: no" in row["detail"]
+    (lost,) = queue.fail("w1", "odd", Note("model", 2), "RuntimeError: no")
+    assert "RuntimeError: no" in lost.detail
     assert queue.is_done
 
 
@@ -174,10 +174,10 @@ def test_workers_that_die_with_whatever_image_end_the_run_but_a_folder_of_killer
     with pytest.raises(WorkersKeepDying, match="no image was finished: CUDA is broken"):
         queue.die("last", noted(task.image), "CUDA is broken")
     killers = ScoreQueue([], suspects=noted(*images, attempt=2))
-    rows = []
+    aside = []
     while task := killers.take("w", 1):
-        rows += killers.die("w", noted(task.image), "a crash")
-    assert [row["image"] for row in rows] == images
+        aside += killers.die("w", noted(task.image), "a crash")
+    assert [one.image for one in aside] == images
 
 
 def test_whatever_happens_every_image_gets_one_row() -> None:
@@ -200,9 +200,9 @@ def test_whatever_happens_every_image_gets_one_row() -> None:
             held = list(queue.held(worker))
             touched = held[: chance.randrange(1, 4)]
             if killers & set(touched) or (chance.random() < 0.05 and len(held) > 1):
-                rows = queue.die(worker, noted(*touched), "chance")
-                ended.update(row["image"] for row in rows)
-                assert {row["image"] for row in rows} <= killers
+                aside = queue.die(worker, noted(*touched), "chance")
+                ended.update(one.image for one in aside)
+                assert {one.image for one in aside} <= killers
                 workers[workers.index(worker)], started = f"w{started}", started + 1
             else:
                 queue.finish(worker, held[0])
@@ -212,8 +212,8 @@ def test_whatever_happens_every_image_gets_one_row() -> None:
 
 def test_what_commands_died_with_again_and_again_is_given_up() -> None:
     notes = noted("often", attempt=UNSEEN_DEATHS + 1) | noted("twice", attempt=UNSEEN_DEATHS)
-    (row,) = given_up(notes)
-    assert (row["image"], row["attempts"]) == ("often", UNSEEN_DEATHS)
+    (lost,) = given_up(notes)
+    assert (lost.image, lost.attempts) == ("often", UNSEEN_DEATHS)
 
 
 @pytest.mark.parametrize(

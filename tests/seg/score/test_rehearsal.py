@@ -1,12 +1,13 @@
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from seg.data.preprocess import IntensityRange
 from seg.errors import DataWarning
+from seg.ledger.outcome import Scored
 from seg.score.rehearsal import (
     Estimate,
     Power,
@@ -17,21 +18,19 @@ from seg.score.rehearsal import (
     tell_ready,
 )
 from seg.storage import as_place
+from tests.outcomes import make_aside, make_object, make_scored
 
 CPU = Power(workers=4, threads=1, cpus=4, on_gpu=False)
 GPU = Power(workers=2, threads=1, cpus=64, on_gpu=True)
 EVENING = datetime(2026, 3, 3, 18, 0, tzinfo=UTC)
 
 
-def scored(
-    image: str = "a.png", *, size: int = 1000, read: float, decode: float, model: float, write: float
-) -> dict[str, Any]:
-    seconds = {"read": read, "decode": decode, "model": model, "write": write}
-    row = {"image": image, "reason": None, "bytes": size, "bit_depth": 8, "intensity_mean": 50.0}
-    return row | {f"seconds_{stage}": value for stage, value in seconds.items()}
+def scored(image: str = "a.png", *, size: int = 1000, mask: int | None = None, **seconds: float) -> Scored:
+    seconds = {f"seconds_{stage}": value for stage, value in seconds.items()}
+    return make_scored(image, bytes=size, intensity_mean=50.0, mask_bytes=mask, **seconds)
 
 
-ROWS = [
+OUTCOMES = [
     scored("a.png", read=0.4, decode=2.0, model=9.0, write=0.5),  # warms up
     scored("b.png", size=2000, read=0.8, decode=2.4, model=4.0, write=0.8),
     scored("c.png", read=0.5, decode=1.3, model=2.2, write=0.5),
@@ -48,27 +47,26 @@ def test_a_rehearsal_is_of_the_first_the_middle_and_the_last_image(count: int, c
 
 def test_with_gpus_the_busiest_stage_of_the_workers_is_the_time() -> None:
     # a kilobyte takes at least 0.4 s to read, 1.2 to decode, 2 in the model, 0.4 to write
-    estimate = estimate_night(ROWS, Rest(50, 100_000), GPU, mask_bytes=400)
+    estimate = estimate_night([replace(OUTCOMES[0], mask_bytes=400), *OUTCOMES[1:]], Rest(50, 100_000), GPU)
     assert estimate.seconds == pytest.approx(100 * max((0.4 + 1.2) / 3, 2, 0.4 / 2) / 2)
     assert estimate.bytes == 400 * 100_000 // 4000 + 50 * 1000
 
 
 def test_without_gpus_the_cpus_bound_it() -> None:
-    estimate = estimate_night(ROWS, Rest(50, 100_000), CPU, mask_bytes=0)
+    estimate = estimate_night(OUTCOMES, Rest(50, 100_000), CPU)
     assert estimate.seconds == pytest.approx(100 * (1.2 + 0.4 + 2) / 4)
 
 
 def test_slow_storage_bounds_a_fast_model() -> None:
-    rows = [scored(read=6, decode=0.3, model=0.1, write=0.1)]
-    estimate = estimate_night(rows, Rest(10, 10_000), GPU, mask_bytes=0)
+    outcomes = [scored(read=6, decode=0.3, model=0.1, write=0.1)]
+    estimate = estimate_night(outcomes, Rest(10, 10_000), GPU)
     assert estimate.seconds == pytest.approx(10 * 6.3 / 3 / 2)
 
 
 def test_objects_count_in_what_is_written() -> None:
-    rows = [ROWS[2] | {"objects": [{}] * 7}]
-    assert (
-        estimate_night(rows, Rest(10, 10_000), CPU, mask_bytes=100).bytes == 10 * (100 + 7 * 60) + 10 * 1000
-    )
+    outcomes = [replace(OUTCOMES[2], mask_bytes=100, objects=(make_object("c.png", 0),) * 7)]
+    estimate = estimate_night(outcomes, Rest(10, 10_000), CPU)
+    assert estimate.bytes == 10 * (100 + 7 * 60) + 10 * 1000
 
 
 def test_the_line_says_how_long_how_much_and_until_when() -> None:
@@ -88,28 +86,26 @@ def test_the_line_says_how_long_how_much_and_until_when() -> None:
 def test_a_good_rehearsal_is_one_line_with_the_masks_it_wrote(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in "abc":
-        (tmp_path / "masks").mkdir(exist_ok=True)
-        (tmp_path / "masks" / f"{name}.png.png").write_bytes(bytes(1000))
-    estimate = tell_ready(ROWS, Rest(4, 4000), as_place(tmp_path), CPU)
+    outcomes = [replace(outcome, mask_bytes=1000) for outcome in OUTCOMES]
+    estimate = tell_ready(outcomes, Rest(4, 4000), as_place(tmp_path), CPU)
     assert estimate.bytes == 3000 + 4 * 1000
     assert capsys.readouterr().err.startswith("ready, 4 images, about 4 s, 0.0 MB, ends at ")
 
 
 def test_where_all_are_set_aside_it_is_said_loudly_with_the_reasons(tmp_path: Path) -> None:
-    rows = [{"image": f"{k}.png", "reason": "empty", "detail": "the file has no bytes"} for k in range(3)]
+    aside = [make_aside(f"{k}.png", "empty", detail="the file has no bytes") for k in range(3)]
     text = r"NONE of the 3 images .*: 0.png: empty, the file has no bytes; 1.png: empty, .*; 2.png: empty"
     with pytest.warns(DataWarning, match=text):
-        estimate = tell_ready(rows, Rest(4, 4000), as_place(tmp_path), CPU)
+        estimate = tell_ready(aside, Rest(4, 4000), as_place(tmp_path), CPU)
     assert (estimate.seconds, estimate.bytes) == (None, None)
-    tell_ready([*rows, ROWS[0]], Rest(4, 4000), as_place(tmp_path), CPU)  # one is sound: no warning
+    tell_ready([*aside, OUTCOMES[0]], Rest(4, 4000), as_place(tmp_path), CPU)  # one is sound: no warning
 
 
 def test_images_unlike_the_trainings_are_warned_of(tmp_path: Path) -> None:
     ranges = (IntensityRange(8, 100.0, 120.0, 10.0, 210.0),)
     with pytest.warns(DataWarning, match=r"3 of 3 images \(100.0%\) have another .* the first is a.png"):
-        tell_ready(ROWS, Rest(4, 4000), as_place(tmp_path), CPU, ranges=ranges)
-    bright = [row | {"intensity_mean": 130.0} for row in ROWS]
+        tell_ready(OUTCOMES, Rest(4, 4000), as_place(tmp_path), CPU, ranges=ranges)
+    bright = [replace(outcome, intensity_mean=130.0) for outcome in OUTCOMES]
     tell_ready(bright, Rest(4, 4000), as_place(tmp_path), CPU, ranges=ranges)
 
 
@@ -118,4 +114,4 @@ def test_a_disk_that_is_too_small_is_warned_of(tmp_path: Path) -> None:
     images = 2 * free // 1000
     place = as_place(tmp_path / "not" / "there yet")
     with pytest.warns(DataWarning, match=r"there yet has [\d.]+ GB free, about [\d.]+ GB are needed"):
-        tell_ready(ROWS, Rest(images, 1000 * images), place, CPU)
+        tell_ready(OUTCOMES, Rest(images, 1000 * images), place, CPU)

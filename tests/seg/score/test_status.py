@@ -12,7 +12,7 @@ from seg.errors import DataWarning, RequestError, StoppedBy
 from seg.locks.folder_lock import FolderLock
 from seg.progress import live_view
 from seg.score.progress import ScoringProgress
-from seg.score.status import FILE, ScoringStatus, StatusReader, StatusWriter, show_status
+from seg.score.status import FILE, Held, ScoringStatus, StatusReader, StatusWriter, show_status
 from seg.storage import as_place
 
 
@@ -33,7 +33,7 @@ def ago(minutes: float) -> str:
 
 def test_a_status_is_plain_values_and_comes_back_the_same(tmp_path: Path, progress: ScoringProgress) -> None:
     progress.begin()
-    progress.hold([("a.png", "model", 1.5)])
+    progress.hold([Held("a.png", "model", 1.5)])
     StatusWriter(as_place(tmp_path)).write(progress)
     content = (tmp_path / FILE).read_bytes()
     values = json.loads(content)
@@ -41,7 +41,9 @@ def test_a_status_is_plain_values_and_comes_back_the_same(tmp_path: Path, progre
     assert values["in_flight"] == [{"image": "a.png", "stage": "model", "seconds": 1.5}]
     assert (values["host"], values["pid"]) == (socket.gethostname(), os.getpid())
     assert abs(datetime.fromisoformat(values["updated"]) - datetime.now(UTC)) < timedelta(minutes=1)
-    assert StatusReader(as_place(tmp_path)).status == ScoringStatus(**values)
+    assert StatusReader(as_place(tmp_path)).status == replace(
+        ScoringStatus(**values), in_flight=[Held("a.png", "model", 1.5)]
+    )
 
 
 def test_a_status_is_written_only_where_the_scoring_holds_the_folder(
