@@ -33,7 +33,7 @@ from seg.recipe import Tiling
 from seg.recipes import RECIPES
 from seg.score.deadline import Stopping
 from seg.score.predict import count_pixels
-from seg.score.queue import Order, ScoreQueue, find_runs
+from seg.score.queue import Order, ScoreQueue, find_groups
 from seg.score.read import ScorerSettings, describe_pixels
 from seg.storage import Place, as_place
 
@@ -230,7 +230,7 @@ def pool_ms(bench: Bench, images: list[str]) -> float:
     out = as_place(bench.new_folder())
     pool = ScorerPool(
         RayCrew(make_settings(out), make_scorer=NoScorer),
-        ScoreQueue(find_runs(iter(images), lambda *_: False), workers=bench.cores),
+        ScoreQueue(find_groups(iter(images), lambda *_: False), workers=bench.cores),
         lambda task: Order(task.image, task.attempt),
         workers=bench.cores,
         inflight=out.below("inflight"),

@@ -24,7 +24,7 @@ from seg.score.dry_run import DryRun, Truth, dry_run
 from seg.score.folder import ScoreFolder, look_into, open_folder, refuse_changed, settle_folder
 from seg.score.plan import ScorePlan, plan_scoring
 from seg.score.predict import ImageScorer
-from seg.score.queue import ScoreQueue, Task, find_runs
+from seg.score.queue import ScoreQueue, Task, find_groups
 from seg.score.read import ScorerSettings
 from seg.score.rehearsal import Power, intensity_warning
 from seg.score.screen import Rehearsal, Screen, Tell
@@ -151,7 +151,7 @@ def _score_left(
     folder.plan.write_sequences([*folder.pending, *folder.suspects])
     rehearsal = Rehearsal(folder, workplace.power)
     stopping = Stopping(folder.plan.deadline)
-    began = time.monotonic()
+    progress, began = command.screen.progress, time.monotonic()
     with heeding_ctrl_c(stopping), command.screen.shown():
         source = _open_source(folder, request, workplace, rehearsal.images, stopping)
         with closing(source.outcomes()) as arrivals:
@@ -161,11 +161,13 @@ def _score_left(
                     command.screen.begin()
                 outcomes = [folder.complete(outcome) for outcome in arrived]
                 folder.ledger.add(outcomes)
-                if source.is_stopped:  # who stopped us may lose patience
-                    folder.ledger.commit()
+                progress.suspects = source.num_suspects
+                if source.is_stopped:
+                    progress.finish()
+                    folder.ledger.commit()  # at once: who stopped us may lose patience
                 rehearsal.look(outcomes)
                 command.look(outcomes)
-                command.screen.look(source, outcomes)
+                command.screen.look(outcomes, source.held())
     return StoppedBy.FINISHED if source.is_complete else stopping.asked or StoppedBy.FINISHED
 
 
@@ -183,7 +185,7 @@ def _open_source(
     workers = min(max(1, workplace.workers), folder.num_left)
     first = frozenset(rehearsal)
     queue = ScoreQueue(
-        find_runs((image for image in folder.pending if image not in first), plan.belong),
+        find_groups((image for image in folder.pending if image not in first), plan.belong),
         rehearsal=rehearsal,
         suspects=folder.suspects,
         workers=workers,

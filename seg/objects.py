@@ -20,8 +20,8 @@ Pairs = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
-class Strips:
-    """S strips that never overlap, int64 [S] each: pixels `starts` to `stops` - 1 of a row have one owner.
+class Chords:
+    """S chords that never overlap, int64 [S] each: pixels `starts` to `stops` - 1 of a row have one owner.
 
     A mask of 9 million pixels with 400 round objects has some 50,000 of them.
     """
@@ -30,24 +30,24 @@ class Strips:
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
     owners: NDArray[np.int64]
-    """What a strip belongs to: a class id, or the number of an object."""
+    """What a chord belongs to: a class id, or the number of an object."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Pixels of each."""
         return self.stops - self.starts
 
-    def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Strips":
+    def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Chords":
         """Those that a mask, or an array of places, chooses."""
-        return Strips(self.rows[chosen], self.starts[chosen], self.stops[chosen], self.owners[chosen])
+        return Chords(self.rows[chosen], self.starts[chosen], self.stops[chosen], self.owners[chosen])
 
-    def owned(self, owners: NDArray[np.int64]) -> "Strips":
-        """The same strips with other owners."""
-        return Strips(self.rows, self.starts, self.stops, owners)
+    def owned(self, owners: NDArray[np.int64]) -> "Chords":
+        """The same chords with other owners."""
+        return Chords(self.rows, self.starts, self.stops, owners)
 
 
-def cut_strips(ids: NDArray[np.uint8]) -> Strips:
-    """All pixels of an image [H, W] as the longest strips of one id, which owns them, in reading order."""
+def cut_chords(ids: NDArray[np.uint8]) -> Chords:
+    """All pixels of an image [H, W] as the longest chords of one id, which owns them, in reading order."""
     height, width = ids.shape
     begins = np.empty(ids.shape, np.bool_)
     begins[:, :1] = True
@@ -55,29 +55,29 @@ def cut_strips(ids: NDArray[np.uint8]) -> Strips:
     first = np.flatnonzero(begins)
     rows, starts = np.divmod(first, max(width, 1))
     stops = starts + np.diff(first, append=height * width)
-    return Strips(rows, starts, stops, ids[rows, starts].astype(np.int64))
+    return Chords(rows, starts, stops, ids[rows, starts].astype(np.int64))
 
 
-def join_strips(strips: Strips) -> NDArray[np.int64]:
-    """Which 8-connected component of equal owners each strip is in, int64 [S], numbered in any order.
+def join_chords(chords: Chords) -> NDArray[np.int64]:
+    """Which 8-connected component of equal owners each chord is in, int64 [S], numbered in any order.
 
-    strips: in reading order, those of one owner and row apart. Two touch where they are in neighbouring rows
-    and not more than a diagonal step apart; what touches a strip stands together in the row below, between
+    chords: in reading order, those of one owner and row apart. Two touch where they are in neighbouring rows
+    and not more than a diagonal step apart; what touches a chord stands together in the row below, between
     two places that a binary search finds.
     """
-    line = int(strips.stops.max(initial=0)) + 1  # one column more than there are: rows stay apart
-    starts, stops = strips.rows * line + strips.starts, strips.rows * line + strips.stops
+    line = int(chords.stops.max(initial=0)) + 1  # one column more than there are: rows stay apart
+    starts, stops = chords.rows * line + chords.starts, chords.rows * line + chords.stops
     first = np.searchsorted(stops, starts + line)
     touching = np.maximum(np.searchsorted(starts, stops + line, side="right") - first, 0)
     upper = np.repeat(np.arange(len(starts)), touching)
     lower = np.arange(len(upper)) + np.repeat(first - (np.cumsum(touching) - touching), touching)
-    same = strips.owners[upper] == strips.owners[lower]
+    same = chords.owners[upper] == chords.owners[lower]
     pairs = upper[same], lower[same]
     graph = coo_array((np.ones(len(pairs[0]), np.bool_), pairs), shape=(len(starts), len(starts)))
     return connected_components(graph, directed=False)[1].astype(np.int64) if len(starts) else starts
 
 
-def overlaps(one: Strips, other: Strips) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def overlaps(one: Chords, other: Chords) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Owners of one and of the other that share pixels, each pair once, and how many: int64 [P] each.
 
     one, other: in reading order, of one image.
@@ -94,13 +94,13 @@ def overlaps(one: Strips, other: Strips) -> tuple[NDArray[np.int64], NDArray[np.
     return pairs // base, pairs % base, pixels
 
 
-def _owners_at(pixels: NDArray[np.int64], strips: Strips, line: int) -> NDArray[np.int64]:
+def _owners_at(pixels: NDArray[np.int64], chords: Chords, line: int) -> NDArray[np.int64]:
     """Who owns each pixel (row * line + column); -1: nobody."""
-    if not len(strips.rows):
+    if not len(chords.rows):
         return np.full(len(pixels), -1)
-    nearest = np.searchsorted(strips.rows * line + strips.starts, pixels, side="right") - 1
-    inside = (nearest >= 0) & (pixels < (strips.rows * line + strips.stops)[nearest])
-    return np.where(inside, strips.owners[nearest], -1)
+    nearest = np.searchsorted(chords.rows * line + chords.starts, pixels, side="right") - 1
+    inside = (nearest >= 0) & (pixels < (chords.rows * line + chords.stops)[nearest])
+    return np.where(inside, chords.owners[nearest], -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Objects:
     """[N]: mean top probability of their pixels; NaN where none is known."""
     touches_border: NDArray[np.bool_]
     """[N]: whether a pixel lies on the image's border, so that the object may go on beyond it."""
-    strips: Strips
+    chords: Chords
     """Their pixels in reading order; owners are places in the arrays above."""
 
     def __len__(self) -> int:
@@ -137,20 +137,20 @@ def find_objects(
     ids: uint8 [H, W]; an id that is no class, as 255, is in no object. probability: the top probability of
     each working pixel, float32 [h, w]; an own pixel takes that of the working pixel its centre lies in.
     """
-    strips = cut_strips(ids)
-    strips = strips.take((strips.owners > 0) & (strips.owners < num_classes))
-    components = join_strips(strips)
+    chords = cut_chords(ids)
+    chords = chords.take((chords.owners > 0) & (chords.owners < num_classes))
+    components = join_chords(chords)
     by_component = np.argsort(components, kind="stable")  # within one still in reading order
-    parts = strips.take(by_component)
+    parts = chords.take(by_component)
     first = np.flatnonzero(np.diff(components[by_component], prepend=-1))
     areas, boxes, class_ids = np.add.reduceat(parts.lengths, first), _boxes(parts, first), parts.owners[first]
     order = np.lexsort((by_component[first], boxes[:, 0], boxes[:, 1], class_ids))
     order = order[areas[order] >= min_object_px]
     objects = np.full(len(first), -1)
     objects[order] = np.arange(len(order))
-    found = strips.owned(objects[components])
+    found = chords.owned(objects[components])
     size = (ids.shape[0], ids.shape[1])
-    sums = _sum_probabilities(strips, size, probability)
+    sums = _sum_probabilities(chords, size, probability)
     return Objects(
         class_ids[order],
         boxes[order],
@@ -179,31 +179,31 @@ def object_rows(image: str, objects: Objects, ious: NDArray[np.float64] | None) 
     return tuple(FoundObject(image, *row) for row in zip(*columns, strict=True))
 
 
-def _boxes(parts: Strips, first: NDArray[np.int64]) -> NDArray[np.int64]:
+def _boxes(parts: Chords, first: NDArray[np.int64]) -> NDArray[np.int64]:
     left, right = np.minimum.reduceat(parts.starts, first), np.maximum.reduceat(parts.stops, first)
     top, bottom = parts.rows[first], np.maximum.reduceat(parts.rows, first) + 1
     return np.stack([left, top, right - left, bottom - top], 1)
 
 
-def _centroids(parts: Strips, first: NDArray[np.int64], areas: NDArray[np.int64]) -> NDArray[np.float64]:
+def _centroids(parts: Chords, first: NDArray[np.int64], areas: NDArray[np.int64]) -> NDArray[np.float64]:
     columns = (parts.starts + parts.stops - 1) * parts.lengths // 2  # their sum: the product is always even
     sums = [np.add.reduceat(part, first) for part in (columns, parts.rows * parts.lengths)]
     return np.stack(sums, 1) / areas[:, None]
 
 
 def _sum_probabilities(
-    strips: Strips, size: tuple[int, int], probability: NDArray[np.float32] | None
+    chords: Chords, size: tuple[int, int], probability: NDArray[np.float32] | None
 ) -> NDArray[np.float64]:
-    """Sum over each strip's pixels of the nearest working pixel's probability; NaN where none is known.
+    """Sum over each chord's pixels of the nearest working pixel's probability; NaN where none is known.
 
     By parts of some CHUNK_PX pixels, so that neither the image's size nor its objects' decide the memory.
     """
     if probability is None:
-        return np.full(len(strips.rows), np.nan)
+        return np.full(len(chords.rows), np.nan)
     rows, columns = (_nearest(own, working) for own, working in zip(size, probability.shape, strict=True))
-    sums, chunks = [], np.cumsum(strips.lengths) // CHUNK_PX
+    sums, chunks = [], np.cumsum(chords.lengths) // CHUNK_PX
     for chosen in np.split(np.arange(len(chunks)), np.flatnonzero(np.diff(chunks)) + 1):
-        part = strips.take(chosen)
+        part = chords.take(chosen)
         begins = np.cumsum(part.lengths) - part.lengths
         place = np.arange(part.lengths.sum()) + np.repeat(part.starts - begins, part.lengths)
         sampled = probability[np.repeat(rows[part.rows], part.lengths), columns[place]]
@@ -324,7 +324,7 @@ def _match_greedily(
 
 def _pairs_of_pixels(predicted: Objects, known: Objects, counted: NDArray[np.int64]) -> Pairs:
     """Pairs of one class that share half of their pixels or more; `counted`: pixels that are not ignored."""
-    mine, theirs, shared = overlaps(predicted.strips, known.strips)
+    mine, theirs, shared = overlaps(predicted.chords, known.chords)
     union = counted[mine] + known.areas[theirs] - shared
     half = (2 * shared >= union) & (predicted.class_ids[mine] == known.class_ids[theirs])
     return mine[half], theirs[half], shared[half] / union[half]
@@ -350,8 +350,8 @@ def _ignored_pixels(predicted: Objects, mask: NDArray[np.uint8]) -> NDArray[np.i
     """Pixels of each predicted object whose truth is 255."""
     ignored = np.zeros(len(predicted), np.int64)
     if (mask == IGNORE).any():
-        strips = cut_strips(mask)
-        mine, _, shared = overlaps(predicted.strips, strips.take(strips.owners == IGNORE))
+        chords = cut_chords(mask)
+        mine, _, shared = overlaps(predicted.chords, chords.take(chords.owners == IGNORE))
         ignored[mine] = shared
     return ignored
 

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal
 
 import numpy as np
@@ -220,10 +220,10 @@ class _Kept:
     """A file as the ledger knows it."""
 
     image: str
+    kind: Literal["images", "labels", "masks"]
     place: Place
     file: str
     sha256: str
-    kind: Literal["images", "labels", "masks"]
 
     def differs(self) -> bool:
         """Whether it is another now; reads it. RequestError: it cannot be read."""
@@ -234,15 +234,6 @@ class _Kept:
                 return False
 
 
-@dataclass(frozen=True, slots=True)
-class _Places:
-    """Where the files are that belong to the ledger's images."""
-
-    archive: Place
-    labels: Place | None
-    masks: Place | None
-
-
 def find_other_content(
     archive: Place, labels: Place | None, ledger: Ledger, masks: Place | None = None
 ) -> Changes:
@@ -251,50 +242,52 @@ def find_other_content(
     labels, masks: None leaves them out. Files that are not there are left out. RequestError: one cannot be
     read.
     """
-    places = _Places(archive, labels, masks)
     pages: dict[tuple[str, str], list[str]] = {}
-    other: list[_Kept] = []
+    other: dict[str, list[_Kept]] = {"images": [], "labels": [], "masks": []}
     total = sum(rows.num_rows for rows in ledger.rows(["image"]))
     with progress("verifying", total) as advance, ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
-        for differing in map_ahead(pool, _differing, _files(places, ledger, pages), HASHED_AT_ONCE):
-            other += differing
+        for differing in map_ahead(
+            pool, _differing, _files(archive, labels, masks, ledger, pages), HASHED_AT_ONCE
+        ):
+            for kept in differing:
+                other[kept.kind].append(kept)
             advance()
-    images = [
-        image
-        for kept in other
-        if kept.kind == "images"
-        for image in pages.get((kept.file, kept.sha256), [kept.image])
-    ]
+    groups = (pages.get((kept.file, kept.sha256), [kept.image]) for kept in other["images"])
+    images = sorted(chain.from_iterable(groups), key=natural_key)
     relabelled, remasked = (
-        {kept.image for kept in other if kept.kind == kind} - set(images) for kind in ("labels", "masks")
+        sorted({kept.image for kept in other[kind]} - set(images), key=natural_key)
+        for kind in ("labels", "masks")
     )
-    names = (sorted(some, key=natural_key) for some in (images, relabelled, remasked))
-    return Changes(**dict(zip(("images", "labels", "masks"), names, strict=True)))
+    return Changes(images, relabelled, masks=remasked)
 
 
 def _differing(files: list[_Kept]) -> list[_Kept]:
     return [kept for kept in files if kept.differs()]
 
 
-def _files(places: _Places, ledger: Ledger, pages: dict[tuple[str, str], list[str]]) -> Iterator[list[_Kept]]:
+def _files(
+    archive: Place,
+    labels: Place | None,
+    masks: Place | None,
+    ledger: Ledger,
+    pages: dict[tuple[str, str], list[str]],
+) -> Iterator[list[_Kept]]:
     """The files of each image in the ledger that nobody had before.
 
     pages: gains, by file and hash, the images that are pages of one file.
     """
     columns = ["image", "sha256", "label_path", "label_sha256", "mask_sha256"]
     for rows in ledger.rows(columns):
-        for image, sha256, label, label_sha256, mask_sha256 in zip(
-            *(rows[name].to_pylist() for name in columns), strict=True
-        ):
+        for image, sha256, label, label_sha256, mask_sha256 in zip(*rows.to_pydict().values(), strict=True):
             file, page = split_page(image)
             same = [image] if page is None else pages.setdefault((file, sha256), [])
             if page is not None:
                 same.append(image)
-            kept = [_Kept(image, places.archive, file, sha256, "images")] if len(same) == 1 else []
-            if places.labels is not None and label is not None:
-                kept.append(_Kept(image, places.labels, label, label_sha256, "labels"))
-            if places.masks is not None and mask_sha256 is not None:
-                kept.append(_Kept(image, places.masks, f"{image}{MASK_ENDING}", mask_sha256, "masks"))
+            kept = [_Kept(image, "images", archive, file, sha256)] if len(same) == 1 else []
+            if labels is not None and label is not None:
+                kept.append(_Kept(image, "labels", labels, label, label_sha256))
+            if masks is not None and mask_sha256 is not None:
+                kept.append(_Kept(image, "masks", masks, f"{image}{MASK_ENDING}", mask_sha256))
             yield kept
 
 

@@ -211,39 +211,33 @@ class Ledger:
         not at all, and calling it again does the rest.
         """
         self.recover()
-        forgotten = pa.array(list(images), pa.string())
-        objects = {part.stem: part for part in self._objects.names()}
-        for part, keys in self._ledger.tables(["image"]):
-            left = _without(keys, forgotten).num_rows
-            if left == keys.num_rows:
-                continue
-            its_objects = objects.get(part.stem)
-            if left and its_objects is not None:
-                self._rewrite(self._objects, its_objects, forgotten)
-            if left:
-                self._rewrite(self._ledger, part, forgotten)
-            self._remove(self._ledger, part)
-            if its_objects is not None:
-                self._remove(self._objects, its_objects)
+        self._forget(self._ledger, pa.array(list(images), pa.string()), along=self._objects)
 
     def forget_quarantined(self, images: Iterable[str] | None = None) -> None:
         """Take images out of the quarantine, so that they are scored again; None: all of them.
 
         As in `forget`, a part without them is its next revision, and the one before goes once that is there.
         """
-        self._quarantine.remove_all_but(
-            self._quarantine.names()
-        )  # else what is removed uncovers the one before
-        forgotten = None if images is None else pa.array(list(images), pa.string())
-        for part, keys in self._quarantine.tables(["image"]):
+        newest = self._quarantine.names()
+        self._quarantine.remove_all_but(newest)  # else what is removed uncovers the one before
+        self._forget(self._quarantine, None if images is None else pa.array(list(images), pa.string()))
+
+    def _forget(self, parts: Parts, forgotten: pa.Array | None, along: Parts | None = None) -> None:
+        """Write parts anew without some images, or all (None); along: their objects, by the same stems."""
+        objects = {part.stem: part for part in along.names()} if along else {}
+        for part, keys in parts.tables(["image"]):
             left = 0 if forgotten is None else _without(keys, forgotten).num_rows
             if left == keys.num_rows:
                 continue
-            if left:
-                self._rewrite(self._quarantine, part, forgotten)
-            self._remove(self._quarantine, part)
+            changed = [(parts, part)]
+            if along is not None and part.stem in objects:
+                changed.append((along, objects[part.stem]))
+            for kind, one in reversed(changed) if left else ():
+                self._rewrite(kind, one, forgotten)
+            for kind, one in changed:
+                self._remove(kind, one)
 
-    def _rewrite(self, parts: Parts, part: PartName, forgotten: pa.Array) -> None:
+    def _rewrite(self, parts: Parts, part: PartName, forgotten: pa.Array | None) -> None:
         """Write a part's next revision, without some images; none where no row is left."""
         (_, rows) = next(parts.tables(stems={part.stem}))
         left = _without(rows, forgotten)

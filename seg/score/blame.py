@@ -6,17 +6,16 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable
 from functools import partial
 from platform import node
 from typing import Any, NamedTuple
 
 from seg.errors import DataWarning
 from seg.files import json_bytes, persistently
+from seg.ledger.outcome import STAGES
 from seg.storage import Place
 
-READ, DECODE, MODEL, WRITE = "read", "decode", "model", "write"
-"""Stages of an image."""
+READ, DECODE, MODEL, WRITE = STAGES
 
 SUSPECTS = "suspects.json"
 """Written by the job's process: images that were in flight when a process died, and their next attempt."""
@@ -32,7 +31,7 @@ class Note(NamedTuple):
     attempt: int
     """1 for the first."""
     seconds: float = 0.0
-    """How long it was worked at, without the waiting for others; 0 in files."""
+    """How long it was worked at, without the waiting for others; not in files."""
     alone: bool = False
     """Whether nothing else was in work, in any process of its job: then a death is this image's."""
 
@@ -40,17 +39,15 @@ class Note(NamedTuple):
 class _Clock(NamedTuple):
     """A note while its image is in work."""
 
-    stage: str
-    attempt: int
-    alone: bool
-    before_s: float
-    """Worked at before `since_s`."""
+    note: Note
+    """As of `since_s`."""
     since_s: float | None
-    """By time.monotonic(); None: it waits."""
+    """By time.monotonic(); None: the image waits."""
 
-    def seconds(self) -> float:
-        """Worked at the image so far, without waiting for the model."""
-        return self.before_s + (0.0 if self.since_s is None else time.monotonic() - self.since_s)
+    def read(self) -> Note:
+        """The note as of now."""
+        worked_s = 0.0 if self.since_s is None else time.monotonic() - self.since_s
+        return self.note._replace(seconds=self.note.seconds + worked_s)
 
 
 class InFlight:
@@ -65,7 +62,7 @@ class InFlight:
         """`process`: a name that nobody else has. place: None keeps the notes in memory alone."""
         self.place, self.process = place, process
         self._lock = threading.Lock()
-        self._notes: dict[str, _Clock] = {}
+        self._clocks: dict[str, _Clock] = {}
         self._file, self._longest = -1, 0
         if place is not None and place.is_local:
             self._file = persistently(partial(_create, place, _file(process)), str(place))
@@ -75,49 +72,48 @@ class InFlight:
 
         alone: whether nothing else is in work meanwhile, in any process of the job.
         """
-        self._change(lambda: self._notes.update({image: _Clock(READ, attempt, alone, 0.0, time.monotonic())}))
+        with self._lock:
+            self._clocks[image] = _Clock(Note(READ, attempt, alone=alone), time.monotonic())
+            self._write()
 
     def enter(self, image: str, stage: str) -> None:
         """An image is in another stage; nothing where it has not begun."""
-        if image in self._notes:
-            clock = self._notes[image]
-            changed = clock._replace(stage=stage, before_s=clock.seconds(), since_s=time.monotonic())
-            self._change(lambda: self._notes.update({image: changed}), only_local=True)
+        with self._lock:
+            if image in self._clocks:
+                note = self._clocks[image].read()._replace(stage=stage)
+                self._clocks[image] = _Clock(note, time.monotonic())
+                self._write(only_local=True)
 
     def wait(self, image: str) -> None:
         """An image is through with its stage and waits for the next one's thread."""
         with self._lock:
-            if image in self._notes:
-                clock = self._notes[image]
-                self._notes[image] = clock._replace(before_s=clock.seconds(), since_s=None)
+            if image in self._clocks:
+                self._clocks[image] = _Clock(self._clocks[image].read(), None)
 
     def go_on(self, image: str, *, afresh: bool = False) -> None:
         """An image is worked at again. afresh: a step is done, and its time counts from now."""
         with self._lock:
-            if image in self._notes:
-                clock = self._notes[image]
-                before_s = 0.0 if afresh else clock.seconds()
-                self._notes[image] = clock._replace(before_s=before_s, since_s=time.monotonic())
+            if image in self._clocks:
+                note = self._clocks[image].read()
+                self._clocks[image] = _Clock(note._replace(seconds=0.0) if afresh else note, time.monotonic())
 
     def end(self, image: str) -> None:
         """An image is done."""
-        self._change(lambda: self._notes.pop(image, None))
+        with self._lock:
+            self._clocks.pop(image, None)
+            self._write()
 
     def notes(self) -> dict[str, Note]:
         """Every image that this process works on."""
         with self._lock:
-            return {
-                image: Note(clock.stage, clock.attempt, clock.seconds(), clock.alone)
-                for image, clock in self._notes.items()
-            }
+            return {image: clock.read() for image, clock in self._clocks.items()}
 
-    def _change(self, change: Callable[[], Any], *, only_local: bool = False) -> None:
-        with self._lock:
-            change()
-            if self._file >= 0:
-                persistently(self._overwrite, f"{self.place}/{_file(self.process)}")
-            elif self.place is not None and not only_local:
-                persistently(partial(self._put, self.place), f"{self.place}/{_file(self.process)}")
+    def _write(self, *, only_local: bool = False) -> None:
+        where = f"{self.place}/{_file(self.process)}"
+        if self._file >= 0:
+            persistently(self._overwrite, where)
+        elif self.place is not None and not only_local:
+            persistently(partial(self._put, self.place), where)
 
     def _overwrite(self) -> None:
         content = self._content()
@@ -125,15 +121,13 @@ class InFlight:
         os.pwrite(self._file, content.ljust(self._longest), 0)  # blanks are nothing in JSON
 
     def _put(self, place: Place) -> None:
-        if self._notes:
+        if self._clocks:
             place.write(_file(self.process), self._content())
         else:
             place.remove(_file(self.process))
 
     def _content(self) -> bytes:
-        notes = {
-            image: Note(clock.stage, clock.attempt, 0.0, clock.alone) for image, clock in self._notes.items()
-        }
+        notes = {image: clock.note for image, clock in self._clocks.items()}
         return json.dumps({"host": node(), "pid": os.getpid()} | _to_json(notes)).encode()
 
 
@@ -214,10 +208,8 @@ def _to_note(values: Any) -> Note:
 
 def _to_json(notes: dict[str, Note]) -> dict[str, Any]:
     """What a file says of images, with a checksum of that."""
-    images = {
-        image: {"stage": note.stage, "attempt": note.attempt, "alone": note.alone}
-        for image, note in notes.items()
-    }
+    told = ("stage", "attempt", "alone")
+    images = {image: {name: getattr(note, name) for name in told} for image, note in notes.items()}
     return {"images": images, CHECKSUM: zlib.crc32(json.dumps(images).encode())}
 
 

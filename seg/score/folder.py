@@ -1,7 +1,7 @@
 """A scores folder as the command before left it: what is done, what is to do, what was in flight."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import compress
 
@@ -11,13 +11,7 @@ from numpy.typing import NDArray
 from seg.data.images import READER, split_page
 from seg.data.listing import natural_key, sequence_of
 from seg.errors import RequestError
-from seg.ledger.changes import (
-    find_changed_masks,
-    find_changes,
-    find_other_content,
-    first_names,
-    merge_changes,
-)
+from seg.ledger import changes
 from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import Outcome, Quarantined
 from seg.requests import ScoreRequest
@@ -43,24 +37,20 @@ class OldReadings:
     def refuse(self, out: Place) -> None:
         """RequestError: there are some, and READER's figures would be mixed with theirs."""
         if self.images:
-            some = f"{len(self.images)} of these images: {first_names(self.images)}"
+            some = f"{len(self.images)} of these images: {changes.first_names(self.images)}"
             raise RequestError(
                 f"`out={out}` holds another run, with reader {self.reader} instead of {READER}, which reads "
                 f"TIFFs otherwise ({some}); give `rescore_changed` to score them again, or another `out`"
             )
 
-    def lines(self, gone: list[str]) -> list[str]:
+    def lines(self, gone: list[str]) -> Iterator[str]:
         """What to say before they are scored again. gone: images that are no longer in the archive."""
         rows = frozenset(self.rows)
-        lost = [image for image in gone if image in rows]
-        said = []
         if self.rows:
-            said.append(f"{len(self.rows)} images are scored again, as reader {READER} reads TIFFs otherwise")
-        if lost:
-            said.append(
-                f"{len(lost)} of them are no longer in the archive ({first_names(lost)}); they count no more"
-            )
-        return said
+            yield f"{len(self.rows)} images are scored again, as reader {READER} reads TIFFs otherwise"
+        if lost := [image for image in gone if image in rows]:
+            some = changes.first_names(lost)
+            yield f"{len(lost)} of them are no longer in the archive ({some}); they count no more"
 
 
 def find_old_readings(plan: ScorePlan, ledger: Ledger) -> OldReadings:
@@ -157,17 +147,17 @@ def refuse_changed(plan: ScorePlan, request: ScoreRequest, ledger: Ledger) -> li
     if not request.rescore_changed:
         old.refuse(plan.out)
     masks = plan.out.below("masks") if settings.masks else None
-    found = [find_changes(plan.listing, plan.labels, ledger)]
+    found = [changes.find_changes(plan.listing, plan.labels, ledger)]
     if masks is not None:
-        found.append(find_changed_masks(masks, ledger))
+        found.append(changes.find_changed_masks(masks, ledger))
     if request.verify:
-        found.append(find_other_content(settings.archive, settings.labels, ledger, masks))
-    changes = merge_changes(found, plan.listing, plan.asked)
+        found.append(changes.find_other_content(settings.archive, settings.labels, ledger, masks))
+    merged = changes.merge_changes(found, plan.listing, plan.asked)
     if not request.rescore_changed:
-        changes.refuse()
-    for line in (*old.lines(changes.gone), *changes.lines(besides=old.rows)):
+        merged.refuse()
+    for line in (*old.lines(merged.gone), *merged.lines(besides=old.rows)):
         log.info(line)
-    return list(dict.fromkeys([*old.rows, *changes.changed, *changes.unmasked]))
+    return list(dict.fromkeys([*old.rows, *merged.changed, *merged.unmasked]))
 
 
 def settle_folder(plan: ScorePlan, *, exports: bool) -> ScorePlan:

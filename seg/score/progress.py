@@ -12,20 +12,11 @@ from numpy.typing import NDArray
 from rich.console import RenderableType
 
 from seg.errors import StoppedBy
-from seg.ledger.outcome import Outcome, Quarantined
+from seg.ledger.outcome import STAGES, Outcome, Quarantined
 from seg.metrics import iou, mean_present
+from seg.score import status
 from seg.score.predict import AHEAD, WRITERS
-from seg.score.status import (
-    BOUND_BY,
-    FINISHING,
-    SCORING,
-    STARTING,
-    Held,
-    ScoringStatus,
-    draw_status,
-    limiting_stage,
-    log_note,
-)
+from seg.score.status import Held, ScoringStatus
 
 RECENT_MINUTES = 5
 """This minute and those before it that recent figures and the time left are of."""
@@ -91,7 +82,7 @@ class ScoringProgress:
         self.by_bytes, self.work_left = bytes_left > 0, bytes_left or total - self.done
         self.suspects = 0
         self.image_limit_s: float | None = None
-        self.state, self.cause = STARTING, ""
+        self.state, self.cause = status.STARTING, ""
         self._in_flight: list[Held] = []
         self._begun: float | None = None
         self._ended: float | None = None
@@ -100,11 +91,11 @@ class ScoringProgress:
 
     def begin(self) -> None:
         """Workers are up and get images from now on: the clock starts."""
-        self.state, self._begun = SCORING, time.monotonic()
+        self.state, self._begun = status.SCORING, time.monotonic()
 
     def finish(self) -> None:
         """No more images are handed out; those in flight are waited for."""
-        self.state = FINISHING
+        self.state = status.FINISHING
 
     def end(self, stopped_by: StoppedBy, cause: str = "") -> None:
         """It is over. cause: of an error, one line."""
@@ -157,20 +148,20 @@ class ScoringProgress:
     @property
     def note(self) -> str:
         """The rest of a log's line."""
-        return log_note(self.status())
+        return status.log_note(self.status())
 
     def look(self) -> None:
         """Nothing to do: rows come by themselves."""
 
     def picture(self, height: int) -> RenderableType:
         """Six lines: see scoring_picture.py."""
-        return draw_status(self.status())
+        return status.draw_status(self.status())
 
     def status(self) -> ScoringStatus:
         """All of it, now."""
         now = datetime.now(UTC).astimezone()
         recent, seconds = self._recent()
-        left = self.seconds_left if self.state in (SCORING, FINISHING) else None
+        left = self.seconds_left if self.state in (status.SCORING, status.FINISHING) else None
         return ScoringStatus(
             title=self.title,
             state=self.state,
@@ -188,7 +179,7 @@ class ScoringProgress:
             seconds_left=left,
             ends_at=None if left is None else _iso(now + timedelta(seconds=left)),
             deadline=self.deadline and _iso(self.deadline.astimezone()),
-            limiting_stage=limiting_stage(recent.stages or self._all.stages, LANES),
+            limiting_stage=status.limiting_stage(recent.stages or self._all.stages, LANES),
             busy=self._busy(recent, seconds),
             workers=self.workers,
             suspects=self.suspects,
@@ -222,8 +213,8 @@ class ScoringProgress:
         """An image's seconds count where it ends, so that a share may be above 1 for a moment."""
         if not seconds or not recent.stages:
             return {}
-        lanes = {stage: max(1, self.workers) * LANES[stage] for stage in BOUND_BY}
-        return {stage: recent.stages[stage] / seconds / lanes[stage] for stage in BOUND_BY}
+        lanes = {stage: max(1, self.workers) * LANES[stage] for stage in STAGES}
+        return {stage: recent.stages[stage] / seconds / lanes[stage] for stage in STAGES}
 
 
 def _rate(pixels: int, seconds: float) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 from seg.ledger.outcome import Quarantined
 from seg.score.blame import Note
 
-LONGEST_RUN = 16
+LONGEST_GROUP = 16
 """Images that belong together and go to one worker, at most."""
 UNSEEN_DEATHS = 5
 """So many jobs that died with an image alone in work, and nobody saw of what, set it aside."""
@@ -54,13 +54,13 @@ class ScoreQueue:
 
     def __init__(
         self,
-        runs: Iterable[list[str]],
+        groups: Iterable[list[str]],
         *,
         rehearsal: Collection[str] = (),
         suspects: Mapping[str, Note] | None = None,
         workers: int = 1,
     ) -> None:
-        """runs: images that go to one worker together (`find_runs`); none of the others is among them.
+        """groups: images that go to one worker together (`find_groups`); none of the others is among them.
 
         workers: how many there are; so many more deaths are bad luck.
         """
@@ -70,8 +70,8 @@ class ScoreQueue:
         """Set it, and nothing is handed out any more."""
         self._rehearsal, self._rehearser = deque(rehearsal), ""
         self._ahead: deque[list[str]] = deque()
-        self._runs = iter(runs)
-        self._own_run: dict[str, deque[str]] = {}
+        self._groups = iter(groups)
+        self._own_group: dict[str, deque[str]] = {}
         self._held: dict[str, dict[str, Task]] = {}
         self._alone = ""
         """Worker that holds an image alone; empty: none does."""
@@ -134,7 +134,7 @@ class ScoreQueue:
         blamed = [task for task in held.values() if task.image in touched]
         back = [task.image for task in held.values() if task.image not in touched]
         alone = any(task.alone for task in held.values())
-        rest = list(self._own_run.pop(worker, ()))
+        rest = list(self._own_group.pop(worker, ()))
         if alone:
             self._put_back_alone([task for task in held.values() if task.image in back])
         elif back or rest:
@@ -156,17 +156,17 @@ class ScoreQueue:
                 self.suspects[task.image] = Note(stage, task.attempt)
             else:
                 self._ahead.appendleft([task.image])
-        if rest := self._own_run.pop(worker, None):
+        if rest := self._own_group.pop(worker, None):
             self._ahead.append(list(rest))
 
     def _next_image(self, worker: str) -> str | None:
-        run = self._own_run.setdefault(worker, deque())
-        if not run:
-            run.extend(self._ahead.popleft() if self._ahead else next(self._runs, ()))
-        return run.popleft() if run else None
+        group = self._own_group.setdefault(worker, deque())
+        if not group:
+            group.extend(self._ahead.popleft() if self._ahead else next(self._groups, ()))
+        return group.popleft() if group else None
 
     def _take_alone(self, worker: str) -> Task | None:
-        if self.num_held or any(self._own_run.values()):
+        if self.num_held or any(self._own_group.values()):
             return None
         if self._rehearsal:
             if self._rehearser not in self._held:
@@ -207,11 +207,11 @@ class ScoreQueue:
         return self._held.pop(worker, {})
 
     def _anything_left(self) -> bool:
-        if not (self._rehearsal or self._ahead or self.suspects or any(self._own_run.values())):
-            run = next(self._runs, None)
-            if run is None:
+        if not (self._rehearsal or self._ahead or self.suspects or any(self._own_group.values())):
+            group = next(self._groups, None)
+            if group is None:
                 return False
-            self._ahead.append(run)
+            self._ahead.append(group)
         return True
 
 
@@ -232,16 +232,16 @@ def given_up(suspects: Mapping[str, Note]) -> list[Quarantined]:
     ]
 
 
-def find_runs(images: Iterable[str], belong: Callable[[str, str], bool]) -> Iterator[list[str]]:
-    """Neighbours in a list that belong together, at most LONGEST_RUN of them, lazily."""
-    run: list[str] = []
+def find_groups(images: Iterable[str], belong: Callable[[str, str], bool]) -> Iterator[list[str]]:
+    """Neighbours in a list that belong together, at most LONGEST_GROUP of them, lazily."""
+    group: list[str] = []
     for image in images:
-        if run and (len(run) >= LONGEST_RUN or not belong(run[-1], image)):
-            yield run
-            run = []
-        run.append(image)
-    if run:
-        yield run
+        if group and (len(group) >= LONGEST_GROUP or not belong(group[-1], image)):
+            yield group
+            group = []
+        group.append(image)
+    if group:
+        yield group
 
 
 def find_overdue(

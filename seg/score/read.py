@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -205,7 +205,7 @@ class ImageReader:
         self.frames = FrameReader(card.preprocessing, card.statistics, self.backgrounds)
         self._at_hand = threading.local()
         """`image`: which one a thread prepares."""
-        self.neighbours = Recent[Frame | None](card.frames + AHEAD, NEIGHBOUR_BYTES, frame_bytes)
+        self.neighbours = Neighbours(card.frames + AHEAD)
         self.memory = ReadingMemory()
         """Shared by all that `prepare` at a time, and by who holds what it gave."""
 
@@ -341,36 +341,29 @@ class ImageReader:
         return read_label(file.data, Path(where), size, self.card.classes, self.label_map)
 
 
-class Recent(Generic[Value]):
-    """The values used last, by image or file; safe to use from several threads."""
+class Neighbours:
+    """The frames used last, by image, None for one that cannot be used; for several threads."""
 
-    def __init__(
-        self, size: int, max_bytes: float = float("inf"), weigh: Callable[[Value], int] = lambda _: 0
-    ) -> None:
-        """`size`: values at most. max_bytes: of them together, the newest excepted. weigh: bytes of one."""
-        self.size, self.max_bytes, self.weigh = size, max_bytes, weigh
+    def __init__(self, size: int) -> None:
+        """`size`: frames at most."""
+        self.size = size
         self._lock = threading.Lock()
-        self._values: OrderedDict[str, Value] = OrderedDict()
+        self._frames: OrderedDict[str, Frame | None] = OrderedDict()
 
-    def find(self, name: str) -> tuple[bool, Value | None]:
-        """Whether there is a value, and the value."""
+    def find(self, image: str) -> tuple[bool, Frame | None]:
+        """Whether it is there, and the frame."""
         with self._lock:
-            return name in self._values, self._values.get(name)
+            return image in self._frames, self._frames.get(image)
 
-    def keep(self, name: str, value: Value) -> None:
-        """Keep a value, and forget the oldest."""
+    def keep(self, image: str, frame: Frame | None) -> None:
+        """Keep one, and forget the oldest of too many, or of more than NEIGHBOUR_BYTES together."""
         with self._lock:
-            self._values[name] = value
-            while len(self._values) > self.size or (len(self._values) > 1 and self._is_too_large()):
-                self._values.popitem(last=False)
+            self._frames[image] = frame
+            while len(self._frames) > self.size or (len(self._frames) > 1 and self._is_too_large()):
+                self._frames.popitem(last=False)
 
     def _is_too_large(self) -> bool:
-        return sum(map(self.weigh, self._values.values())) > self.max_bytes
-
-
-def frame_bytes(frame: Frame | None) -> int:
-    """What an earlier frame takes in memory."""
-    return 0 if frame is None else frame[0].nbytes
+        return sum(frame[0].nbytes for frame in self._frames.values() if frame) > NEIGHBOUR_BYTES
 
 
 def sequence_file(sequence: str) -> str:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from seg.data.images import split_page
 from seg.errors import StoppedBy
@@ -18,24 +17,6 @@ METRICS_EVERY_S = 1.0
 
 Tell = Callable[[ScoringStatus], None]
 """Takes what there is to tell, about once a second."""
-
-
-class Source(Protocol):
-    """Where outcomes come from."""
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether nothing is handed out any more."""
-        ...
-
-    @property
-    def num_suspects(self) -> int:
-        """Images that wait to be tried alone."""
-        ...
-
-    def held(self) -> list[Held]:
-        """What workers have begun, as far as they told."""
-        ...
 
 
 class Screen:
@@ -87,13 +68,10 @@ class Screen:
         if self._open_metrics:
             self._tell = self._open_metrics(self.progress.title)
 
-    def look(self, source: Source, outcomes: Iterable[Outcome]) -> None:
+    def look(self, outcomes: Iterable[Outcome], held: Iterable[Held]) -> None:
         """Show what is new; to be called about once a second, also without an outcome."""
         self.progress.add(outcomes)
-        self.progress.hold(source.held())
-        self.progress.suspects = source.num_suspects
-        if source.is_stopped:
-            self.progress.finish()
+        self.progress.hold(held)
         self._show()
         self._writer.write(self.progress)
         if self._tell and time.monotonic() - self._told_s >= METRICS_EVERY_S:

@@ -30,7 +30,7 @@ from seg.ledger.outcome import Outcome, Quarantined
 from seg.recipe import Tiling
 from seg.score.blame import InFlight, Note, take_over
 from seg.score.deadline import Stopping
-from seg.score.queue import Order, ScoreQueue, Task, WorkersKeepDying, find_runs
+from seg.score.queue import Order, ScoreQueue, Task, WorkersKeepDying, find_groups
 from seg.score.read import ScorerSettings
 from seg.storage import as_place
 from tests.cluster.light_scorers import LightScorer, refuse_to_start
@@ -100,7 +100,7 @@ def open_pool(
 ) -> ScorerPool:
     return ScorerPool(
         crew,
-        ScoreQueue(find_runs(images, lambda a, b: False), workers=workers),
+        ScoreQueue(find_groups(images, lambda a, b: False), workers=workers),
         to_order,
         workers=workers,
         inflight=as_place(place),

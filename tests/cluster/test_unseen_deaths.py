@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pyarrow.fs import _MockFileSystem  # type: ignore[attr-defined]
 
 from seg.score.blame import InFlight, take_over, write_suspects
-from seg.score.queue import UNSEEN_DEATHS, ScoreQueue, find_runs, given_up
+from seg.score.queue import UNSEEN_DEATHS, ScoreQueue, find_groups, given_up
 from seg.score.rehearsal import choose_rehearsal
 from seg.storage import Place
 
@@ -78,8 +78,8 @@ class Night:
         pending = [image for image in left if image not in suspects]
         rehearsal = choose_rehearsal(pending)
         rest = [image for image in pending if image not in rehearsal]
-        runs = find_runs(rest, lambda one, other: False)
-        return ScoreQueue(runs, rehearsal=rehearsal, suspects=suspects, workers=self.workers)
+        groups = find_groups(rest, lambda one, other: False)
+        return ScoreQueue(groups, rehearsal=rehearsal, suspects=suspects, workers=self.workers)
 
     def _die(self, in_work: list[str]) -> bool:
         if len(in_work) == 1:

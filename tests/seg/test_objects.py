@@ -85,7 +85,7 @@ def test_components_of_a_large_mask_are_those_of_scipy(share: float) -> None:
 @given(MASKS, st.sampled_from([1, 2, 5]))
 def test_areas_add_up_to_the_pixels_of_what_is_kept(ids: NDArray[np.uint8], least_px: int) -> None:
     objects = find_objects(ids, 4, least_px)
-    owned = np.bincount(objects.strips.owners, weights=objects.strips.lengths, minlength=len(objects))
+    owned = np.bincount(objects.chords.owners, weights=objects.chords.lengths, minlength=len(objects))
     assert owned.tolist() == objects.areas.tolist()
     if least_px == 1:
         assert objects.areas.sum() == np.isin(ids, (1, 2, 3)).sum()

@@ -6,14 +6,14 @@ import pytest
 from seg.score.blame import Note
 from seg.score.queue import (
     HOPELESS,
-    LONGEST_RUN,
+    LONGEST_GROUP,
     UNSEEN_DEATHS,
     ScoreQueue,
     Task,
     Watchdog,
     WorkersKeepDying,
+    find_groups,
     find_overdue,
-    find_runs,
     given_up,
 )
 
@@ -125,9 +125,9 @@ def test_the_rehearsal_runs_one_by_one_through_one_worker_before_all_else() -> N
 
 
 def test_images_that_belong_together_stay_with_a_worker_until_it_dies() -> None:
-    runs = list(find_runs([f"s{k // 20}/{k}" for k in range(40)], lambda a, b: a[:2] == b[:2]))
-    assert [len(run) for run in runs] == [LONGEST_RUN, 4, LONGEST_RUN, 4]
-    queue = ScoreQueue(runs)
+    groups = list(find_groups([f"s{k // 20}/{k}" for k in range(40)], lambda a, b: a[:2] == b[:2]))
+    assert [len(group) for group in groups] == [LONGEST_GROUP, 4, LONGEST_GROUP, 4]
+    queue = ScoreQueue(groups)
     first = take_all(queue, "w1", depth=2)
     assert queue.take("w2", 1) == Task("s0/16")
     assert queue.take("w1", 3) == Task("s0/2")
@@ -187,7 +187,7 @@ def test_whatever_happens_every_image_gets_one_row() -> None:
         killers = set(chance.sample(images, k=min(len(images), chance.randrange(4))))
         rehearsal = images[: chance.randrange(4)]
         queue = ScoreQueue(
-            find_runs(images[len(rehearsal) :], lambda a, b: int(a) // 3 == int(b) // 3),
+            find_groups(images[len(rehearsal) :], lambda a, b: int(a) // 3 == int(b) // 3),
             rehearsal=rehearsal,
             workers=3,
         )
