@@ -113,7 +113,7 @@ def test_images_that_differ_in_size_or_time_alone_have_changed(root: Path) -> No
     found = changes(root, ledger)
     assert (found.images, found.labels) == (["s/2.png", "s/10.png"], [])
     with pytest.raises(
-        RequestError, match=r"^2 images \(s/2.png, s/10.png\) changed since .*--rescore-changed"
+        RequestError, match=r"^2 images \(s/2.png, s/10.png\) changed since .*`rescore_changed`"
     ):
         found.refuse()
 
@@ -208,7 +208,7 @@ def test_masks_that_are_missing_are_told_from_those_of_another_size(root: Path) 
     assert list(found.lines()) == [
         "3 masks are missing (pages.tif#1, s/2.png, s/10.png); their images are scored again"
     ]
-    with pytest.raises(RequestError, match=r"^1 mask \(s/1.png\) changed since .*--rescore-changed"):
+    with pytest.raises(RequestError, match=r"^1 mask \(s/1.png\) changed since .*`rescore_changed`"):
         found.refuse()
     assert list_images(root / "images").images.index("s/1.png") == 3
     assert mask_changes(root, ledger, asked=4).unmasked == ["pages.tif#1"]  # the others are not asked for
