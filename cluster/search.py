@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -26,21 +27,14 @@ from seg.metrics import Scores, score_classes
 from seg.model_file import save_model
 from seg.models import MODELS
 from seg.pack.training_data import TrainingData, default_data, open_packs, open_training_data
-from seg.plain_data import require_fields
+from seg.plain_data import Plain, require_fields, to_plain
 from seg.predict.predictor import open_predictor
 from seg.recipe import Params, Recipe, apply_params
 from seg.requests import SearchRequest
 from seg.search.page import write_page
 from seg.search.progress import TrialsReader
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
-from seg.search.trials import (
-    ERRORED,
-    FINISHED,
-    PRUNED,
-    TrialRecord,
-    read_trials,
-    write_leaderboard,
-)
+from seg.search.trials import TrialRecord, count_trials, read_trials, write_leaderboard
 from seg.train.run_folder import check_folder, holding, run_identity, run_name
 from seg.train.training import count_confusion
 
@@ -49,7 +43,7 @@ log = logging.getLogger(__name__)
 LOSSES = ("cross_entropy", "cross_entropy+dice", "focal")
 RATE_RANGE = 10.0
 """The learning rate is searched from a tenth of the recipe's to ten times it, by logarithm."""
-SUMMARY_FIELDS: dict[str, Any] = {
+SUMMARY_FIELDS = {
     "trials": int,
     "classes": list[str],
     "confusion": list[list[int]],
@@ -67,7 +61,7 @@ TUNE_ENVIRONMENT = {
 class SearchPlan:
     """A search that was checked."""
 
-    identity: dict[str, Any]
+    identity: Mapping[str, Plain]
     """What its run.json says."""
     job: TrialJob
     space: Space
@@ -88,15 +82,15 @@ class SearchSummary:
     """How a search ended: its folder, what summary.json holds, and the leaderboard, best trial first."""
 
     folder: Path
-    values: dict[str, Any]
-    leaderboard: list[dict[str, Any]]
+    values: dict[str, Plain]
+    leaderboard: list[TrialRecord]
     searched: tuple[str, ...]
     """The fields that trials differ in, which are columns of the leaderboard."""
 
     @property
     def exit_code(self) -> int:
         """See docs/formats.md."""
-        return EXIT_CODES[self.values["stopped_by"]]
+        return EXIT_CODES[str(self.values["stopped_by"])]
 
 
 def search(request: SearchRequest, session: Session) -> SearchSummary:
@@ -117,8 +111,7 @@ def _search(plan: SearchPlan, session: Session) -> SearchSummary:
         stopped_by = _run_trials(plan)
     elif summary := _read_finished(plan):
         log.info(f"nothing left to search in {plan.folder}")
-        rows = [trial.row() for trial in read_trials(plan.job.trials)]
-        return SearchSummary(plan.folder, summary, rows, tuple(plan.space))
+        return SearchSummary(plan.folder, summary, read_trials(plan.job.trials), tuple(plan.space))
     return _conclude(plan, stopped_by, time.perf_counter() - started)
 
 
@@ -226,29 +219,24 @@ def _count_left(plan: SearchPlan) -> int:
     return max(0, plan.trials - len(trials)) + sum(not trial.ended for trial in trials)
 
 
-def _read_finished(plan: SearchPlan) -> dict[str, Any] | None:
+def _read_finished(plan: SearchPlan) -> dict[str, Plain] | None:
     """The summary that a finished search left, of as many trials as there are now; None: it is to be made."""
-    file, mend = plan.folder / "summary.json", "it is made again"
+    file, mend, classes = plan.folder / "summary.json", "it is made again", list(plan.job.data.classes)
     if not file.is_file():
         return None
     try:
         summary = require_fields({"stopped_by": str}, read_json(file, mend), str(file), mend)
         if summary["stopped_by"] != StoppedBy.FINISHED:
             return None
-        _check_figures(summary, list(plan.job.data.classes), str(file), mend)
+        require_fields(SUMMARY_FIELDS, summary, str(file), mend)
+        for name in ("iou", "dice"):
+            require_fields(dict.fromkeys(classes, float | None), summary[name], f"{file}, {name}", mend)
+        if summary["classes"] != classes or len(summary["confusion"]) != len(classes):
+            raise RequestError(f"{file} is damaged: it has other classes than the data; {mend}")
     except RequestError as error:
         warnings.warn(DataWarning(str(error)), stacklevel=2)
         return None
     return summary if summary["trials"] == len(read_trials(plan.job.trials)) else None
-
-
-def _check_figures(summary: dict[str, Any], classes: list[str], where: str, mend: str) -> None:
-    """RequestError: what is shown of a finished search is not there, or not of these classes."""
-    require_fields(SUMMARY_FIELDS, summary, where, mend)
-    for name in ("iou", "dice"):
-        require_fields(dict.fromkeys(classes, float | None), summary[name], f"{where}, {name}", mend)
-    if summary["classes"] != classes or len(summary["confusion"]) != len(classes):
-        raise RequestError(f"{where} is damaged: it has other classes than the data; {mend}")
 
 
 def _run_trials(plan: SearchPlan) -> StoppedBy:
@@ -285,41 +273,27 @@ def _run_trials(plan: SearchPlan) -> StoppedBy:
 
 def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> SearchSummary:
     """Write leaderboard, page and summary; of a search that finished first the winner's model file."""
-    trials = read_trials(plan.job.trials)
-    rows = [trial.row() for trial in trials]
-    write_leaderboard(plan.folder / "leaderboard.csv", rows)
-    summary = _count_endings(plan, trials) | {"seconds": seconds, "stopped_by": stopped_by}
-    if summary["best"] is not None:
-        summary["alarms"] = _find_alarms(plan, trials[0].journal.best_confusion)
-    if stopped_by is StoppedBy.FINISHED:
-        if summary["best"] is None:
-            raise RuntimeError(f"no trial finished an epoch; the first: {rows[0]['error']}")
-        winner = plan.folder / "best.safetensors"
-        scores = _evaluate_winner(plan, trials[0], winner)
-        summary |= {"model_file": str(winner), "classes": plan.job.data.classes, **asdict(scores)}
-        summary["alarms"] = _find_alarms(plan, scores.confusion)
-    write_page(plan.folder, plan.space, trials, summary)
-    write_json(plan.folder / "summary.json", summary)
-    return SearchSummary(plan.folder, summary, rows, tuple(plan.space))
-
-
-def _find_alarms(plan: SearchPlan, confusion: list[list[int]]) -> list[str]:
-    """What the best trial's predictions on validation alarm of."""
-    trained = open_packs(plan.job.data, plan.job.recipe)[0].class_shares()
-    return find_alarms(plan.job.data.classes, np.array(confusion, np.int64), trained=trained)
-
-
-def _count_endings(plan: SearchPlan, trials: list[TrialRecord]) -> dict[str, Any]:
-    statuses = [trial.status for trial in trials]
-    best = trials[0] if trials and trials[0].miou is not None else None
-    return {
-        "recipe": plan.job.recipe.name,
-        "trials": max(plan.trials, len(trials)),
-        "finished": statuses.count(FINISHED),
-        "pruned": statuses.count(PRUNED),
-        "errored": statuses.count(ERRORED),
-        "best": best and {"trial": best.name, "params": best.params, "miou": best.miou},
-    }
+    job, trials = plan.job, read_trials(plan.job.trials)
+    write_leaderboard(plan.folder / "leaderboard.csv", trials)
+    figures = count_trials(
+        trials, recipe=job.recipe.name, asked=plan.trials, seconds=seconds, stopped_by=stopped_by
+    )
+    values, alarms, won = to_plain(figures), list[str](), dict[str, Plain]()
+    if figures.best is not None:
+        confusion = trials[0].journal.best_confusion
+        if stopped_by is StoppedBy.FINISHED:
+            winner = plan.folder / "best.safetensors"
+            scores = _evaluate_winner(plan, trials[0], winner)
+            confusion = scores.confusion
+            won = {"model_file": str(winner), "classes": list(job.data.classes), **to_plain(scores)}
+        trained = open_packs(job.data, job.recipe)[0].class_shares()
+        alarms = find_alarms(job.data.classes, np.array(confusion, np.int64), trained=trained)
+        values |= {"alarms": alarms, **won}
+    elif stopped_by is StoppedBy.FINISHED:
+        raise RuntimeError(f"no trial finished an epoch; the first: {trials[0].error}")
+    write_page(plan.folder, plan.space, trials, figures, alarms)
+    write_json(plan.folder / "summary.json", values)
+    return SearchSummary(plan.folder, values, trials, tuple(plan.space))
 
 
 def _evaluate_winner(plan: SearchPlan, best: TrialRecord, winner: Path) -> Scores:

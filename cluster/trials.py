@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -63,7 +62,7 @@ class TrialJob:
         check_owner(self.folder, self.lock)
 
 
-def run_trial(config: dict[str, Any], job: TrialJob) -> None:
+def run_trial(config: dict[str, int], job: TrialJob) -> None:
     """Train trial `config["number"]` to its end, an epoch's mIoU to Tune; a failure is noted in its folder.
 
     What would fail again, such as a loss that is not finite, fails the trial at once.

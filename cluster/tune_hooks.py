@@ -53,7 +53,7 @@ class Proposals(Searcher):
         self.failed: list[int] = []
         self.running: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | Any:
+    def suggest(self, trial_id: str) -> dict[str, int] | Any:
         """The next trial's number; None: not now; FINISHED: none is left."""
         if len(self.running) >= self.slots:
             return None
@@ -64,7 +64,7 @@ class Proposals(Searcher):
         return {NUMBER: number}
 
     def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        self, trial_id: str, result: dict[str, float] | None = None, error: bool = False
     ) -> None:
         """A trial left its slot; whether a failed one runs again shows when its failure is noted."""
         number = self.running.pop(trial_id)
@@ -112,12 +112,12 @@ class Pruning(ASHAScheduler):
         """A trial begins or goes on."""
         super().on_trial_add(tune_controller, _numbered(trial))
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, float]) -> str:
         """Whether a trial goes on; the recipe's own always does, so that the winner is no worse than it."""
         decision = super().on_trial_result(tune_controller, _numbered(trial), result)
         return TrialScheduler.CONTINUE if trial.config[NUMBER] == OWN else decision
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, float]) -> None:
         """A trial ended."""
         super().on_trial_complete(tune_controller, _numbered(trial), result)
 

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from seg.errors import ENDINGS
 from seg.progress import ratio
+from seg.recipe import short_value
 from seg.report.comparison import Comparison, Difference
 from seg.screen import open_console, say
+
+if TYPE_CHECKING:
+    from seg.search.trials import TrialRecord  # which loads torch
 
 
 def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None:
@@ -41,7 +45,7 @@ def print_alarms(job: str, alarms: Iterable[str]) -> None:
         console.print(f"{job}: warning: {alarm}", style="bold red")
 
 
-def print_leaderboard(rows: list[dict[str, Any]], searched: Sequence[str], shown: int = 10) -> None:
+def print_leaderboard(trials: "list[TrialRecord]", searched: Sequence[str], shown: int = 10) -> None:
     """Print the best trials of a search, and why some failed; leaderboard.csv has them all.
 
     searched: the recipe's fields that trials differ in, by their dotted names.
@@ -49,18 +53,17 @@ def print_leaderboard(rows: list[dict[str, Any]], searched: Sequence[str], shown
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("trial", "mIoU", "epochs", "status", *(name.rpartition(".")[2] for name in searched)):
         table.add_column(heading)
-    for row in rows[:shown]:
-        numbers = ratio(row["miou"]), str(row["epochs"])
-        table.add_row(row["trial"], *numbers, row["status"], *(_setting(row[name]) for name in searched))
+    for trial in trials[:shown]:
+        numbers, settings = (
+            (ratio(trial.miou), str(trial.journal.epochs_done)),
+            map(trial.params.get, searched),
+        )
+        table.add_row(trial.name, *numbers, trial.status, *map(short_value, settings))
     console = open_console(soft_wrap=True)
     console.print(table)
-    for row in rows:
-        if row["error"]:
-            say(f"trial {row['trial']}: {row['error']}", out=True)
-
-
-def _setting(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    for trial in trials:
+        if trial.error:
+            say(f"trial {trial.name}: {trial.error}", out=True)
 
 
 def print_differences(comparison: Comparison) -> None:

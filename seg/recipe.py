@@ -310,6 +310,11 @@ def as_tuples(value: Any) -> Any:
     return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def short_value(value: Value) -> str:
+    """A field's value where there is little room."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def apply_params(recipe: Recipe, params: Params) -> Recipe:
     """The recipe with other values, all set at once. RequestError: they do not go together."""
     groups: dict[str, Params] = {}

@@ -16,7 +16,7 @@ from seg.progress import time_span
 from seg.recipe import Params
 from seg.search.space import Axis, Space, ends, is_inside
 from seg.search.study import FEWEST_JUDGED, importance
-from seg.search.trials import OWN, TrialRecord
+from seg.search.trials import OWN, SearchFigures, TrialRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,9 @@ class Page:
 
     title: str
     stopped: str
-    summary: dict[str, Any]
+    summary: SearchFigures
+    alarms: Sequence[str]
+    """What the best trial's predictions alarm of."""
     rows: list[Row]
     """The best trial first."""
     best: TrialRecord | None
@@ -196,10 +198,12 @@ class Page:
     """Trials with an mIoU that are no line in the coordinates."""
 
 
-def write_page(folder: Path, space: Space, trials: Sequence[TrialRecord], summary: dict[str, Any]) -> Path:
+def write_page(
+    folder: Path, space: Space, trials: Sequence[TrialRecord], summary: SearchFigures, alarms: Sequence[str]
+) -> Path:
     """Write search.html from the trials, the best first; the same trials give the same bytes."""
     page = folder / "search.html"
-    write_bytes(page, render(gather(folder.name, space, trials, summary)).encode())
+    write_bytes(page, render(gather(folder.name, space, trials, summary, alarms)).encode())
     return page
 
 
@@ -211,7 +215,9 @@ def render(page: Page) -> str:
     return environment.get_template("search/search.html.jinja").render(page=page, fewest=FEWEST_JUDGED)
 
 
-def gather(title: str, space: Space, trials: Sequence[TrialRecord], summary: dict[str, Any]) -> Page:
+def gather(
+    title: str, space: Space, trials: Sequence[TrialRecord], summary: SearchFigures, alarms: Sequence[str]
+) -> Page:
     """What the page shows of trials, the best first."""
     judged = [trial for trial in trials if trial.miou is not None]
     best = judged[0] if judged else None
@@ -219,8 +225,9 @@ def gather(title: str, space: Space, trials: Sequence[TrialRecord], summary: dic
     labels = short_names(list(space))
     return Page(
         title=title,
-        stopped=ENDINGS[summary["stopped_by"]],
+        stopped=ENDINGS[summary.stopped_by],
         summary=summary,
+        alarms=alarms,
         rows=[_row(trial, space, best) for trial in trials],
         best=best,
         own=own if own and own.miou is not None else None,

@@ -3,12 +3,11 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 
 from seg.progress import Line, duration, heading, ratio
-from seg.recipe import Recipe
+from seg.recipe import Recipe, short_value
 from seg.search.trials import (
     ENDING,
     ERRORED,
@@ -94,11 +93,11 @@ class TrialsReader:
         return next(reached, None)  # they are sorted: the best first
 
     def _describe(self, trial: TrialRecord, miou: float | None) -> str:
-        epoch = f"epoch {trial.journal.epochs_done}/{self.epochs}".ljust(
-            len(f"epoch {self.epochs}/{self.epochs}")
-        )
-        params = "  ".join(f"{_short_name(name)} {_short(value)}" for name, value in trial.params.items())
-        return f"{trial.name}  mIoU {ratio(miou):<6}  {epoch}  {params}"
+        whole = f"{self.epochs}/{self.epochs}"
+        epoch = f"{trial.journal.epochs_done}/{self.epochs}".ljust(len(whole))
+        leaves = ((name.rpartition(".")[2], value) for name, value in trial.params.items())
+        params = "  ".join(f"{leaf} {short_value(value)}" for leaf, value in leaves)
+        return f"{trial.name}  mIoU {ratio(miou):<6}  epoch {epoch}  {params}"
 
     def _stamps(self) -> Iterator[tuple[Path, int]]:
         for parameters in self.folder.glob(f"*/{PARAMETERS}"):
@@ -110,12 +109,3 @@ class TrialsReader:
 
 def _last_miou(trial: TrialRecord) -> float | None:
     return trial.journal.history[-1].miou if trial.journal.history else None
-
-
-def _short_name(name: str) -> str:
-    """`lr` of `optimizer.lr`: a terminal is narrow."""
-    return name.rpartition(".")[2]
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -5,6 +5,7 @@ The folders are all that a search resumes from.
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -63,19 +64,48 @@ class TrialRecord:
         """Whether it is not run again."""
         return self.status != RUNNING
 
-    def row(self) -> dict[str, Any]:
-        """The trial's line in leaderboard.csv."""
-        return {
-            "trial": self.name,
-            "miou": self.miou,
-            "best_epoch": self.journal.best_epoch,
-            "epochs": self.journal.epochs_done,
-            "status": self.status,
-            **self.params,
-            "seconds": self.journal.seconds,
-            "failures": len(self.failures),
-            "error": self.error,
-        }
+
+@dataclass(frozen=True, slots=True)
+class BestTrial:
+    """The trial that is first, as summary.json names it."""
+
+    trial: str
+    params: Params
+    miou: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchFigures:
+    """What summary.json holds of any search, also of one that was stopped (docs/formats.md)."""
+
+    recipe: str
+    trials: int
+    """Those that are yet to begin included."""
+    finished: int
+    pruned: int
+    errored: int
+    best: BestTrial | None
+    seconds: float
+    """Of this command."""
+    stopped_by: str
+
+
+def count_trials(
+    trials: Sequence[TrialRecord], *, recipe: str, asked: int, seconds: float, stopped_by: str
+) -> SearchFigures:
+    """The figures of trials, the best first."""
+    statuses = [trial.status for trial in trials]
+    miou = trials[0].miou if trials else None
+    return SearchFigures(
+        recipe=recipe,
+        trials=max(asked, len(trials)),
+        finished=statuses.count(FINISHED),
+        pruned=statuses.count(PRUNED),
+        errored=statuses.count(ERRORED),
+        best=None if miou is None else BestTrial(trials[0].name, trials[0].params, miou),
+        seconds=seconds,
+        stopped_by=stopped_by,
+    )
 
 
 def report_of(result: EpochResult) -> dict[str, float]:
@@ -157,10 +187,15 @@ def _read_trial(folder: Path) -> TrialRecord:
     )
 
 
-def write_leaderboard(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the trials' rows as CSV, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys() if rows else ["trial"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+def write_leaderboard(file: Path, trials: Sequence[TrialRecord]) -> None:
+    """Write a line a trial as CSV, whole or not at all."""
+    text, searched = io.StringIO(), list(trials[0].params) if trials else []
+    writer = csv.writer(text, lineterminator="\n")
+    figures = ("miou", "best_epoch", "epochs", "status", *searched, "seconds", "failures", "error")
+    writer.writerow(["trial", *(figures if trials else ())])
+    for trial in trials:
+        reached = (trial.miou, trial.journal.best_epoch, trial.journal.epochs_done, trial.status)
+        settings = [trial.params[name] for name in searched]
+        ended = (trial.journal.seconds, len(trial.failures), trial.error)
+        writer.writerow([trial.name, *reached, *settings, *ended])
     write_bytes(file, text.getvalue().encode())

@@ -25,7 +25,7 @@ from seg.search.page import (
 )
 from seg.search.space import Space, choice, ends
 from seg.search.study import FEWEST_JUDGED
-from seg.search.trials import TrialRecord
+from seg.search.trials import TrialRecord, count_trials
 from seg.train.state import Journal
 from tests.cluster.journals import epoch_result
 
@@ -76,14 +76,9 @@ def make_trials() -> list[TrialRecord]:
     return sorted([*trials, lost], key=lambda trial: (-trial.journal.best_miou, trial.number))
 
 
-def summarise(records: list[TrialRecord], **changes: Any) -> dict[str, Any]:
-    statuses = [trial.status for trial in records]
-    counts = {status: statuses.count(status) for status in ("finished", "pruned", "errored")}
-    return {"recipe": "tiny", "trials": len(records), "stopped_by": "finished"} | counts | changes
-
-
-def show(folder: Path, records: list[TrialRecord], **changes: Any) -> str:
-    return write_page(folder, SPACE, records, summarise(records, **changes)).read_text()
+def show(folder: Path, records: list[TrialRecord], trials: int = 0, stopped_by: str = "finished") -> str:
+    figures = count_trials(records, recipe="tiny", asked=trials, seconds=1.0, stopped_by=stopped_by)
+    return write_page(folder, SPACE, records, figures, []).read_text()
 
 
 def text_of(page: str) -> str:
