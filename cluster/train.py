@@ -102,8 +102,6 @@ def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
     identity = run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_name(request.recipe, identity)).resolve()
     check_packs(data, request.recipe, session)
-    if request.checkpoints:
-        CheckpointStore.open(request.checkpoints, folder.name)  # a wrong URI is refused with nothing written
     check_folder(folder, identity)
     return TrainingPlan(
         recipe=request.recipe,
@@ -112,26 +110,25 @@ def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
         folder=folder,
         parent=folder.name,
         keep_best=request.keep_best,
-        checkpoints=request.checkpoints,
+        store=request.checkpoints and CheckpointStore(request.checkpoints.below(folder.name)),
     )
 
 
 def _fetch_checkpoints(plan: TrainingPlan) -> None:
     """Go on from what storage elsewhere has, where that is further. RequestError: it holds another run."""
-    if plan.checkpoints is None:
+    if plan.store is None:
         return
-    store = CheckpointStore.open(plan.checkpoints, plan.folder.name)
-    store.claim(read_json(plan.folder / "run.json"))
-    if store.fetch(plan.folder):
-        log.info(f"going on from {store.place.uri}")
+    plan.store.claim(read_json(plan.folder / "run.json"))
+    if plan.store.fetch(plan.folder):
+        log.info(f"going on from {plan.store.place.uri}")
 
 
 def _settle_checkpoints(plan: TrainingPlan, journal: Journal) -> None:
     """Bring storage elsewhere up to date: a job killed after its last epoch was saved could not."""
     if plan.keeps_epochs:
         settle_best(plan.folder, journal.history, plan.keep_best)
-    if plan.checkpoints is not None:
-        CheckpointStore.open(plan.checkpoints, plan.folder.name).publish(plan.folder, journal.epochs_done)
+    if plan.store is not None:
+        plan.store.publish(plan.folder, journal.epochs_done)
 
 
 def check_recipe(recipe: Recipe, num_classes: int) -> None:

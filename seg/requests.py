@@ -1,6 +1,6 @@
 """What jobs are asked for: one dataclass a job, whose field texts are its --help."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -54,6 +54,12 @@ def _open_place(words: list[str]) -> "Place":
     return as_place(words[0])
 
 
+def _open_store(words: list[str]) -> "Place":
+    from seg.storage import open_place
+
+    return open_place(words[0])
+
+
 PLACE = PrimitiveConstructorSpec(
     nargs=1,
     metavar="DIR",
@@ -62,6 +68,8 @@ PLACE = PrimitiveConstructorSpec(
     str_from_instance=lambda place: [str(place)],
 )
 """A folder that is opened once, here: what is wrong with its name is refused as by `as_place`."""
+STORE = replace(PLACE, instance_from_str=_open_store)
+"""The same, which no relative path names: another machine opens it too."""
 WORKERS = PrimitiveConstructorSpec(
     nargs=1,
     metavar="N|N:M",
@@ -96,7 +104,7 @@ class TrainRequest(DataRequest):
     """How long to wait for room for the workers; default: 15 where an autoscaler runs, else 0."""
     restarts: Annotated[int, COUNT] = 3
     """How often workers are started again after one of them died."""
-    checkpoints: Annotated[str | None, arg(metavar="URI")] = None
+    checkpoints: Annotated[Annotated[Place, STORE] | None, arg(metavar="URI")] = None
     """Storage that also gets states and best model files, and that another machine resumes from: s3://...,
     gs://..., or a folder."""
     keep_best: Annotated[int, COUNT] = 1

@@ -1,10 +1,9 @@
 """A scoring as asked for, checked against what is on disk; nothing is written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from seg.data.background import Backgrounds
 from seg.data.images import READER, split_page
@@ -24,6 +23,7 @@ from seg.data.listing import Listing, Sequences, list_images, refuse_unlisted
 from seg.data.splits import file_sha256
 from seg.errors import RequestError
 from seg.model_file import ModelCard, load_model, read_model
+from seg.plain_data import Plain
 from seg.predict.upsampling import check_blend
 from seg.requests import ScoreRequest
 from seg.score.deadline import parse_deadline
@@ -49,7 +49,7 @@ class ScorePlan:
     """Of the listing's images."""
     sequences: Sequences | None
     """None where neither background nor window asks for them."""
-    identity: dict[str, Any]
+    identity: Mapping[str, Plain]
     """What run.json holds."""
     deadline: datetime | None
 
@@ -155,7 +155,7 @@ def _read_card(request: ScoreRequest) -> ModelCard:
     return replace(card, label_map=request.label_map)
 
 
-def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Any]:
+def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Plain]:
     """What makes a scoring this scoring (docs/formats.md); not its workers, limits or times."""
     return {
         "reader": READER,

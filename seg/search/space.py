@@ -101,17 +101,13 @@ def plain_axis(axis: Axis) -> dict[str, Value | list[Value]]:
     return {"low": axis.low, "high": axis.high, "log": axis.log, "whole": axis.step is not None}
 
 
-def recipe_fields() -> dict[str, Any]:
-    """The type of every field of a recipe, by its dotted name."""
-    return dict(_walk(Recipe, ""))
-
-
-def _walk(kind: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def recipe_fields(kind: Any = Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted name and the type of every field of a recipe."""
     hints = typing.get_type_hints(kind)
     for entry in fields(kind):
         hint = hints[entry.name]
         if is_dataclass(hint):
-            yield from _walk(hint, f"{prefix}{entry.name}.")
+            yield from recipe_fields(hint, f"{prefix}{entry.name}.")
         else:
             yield f"{prefix}{entry.name}", hint
 
@@ -171,7 +167,7 @@ def _checked_values(axis: Axis) -> tuple[Value, ...]:
 
 def _find_hint(name: str) -> Any:
     """The type of a field that may be searched. RequestError: there is none of that name, or it may not."""
-    known = recipe_fields()
+    known = dict(recipe_fields())
     if name in FIXED:
         raise RequestError(f"`search={name}`: it {FIXED[name]}, so that it is the same for all trials")
     if name not in known:

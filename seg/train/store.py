@@ -11,7 +11,7 @@ from pathlib import Path
 from seg.errors import DataWarning, RequestError
 from seg.files import first_difference, persistently, replacing
 from seg.plain_data import Plain, to_plain
-from seg.storage import Place, open_place, refusing
+from seg.storage import Place, refusing
 from seg.train.state import (
     DamagedState,
     best_folder,
@@ -31,11 +31,6 @@ class CheckpointStore:
     """
 
     place: Place
-
-    @classmethod
-    def open(cls, uri: str, run: str) -> "CheckpointStore":
-        """The store of a run, named as its folder; nothing is written yet. RequestError: a wrong URI."""
-        return cls(open_place(uri).below(run))
 
     def claim(self, identity: Mapping[str, Plain]) -> None:
         """Write run.json, or find that it says the same and write it again, to try the store.

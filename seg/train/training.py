@@ -102,15 +102,15 @@ class TrainingPlan:
     """Run or trial that this training is, for the model file's provenance."""
     keep_best: int = 1
     """How many of the best epochs' model files stay."""
-    checkpoints: str | None = None
-    """URI of storage that has a copy of states and best model files too."""
+    store: CheckpointStore | None = None
+    """Elsewhere, with a copy of states and best model files."""
     lock: tuple[Path, str] | None = None
     """The folder that the job holds for this training, and the token of its lock."""
 
     @property
     def keeps_epochs(self) -> bool:
         """Whether model files are kept by epoch, in best/, besides best.safetensors."""
-        return self.keep_best > 1 or self.checkpoints is not None
+        return self.keep_best > 1 or self.store is not None
 
 
 class Training:
@@ -136,7 +136,6 @@ class Training:
                 "lower `workers`"
             )
         torch.manual_seed(plan.seed)
-        self.store = CheckpointStore.open(plan.checkpoints, plan.folder.name) if plan.checkpoints else None
         found = state.newest_state(plan.folder)
         model = build(
             recipe.model,
@@ -256,8 +255,8 @@ class Training:
             self.journal.best_confusion = confusion.tolist()
         if self.ranks.rank == 0:
             persistently(partial(self._write, result, confusion, better=better), str(self.plan.folder))
-            if self.store:
-                self.store.publish(self.plan.folder, result.epoch)
+            if self.plan.store:
+                self.plan.store.publish(self.plan.folder, result.epoch)
         self.ranks.wait()  # nobody goes on from an epoch that is not saved
 
     def _write(self, result: EpochResult, confusion: NDArray[np.int64], *, better: bool) -> None:

@@ -108,7 +108,7 @@ def test_a_training_killed_between_any_two_steps_leaves_what_one_never_killed_do
 
 
 def store_at(uri: str) -> CheckpointStore:
-    return CheckpointStore.open(uri, "run")
+    return CheckpointStore(open_place(uri).below("run"))
 
 
 def test_a_training_goes_on_from_s3_on_another_machine(tmp_path: Path, s3: S3) -> None:
