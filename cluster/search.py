@@ -32,9 +32,8 @@ from seg.predict.predictor import open_predictor
 from seg.recipe import Params, Recipe, apply_params
 from seg.requests import SearchRequest
 from seg.search.page import write_page
-from seg.search.progress import TrialsReader
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
-from seg.search.trials import TrialRecord, count_trials, read_trials, write_leaderboard
+from seg.search.trials import TrialRecord, TrialsReader, count_trials, read_trials, write_leaderboard
 from seg.train.run_folder import check_folder, holding, run_identity, run_name
 from seg.train.training import count_confusion
 

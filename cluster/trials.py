@@ -13,14 +13,7 @@ from seg.errors import RequestError, TrainingDiverged
 from seg.locks.folder_lock import check_owner
 from seg.pack.training_data import TrainingData
 from seg.recipe import Recipe, apply_params
-from seg.search.trials import (
-    describe_cause,
-    fail_trial,
-    note_failure,
-    read_params,
-    report_of,
-    trial_folder,
-)
+from seg.search.trials import TrialFolder, describe_cause, report_of, trial_folder
 from seg.train.state import EpochResult, Journal, read_run
 from seg.train.training import Training, TrainingPlan
 
@@ -47,6 +40,10 @@ class TrialJob:
         """Folder of the trials' folders."""
         return self.folder / "trials"
 
+    def trial(self, number: int) -> TrialFolder:
+        """The folder of one of them."""
+        return trial_folder(self.trials, number)
+
     def set_aside(self) -> dict[str, float]:
         """What Ray sets aside for a trial's own process.
 
@@ -69,24 +66,24 @@ def run_trial(config: dict[str, int], job: TrialJob) -> None:
     """
     from ray import tune
 
-    folder = trial_folder(job.trials, config["number"])
+    trial = job.trial(config["number"])
     try:
         plan = TrainingPlan(
-            recipe=apply_params(job.recipe, read_params(folder)),
+            recipe=apply_params(job.recipe, trial.params()),
             data=job.data,
             seed=job.seed,
-            folder=folder,
-            parent=f"{job.folder.name}/{folder.name}",
+            folder=trial.path,
+            parent=f"{job.folder.name}/{trial.path.name}",
             lock=(job.folder, job.lock),
         )
         for result in _train(plan, job):
             tune.report(report_of(result))
     except (RequestError, TrainingDiverged) as error:
         job.check_owner()
-        fail_trial(folder, describe_cause(worker_failure(error)))
+        trial.fail(describe_cause(worker_failure(error)))
     except Exception as error:
         job.check_owner()  # a search that ended, or is another job's now, is no failure of the trial
-        note_failure(folder, describe_cause(worker_failure(error)))
+        trial.note_failure(describe_cause(worker_failure(error)))
         raise
 
 

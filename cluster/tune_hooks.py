@@ -17,20 +17,7 @@ from cluster.trials import TrialJob
 from seg.recipe import Params, apply_params
 from seg.search.space import Space
 from seg.search.study import propose
-from seg.search.trials import (
-    CAUSE_LETTERS,
-    ENDING,
-    OWN,
-    TrialRecord,
-    begin_trial,
-    end_trial,
-    note_failure,
-    read_failures,
-    read_params,
-    read_trials,
-    report_of,
-    trial_folder,
-)
+from seg.search.trials import CAUSE_LETTERS, OWN, TrialRecord, read_trials, report_of
 
 NUMBER = "number"
 """The one key of a trial's Tune config; the rest is in its folder."""
@@ -75,7 +62,7 @@ class Proposals(Searcher):
         """Nothing to save: the folders hold it all."""
 
     def _next_number(self) -> int | None:
-        self.waiting.extend(number for number in self.failed if not self._has_ended(number))
+        self.waiting.extend(number for number in self.failed if not self.job.trial(number).has_ended)
         self.failed.clear()
         if self.waiting:
             return self.waiting.popleft()
@@ -86,11 +73,8 @@ class Proposals(Searcher):
         if number != OWN:
             params = propose(self.space, read_trials(self.job.trials), number, self.job.seed)
         self.job.check_owner()
-        begin_trial(trial_folder(self.job.trials, number), params)
+        self.job.trial(number).begin(params)
         return number
-
-    def _has_ended(self, number: int) -> bool:
-        return (trial_folder(self.job.trials, number) / ENDING).is_file()
 
 
 class Pruning(ASHAScheduler):
@@ -151,15 +135,15 @@ class Endings(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """An attempt begins."""
         number = trial.config[NUMBER]
-        self.known[number] = len(read_failures(trial_folder(self.job.trials, number)))
+        self.known[number] = len(self.job.trial(number).failures())
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial finished or was pruned."""
         if self.closed:
             return
         self.job.check_owner()
-        folder = trial_folder(self.job.trials, trial.config[NUMBER])
-        end_trial(folder, apply_params(self.job.recipe, read_params(folder)))
+        ended = self.job.trial(trial.config[NUMBER])
+        ended.end(apply_params(self.job.recipe, ended.params()))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """An attempt failed; where its process could not say of what, Ray does."""
@@ -167,11 +151,11 @@ class Endings(Callback):
             return
         self.job.check_owner()
         number = trial.config[NUMBER]
-        folder = trial_folder(self.job.trials, number)
-        failures = len(read_failures(folder))
+        failed = self.job.trial(number)
+        failures = len(failed.failures())
         if failures == self.known.get(number, failures):
-            note_failure(folder, describe_death(Path(trial.error_file).read_text(encoding="utf-8")))
-        self.known[number] = len(read_failures(folder))
+            failed.note_failure(describe_death(Path(trial.error_file).read_text(encoding="utf-8")))
+        self.known[number] = len(failed.failures())
 
 
 def describe_death(text: str) -> str:

@@ -113,7 +113,6 @@ def test_every_module_of_seg_has_its_tests_at_the_same_path() -> None:
         "seg/score/screen.py",  # with cluster's score
         "seg/score/summary.py",  # with cluster's score
         "seg/search/study.py",  # with cluster's tune_hooks
-        "seg/search/trials.py",  # with cluster's search
         "seg/simulate/cells.py",  # with archive
         "seg/simulate/holograms.py",  # with archive
         "seg/train/mlflow_run.py",  # with cluster's tracking

@@ -167,8 +167,6 @@ class Row:
     kind: str
     values: list[str]
     """Of the searched fields."""
-    epochs: int
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,7 +226,14 @@ def gather(
         stopped=ENDINGS[summary.stopped_by],
         summary=summary,
         alarms=alarms,
-        rows=[_row(trial, space, best) for trial in trials],
+        rows=[
+            Row(
+                trial,
+                kind_of(trial, best=trial is best),
+                [format_value(trial.params[name]) for name in space],
+            )
+            for trial in trials
+        ],
         best=best,
         own=own if own and own.miou is not None else None,
         labels=labels,
@@ -240,16 +245,6 @@ def gather(
             (labels[list(space).index(name)], share) for name, share in importance(space, trials).items()
         ],
         outside=sum(not is_inside(space, trial.params) for trial in judged),
-    )
-
-
-def _row(trial: TrialRecord, space: Space, best: TrialRecord | None) -> Row:
-    return Row(
-        record=trial,
-        kind=kind_of(trial, best=trial is best),
-        values=[format_value(trial.params[name]) for name in space],
-        epochs=trial.journal.epochs_done,
-        seconds=trial.journal.seconds,
     )
 
 

@@ -3,18 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from math import isnan
-from typing import TYPE_CHECKING
 
 import numpy as np
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from seg.recipe import Params
 from seg.search.space import Space, is_inside
 from seg.search.trials import ERRORED, FINISHED, PRUNED, RUNNING, TrialRecord
-
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial
 
 REDRAWS, RANDOM_REDRAWS = 20, 1000
 """Times a point that was tried already is drawn again, with and then without what is known."""
@@ -31,8 +29,6 @@ def propose(space: Space, trials: Iterable[TrialRecord], number: int, seed: int)
     given more trials later, goes on as if it had not been. Trials that run count as bad ones, so that those
     at the same time differ. A point that another trial has is drawn again, as its mIoU is known.
     """
-    from optuna.samplers import RandomSampler, TPESampler
-
     trials = [trial for trial in trials if trial.number != number]
     tried = [trial.params for trial in trials]
     params: Params = {}
@@ -53,8 +49,6 @@ def importance(space: Space, trials: Iterable[TrialRecord]) -> dict[str, float]:
     By PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255) over every trial that has an mIoU, its best epoch's.
     Empty where there are too few of them, or none differ.
     """
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-
     judged = [trial for trial in trials if trial.miou is not None and _is_counted(space, trial)]
     if len(judged) < FEWEST_JUDGED or len({trial.miou for trial in judged}) == 1:
         return {}
@@ -64,13 +58,11 @@ def importance(space: Space, trials: Iterable[TrialRecord]) -> dict[str, float]:
     return found if sum(found.values()) > 0 else {}
 
 
-def build_study(space: Space, trials: Iterable[TrialRecord], sampler: "BaseSampler | None") -> "Study":
+def build_study(space: Space, trials: Iterable[TrialRecord], sampler: BaseSampler | None) -> optuna.Study:
     """The trials as a study that maximises mIoU, without those that failed or lie outside the space.
 
     A trial's value is its best epoch's mIoU; of a pruned one Optuna sees the epochs it had.
     """
-    import optuna
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for trial in sorted(trials, key=lambda trial: trial.number):
@@ -83,9 +75,7 @@ def _is_counted(space: Space, trial: TrialRecord) -> bool:
     return trial.status != ERRORED and is_inside(space, trial.params)
 
 
-def _freeze(space: Space, trial: TrialRecord) -> "FrozenTrial":
-    from optuna.trial import TrialState, create_trial
-
+def _freeze(space: Space, trial: TrialRecord) -> FrozenTrial:
     states = {FINISHED: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, RUNNING: TrialState.RUNNING}
     return create_trial(
         state=states[trial.status],

@@ -24,11 +24,7 @@ from seg.requests import SearchRequest
 from seg.search.space import ends
 from seg.search.trials import (
     TrialRecord,
-    begin_trial,
     describe_cause,
-    end_trial,
-    fail_trial,
-    note_failure,
     read_trials,
     trial_folder,
 )
@@ -213,11 +209,13 @@ def test_a_winner_that_predicts_one_class_alone_is_never_called_so_without_a_wor
     plan = plan_search(request, HERE)
     claim_folder(plan.folder, plan.identity)
     trial = trial_folder(plan.job.trials, 0)
-    begin_trial(trial, plan.own)
-    settings = TrainingPlan(recipe=plan.job.recipe, data=plan.job.data, seed=0, folder=trial, parent="x/000")
+    trial.begin(plan.own)
+    settings = TrainingPlan(
+        recipe=plan.job.recipe, data=plan.job.data, seed=0, folder=trial.path, parent="x/000"
+    )
     list(Training(settings, torch.device("cpu")).epochs())
-    end_trial(trial, plan.job.recipe)
-    predict_alone(trial / "best.safetensors", 0)
+    trial.end(plan.job.recipe)
+    predict_alone(trial.path / "best.safetensors", 0)
     summary = search(request, HERE)
     disc = summary.values["confusion"][1]
     assert disc[0] > disc[1] == 0
@@ -397,12 +395,12 @@ def test_a_trial_fails_for_good_at_its_second_failure_or_at_once_where_it_would_
     tmp_path: Path,
 ) -> None:
     for number in range(3):
-        begin_trial(trial_folder(tmp_path, number), OWN)
-    note_failure(trial_folder(tmp_path, 0), "OutOfMemoryError: first")
-    note_failure(trial_folder(tmp_path, 1), "OutOfMemoryError: first")
-    note_failure(trial_folder(tmp_path, 1), "ValueError: second")
-    fail_trial(trial_folder(tmp_path, 2), "TrainingDiverged: at once")
-    fail_trial(trial_folder(tmp_path, 2), "noted later")
+        trial_folder(tmp_path, number).begin(OWN)
+    trial_folder(tmp_path, 0).note_failure("OutOfMemoryError: first")
+    trial_folder(tmp_path, 1).note_failure("OutOfMemoryError: first")
+    trial_folder(tmp_path, 1).note_failure("ValueError: second")
+    trial_folder(tmp_path, 2).fail("TrainingDiverged: at once")
+    trial_folder(tmp_path, 2).fail("noted later")
     trials = sorted(read_trials(tmp_path), key=lambda trial: trial.number)
     assert [(trial.status, trial.error, len(trial.failures)) for trial in trials] == [
         ("running", None, 1),
@@ -512,12 +510,12 @@ def test_trials_of_two_workers_report_their_epochs_are_pruned_and_leave_no_proce
 )
 def test_a_damaged_file_of_a_trial_is_refused_by_name(tmp_path: Path, file: str, content: str) -> None:
     folder = trial_folder(tmp_path, 7)
-    begin_trial(folder, OWN)
-    (folder / file).write_text(content)
+    folder.begin(OWN)
+    (folder.path / file).write_text(content)
     if file == "trial.json" and content.startswith('{"'):
         assert read_trials(tmp_path)[0].params  # of any names: those that its search varies
         return
     with pytest.raises(RequestError) as refused:
         read_trials(tmp_path)
-    assert str(refused.value).startswith(f"{folder}/{file} is damaged: ")
+    assert str(refused.value).startswith(f"{folder.path}/{file} is damaged: ")
     assert str(refused.value).endswith("remove its folder: another trial is begun in its place")

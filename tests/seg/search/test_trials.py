@@ -5,8 +5,7 @@ import pytest
 from rich.console import Console
 
 from seg.recipes import RECIPES
-from seg.search.progress import TrialsReader
-from seg.search.trials import begin_trial, end_trial, fail_trial, trial_folder
+from seg.search.trials import TrialFolder, TrialsReader, trial_folder
 from seg.train.state import Journal
 from tests.cluster.journals import epoch_result, write_journal
 
@@ -20,15 +19,15 @@ def trials(tmp_path: Path) -> Path:
     return tmp_path / "trials"
 
 
-def train_trial(trials: Path, number: int, *mious: float) -> Path:
+def train_trial(trials: Path, number: int, *mious: float) -> TrialFolder:
     """Begin a trial and bring it to the end of these epochs."""
     folder = trial_folder(trials, number)
-    begin_trial(folder, {**PARAMS, "optimizer.lr": PARAMS["optimizer.lr"] * 2**number})
+    folder.begin({**PARAMS, "optimizer.lr": PARAMS["optimizer.lr"] * 2**number})
     best = max(mious, default=-1.0)
     epoch = mious.index(best) + 1 if mious else 0
     history = [epoch_result(epoch, miou, seconds=1.0) for epoch, miou in enumerate(mious, 1)]
     if history:
-        write_journal(folder, Journal(history=history, best_epoch=epoch, best_miou=best))
+        write_journal(folder.path, Journal(history=history, best_epoch=epoch, best_miou=best))
     return folder
 
 
@@ -40,9 +39,9 @@ def draw(reader: TrialsReader, width: int = 80, height: int = 24) -> list[str]:
 
 
 def test_a_terminal_shows_counts_the_best_and_what_runs(trials: Path) -> None:
-    end_trial(train_trial(trials, 0, 0.1, 0.2, 0.4, 0.3), RECIPE)
-    end_trial(train_trial(trials, 1, 0.1), RECIPE)
-    fail_trial(train_trial(trials, 2), "OutOfMemoryError: no")
+    train_trial(trials, 0, 0.1, 0.2, 0.4, 0.3).end(RECIPE)
+    train_trial(trials, 1, 0.1).end(RECIPE)
+    train_trial(trials, 2).fail("OutOfMemoryError: no")
     train_trial(trials, 4)
     train_trial(trials, 3, 0.25, 0.125)
     reader = TrialsReader(trials, RECIPE, 8)
@@ -82,14 +81,14 @@ def test_the_time_left_follows_from_the_work_done_since_this_job_began(
     trials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("seg.search.progress.time.monotonic", lambda: now)
-    end_trial(train_trial(trials, 0, 0.1, 0.2, 0.3, 0.4), RECIPE)
+    monkeypatch.setattr("seg.search.trials.time.monotonic", lambda: now)
+    train_trial(trials, 0, 0.1, 0.2, 0.3, 0.4).end(RECIPE)
     train_trial(trials, 1, 0.1)
     reader = TrialsReader(trials, RECIPE, 8)
     now = 160.0
     assert reader.seconds_left is None
     train_trial(trials, 1, 0.1, 0.2)
-    end_trial(train_trial(trials, 2, 0.1), RECIPE)
+    train_trial(trials, 2, 0.1).end(RECIPE)
     reader.look()
     # in 60 s a quarter of trial 1 and the whole of trial 2, which is pruned; 8 - 2.5 are left
     assert reader.seconds_left == pytest.approx(60 / 1.25 * 5.5)
@@ -103,6 +102,6 @@ def test_trials_are_read_again_only_when_a_file_of_theirs_is_new(
     first = reader.trials
     reader.look()
     assert reader.trials is first
-    end_trial(folder, RECIPE)
+    folder.end(RECIPE)
     reader.look()
     assert [trial.status for trial in reader.trials] == ["pruned"]
