@@ -45,7 +45,8 @@ class Workplace:
     limits: Limits
     """When workers are ended; of this process, which cannot be, when an image is named."""
     session: Session
-    threads: int
+    power: Power
+    """What an estimate goes by."""
 
     def open_crew(self, settings: ScorerSettings) -> Crew:
         """Its workers, none of which is started. Starts Ray where it is needed and does not run."""
@@ -54,28 +55,15 @@ class Workplace:
         self.session.start()
         return RayCrew(settings, self.gpus)
 
-    @property
-    def power(self) -> Power:
-        """What an estimate goes by."""
-        return Power(
-            workers=max(1, self.workers),
-            threads=self.threads,
-            cpus=self.session.cpus,
-            on_gpu=self.gpus > 0,
-        )
-
 
 def choose_workplace(request: ScoreRequest, session: Session) -> Workplace:
     """What a request asks for, or what there is. RequestError: there is no such room."""
     placed = place_scoring(request, session)
     stall_s = 60 * request.stall_minutes if placed.workers else None
-    return Workplace(
-        workers=placed.most,
-        gpus=placed.gpus,
-        limits=Limits(image_limit_s(request), stall_s),
-        session=session,
-        threads=request.threads,
-    )
+    limits = Limits(image_limit_s(request), stall_s)
+    workers, threads = max(1, placed.most), request.threads
+    power = Power(workers=workers, threads=threads, cpus=session.cpus, on_gpu=placed.gpus > 0)
+    return Workplace(workers=placed.most, gpus=placed.gpus, limits=limits, session=session, power=power)
 
 
 def image_limit_s(request: ScoreRequest) -> float | None:

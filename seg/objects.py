@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,10 +40,6 @@ class Chords:
     def take(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> "Chords":
         """Those that a mask, or an array of places, chooses."""
         return Chords(self.rows[chosen], self.starts[chosen], self.stops[chosen], self.owners[chosen])
-
-    def owned(self, owners: NDArray[np.int64]) -> "Chords":
-        """The same chords with other owners."""
-        return Chords(self.rows, self.starts, self.stops, owners)
 
 
 def cut_chords(ids: NDArray[np.uint8]) -> Chords:
@@ -148,7 +144,7 @@ def find_objects(
     order = order[areas[order] >= min_object_px]
     objects = np.full(len(first), -1)
     objects[order] = np.arange(len(order))
-    found = chords.owned(objects[components])
+    found = replace(chords, owners=objects[components])
     size = (ids.shape[0], ids.shape[1])
     sums = _sum_probabilities(chords, size, probability)
     return Objects(
@@ -300,10 +296,11 @@ def summarise_objects(
     """Counts and ratios over all classes and, below `classes`, of each but background, as plain values."""
 
     def describe(counts: list[NDArray[np.int64]]) -> dict[str, Any]:
-        ratios = object_ratios(*counts)
-        named = {"precision": ratios.precision, "recall": ratios.recall, "f1": ratios.f1}
         whole = zip(("found", "missed", "invented"), map(int, counts), strict=True)
-        return {**dict(whole), **{name: float(ratio) for name, ratio in named.items()}}
+        return {
+            **dict(whole),
+            **{name: float(share) for name, share in asdict(object_ratios(*counts)).items()},
+        }
 
     counts = (found, missed, invented)
     by_class = {name: describe([count[k] for count in counts]) for k, name in enumerate(classes) if k > 0}

@@ -235,7 +235,7 @@ class Ledger:
             for kind, one in reversed(changed) if left else ():
                 self._rewrite(kind, one, forgotten)
             for kind, one in changed:
-                self._remove(kind, one)
+                self._persistently(partial(kind.remove, one))
 
     def _rewrite(self, parts: Parts, part: PartName, forgotten: pa.Array | None) -> None:
         """Write a part's next revision, without some images; none where no row is left."""
@@ -268,10 +268,7 @@ class Ledger:
         )
 
     def _write(self, parts: Parts, stem: str, content: bytes) -> None:
-        self._persistently(partial(parts.write, stem, content))
-
-    def _remove(self, parts: Parts, part: PartName) -> None:
-        self._persistently(partial(parts.remove, part))
+        self._persistently(lambda: parts.write(stem, content))
 
     def _persistently(self, change: Callable[[], None]) -> None:
         def change_ours() -> None:

@@ -298,7 +298,8 @@ class Parts:
         """Remove all other parts of the folder, and what killed jobs left unfinished in it."""
         kept = {part.file for part in parts}
         for name in self.place.names(self.folder):
-            if _is_unfinished(name) or (_NAME.fullmatch(name) and name not in kept):
+            unfinished = name.startswith(".") and name.endswith(TEMPORARY)
+            if unfinished or (_NAME.fullmatch(name) and name not in kept):
                 self.place.remove(f"{self.folder}/{name}")
 
     def where(self, part: PartName) -> str:
@@ -342,7 +343,3 @@ def _parse(content: bytes, schema: pa.Schema, columns: list[str] | None) -> pa.T
 
 def _warn(text: str) -> None:
     warnings.warn(text, DataWarning, stacklevel=3)
-
-
-def _is_unfinished(name: str) -> bool:
-    return name.startswith(".") and name.endswith(TEMPORARY)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from itertools import compress
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seg.data.images import READER, split_page
 from seg.data.listing import natural_key, sequence_of
@@ -215,7 +214,8 @@ def look_into(
     again, retry_quarantined: what `open_folder` would forget counts as forgotten.
     """
     images = plan.listing.images
-    forgotten = _which(images, again)
+    wanted = frozenset(again)
+    forgotten = np.fromiter((image in wanted for image in images), bool, len(images))
     finished = ledger.find_finished(images) & ~forgotten
     aside = ledger.find_quarantined(images) & ~forgotten & (not retry_quarantined)
     left = ~(finished | aside)
@@ -230,11 +230,3 @@ def look_into(
         quarantined=int(aside[: plan.asked].sum()),
         bytes_left=int(plan.listing.bytes[left].sum()),
     )
-
-
-def _which(images: list[str], some: Collection[str]) -> NDArray[np.bool_]:
-    """Which of the images are among some, bool [N]."""
-    if not some:
-        return np.zeros(len(images), bool)
-    wanted = frozenset(some)
-    return np.fromiter((image in wanted for image in images), bool, len(images))
