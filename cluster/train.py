@@ -17,28 +17,15 @@ from seg.errors import EXIT_CODES, RequestError, StoppedBy
 from seg.figures.plots import load_plotting
 from seg.files import read_json, write_json
 from seg.models.build import build, takes_frames
+from seg.pack import training_data
 from seg.pack.crops import CropSampler
-from seg.pack.training_data import (
-    TrainingData,
-    default_data,
-    open_packs,
-    open_training_data,
-    warn_of_absent_classes,
-    warn_of_orientation,
-)
+from seg.pack.training_data import TrainingData, open_packs
 from seg.recipe import Recipe
 from seg.requests import TrainRequest, Workers
+from seg.train import run_folder
 from seg.train.board import BoardReader
 from seg.train.losses import build_loss
 from seg.train.mlflow_run import connect_mlflow
-from seg.train.run_folder import (
-    check_folder,
-    holding,
-    run_identity,
-    run_name,
-    training_summary,
-    write_history,
-)
 from seg.train.run_pictures import draw_confusion, draw_examples
 from seg.train.state import Journal, read_run, settle_best
 from seg.train.store import CheckpointStore
@@ -69,9 +56,9 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     placement = place_training(request, session)
     server = connect_mlflow(request.mlflow) if request.mlflow else None
     plan = plan_training(request, session)
-    identity = run_identity(plan.recipe, plan.data, plan.seed)
+    identity = run_folder.run_identity(plan.recipe, plan.data, plan.seed)
     with (
-        holding(plan.folder, identity, what="training") as lock,
+        run_folder.holding(plan.folder, identity, what="training") as lock,
         Tracking(plan, server) as tracking,
     ):
         plan = replace(plan, lock=(plan.folder, lock.token))
@@ -83,7 +70,7 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
             log.info(f"nothing left to train in {plan.folder}")
         summary = _summarise(plan, placement.workers, stopped_by)
         tracking.conclude(stopped_by)
-    return TrainSummary(plan.folder, summary)
+    return summary
 
 
 def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
@@ -93,16 +80,16 @@ def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
     """
     if request.keep_best < 1:
         raise RequestError(f"`keep_best` is {request.keep_best}, below 1; try `keep_best=1`")
-    data = open_training_data(
-        request.data or default_data(), request.recipe, seed=request.seed, limit=request.limit
+    data = training_data.open_training_data(
+        request.data or training_data.default_data(), request.recipe, seed=request.seed, limit=request.limit
     )
     check_recipe(request.recipe, len(data.classes))
     counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
     log.info(f"data {data.root}: {counts}; {data.split.how}")
-    identity = run_identity(request.recipe, data, request.seed)
-    folder = (request.out or Path("runs") / run_name(request.recipe, identity)).resolve()
+    identity = run_folder.run_identity(request.recipe, data, request.seed)
+    folder = (request.out or Path("runs") / run_folder.run_name(request.recipe, identity)).resolve()
     check_packs(data, request.recipe, session)
-    check_folder(folder, identity)
+    run_folder.check_folder(folder, identity)
     return TrainingPlan(
         recipe=request.recipe,
         data=data,
@@ -172,8 +159,8 @@ def check_packs(data: TrainingData, recipe: Recipe, session: Session) -> None:
                 f"data {data.root}: every pixel of the {len(pack.labelled)} {part} images is ignored, "
                 f"so that {lacking}; label some, or use another `seed`"
             )
-    warn_of_absent_classes(data.classes, train)
-    warn_of_orientation(train, validation)
+    training_data.warn_of_absent_classes(data.classes, train)
+    training_data.warn_of_orientation(train, validation)
     find_class_weights(recipe, train)
 
 
@@ -182,7 +169,7 @@ def _is_finished(plan: TrainingPlan) -> bool:
     return journal is not None and journal.is_finished(plan.recipe)
 
 
-def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> dict[str, Any]:
+def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> TrainSummary:
     journal = read_run(plan.folder)
     if journal is None and stopped_by is StoppedBy.FINISHED:
         raise RequestError(
@@ -190,15 +177,17 @@ def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> d
         )
     ending = {"workers": workers, "stopped_by": stopped_by}
     if journal is None:
-        return {"recipe": plan.recipe.name, "epochs_run": 0} | ending
+        return TrainSummary(plan.folder, {"recipe": plan.recipe.name, "epochs_run": 0} | ending)
     if stopped_by is StoppedBy.FINISHED:
         _settle_checkpoints(plan, journal)
     _draw(plan, journal)
-    write_history(plan.folder, journal)  # killed after its last epoch was saved, a run may lack its line
+    run_folder.write_history(
+        plan.folder, journal
+    )  # killed after its last epoch was saved, a run may lack its line
     trained = open_packs(plan.data, plan.recipe)[0].class_shares()
-    summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal, trained) | ending
-    write_json(plan.folder / "summary.json", summary)
-    return summary
+    figures = run_folder.training_summary(plan.folder, plan.recipe, plan.data.classes, journal, trained)
+    write_json(plan.folder / "summary.json", figures | ending)
+    return TrainSummary(plan.folder, figures | ending)
 
 
 def _draw(plan: TrainingPlan, journal: Journal) -> None:

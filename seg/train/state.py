@@ -19,7 +19,7 @@ from torch import Tensor
 from seg.errors import DataWarning, RequestError
 from seg.files import replacing, write_bytes
 from seg.model_file import weights_sha256
-from seg.plain_data import Measured, from_plain
+from seg.plain_data import Measured, Plain, from_plain
 from seg.recipe import Recipe
 
 METADATA_KEY = "fringe-state"
@@ -113,14 +113,19 @@ def find_epochs(names: Iterable[str]) -> list[int]:
     return sorted((int(match[1]) for name in names if (match := _NAME.fullmatch(name))), reverse=True)
 
 
-def last_folder(folder: Path) -> Path:
-    """Where a run keeps its states."""
-    return folder / "last"
+def list_epochs(folder: Path) -> list[int]:
+    """The same of the files in a folder; none where it is not there."""
+    return find_epochs(path.name for path in folder.glob("*"))
 
 
-def best_folder(folder: Path) -> Path:
-    """Where a run keeps the model files of its best epochs."""
-    return folder / "best"
+def state_path(run: Path, epoch: int) -> Path:
+    """Where a run keeps its state after an epoch."""
+    return run / "last" / epoch_name(epoch)
+
+
+def best_path(run: Path, epoch: int) -> Path:
+    """Where a run keeps the model file of an epoch that is among its best."""
+    return run / "best" / epoch_name(epoch)
 
 
 def write_state(folder: Path, state: State) -> None:
@@ -128,21 +133,21 @@ def write_state(folder: Path, state: State) -> None:
 
     The one before it stays, for the day that the newest is damaged; all others go.
     """
-    journal = json.dumps(asdict(state.journal))
-    digests = {DIGEST: _digest(journal, state.tensors), JOURNAL_DIGEST: _journal_digest(journal)}
-    content = save(state.tensors, {METADATA_KEY: json.dumps(digests | asdict(state.journal))})
-    write_bytes(last_folder(folder) / epoch_name(state.epoch), content)
-    keep_epochs(last_folder(folder), (state.epoch, state.epoch - 1))
+    values = asdict(state.journal)
+    digests = {DIGEST: _digest(values, state.tensors), JOURNAL_DIGEST: _digest(values)}
+    file = state_path(folder, state.epoch)
+    write_bytes(file, save(state.tensors, {METADATA_KEY: json.dumps(digests | values)}))
+    keep_epochs(file.parent, (state.epoch, state.epoch - 1))
 
 
 def read_state(path: Path) -> State:
     """A state file, every byte of it checked. DamagedState: it is not as it was written."""
     with _refuse_damage(path), safe_open(path, framework="pt") as file:
-        journal, text, digest = _parse(file.metadata())
+        values, digests = _parse(file.metadata())
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        if digest != _digest(text, tensors):
+        if digests[DIGEST] != _digest(values, tensors):
             raise DamagedState(f"its content does not fit its {DIGEST}")
-        return State(journal, tensors)
+        return State(from_plain(Journal, values), tensors)
 
 
 def read_journal(path: Path) -> Journal:
@@ -152,10 +157,10 @@ def read_journal(path: Path) -> Journal:
     place are not noticed here.
     """
     with _refuse_damage(path), safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        journal, *_ = _parse(metadata)
-    is_checked = JOURNAL_DIGEST in json.loads(metadata[METADATA_KEY])
-    return journal if is_checked else read_state(path).journal
+        values, digests = _parse(file.metadata())
+        if JOURNAL_DIGEST in digests:
+            return from_plain(Journal, values)
+    return read_state(path).journal
 
 
 def newest_state(folder: Path) -> State | None:
@@ -174,11 +179,11 @@ def newest_whole(folder: Path, read: Callable[[Path], _Content]) -> _Content | N
     DataWarning: a damaged one is left out, so that its epoch is trained again. RequestError: all are damaged
     and were not of the first epoch, so that all that was trained would be lost in silence.
     """
-    files = last_folder(folder)
-    epochs = find_epochs(path.name for path in files.glob("*")) if files.is_dir() else []
+    files = folder / "last"
+    epochs = list_epochs(files)
     for epoch in epochs:
         try:
-            return read(files / epoch_name(epoch))
+            return read(state_path(folder, epoch))
         except FileNotFoundError:  # a training that goes on has removed it: there are newer ones
             return newest_whole(folder, read)
         except DamagedState as error:
@@ -206,19 +211,17 @@ def settle_best(folder: Path, history: Sequence[EpochResult], keep: int) -> None
     The best of all is copied there from best.safetensors where best/ lacks it: a run may begin to keep them.
     """
     best = best_epochs(history, keep)
-    winner, copy = folder / "best.safetensors", best_folder(folder) / epoch_name(best[0] if best else 0)
+    winner, copy = folder / "best.safetensors", best_path(folder, best[0] if best else 0)
     if best and winner.is_file() and not copy.is_file():
         with replacing(copy) as temporary:
             shutil.copyfile(winner, temporary)
-    keep_epochs(best_folder(folder), best)
+    keep_epochs(copy.parent, best)
 
 
 def keep_epochs(folder: Path, epochs: Iterable[int]) -> None:
     """Remove the files of all other epochs from a folder."""
-    kept = set(epochs)
-    for path in folder.glob("epoch-*"):
-        if set(find_epochs([path.name])) - kept:
-            path.unlink(missing_ok=True)
+    for epoch in set(list_epochs(folder)) - set(epochs):
+        (folder / epoch_name(epoch)).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -230,28 +233,23 @@ def _refuse_damage(path: Path) -> Iterator[None]:
         raise DamagedState(f"state {path} is damaged ({error})") from None
 
 
-def _parse(metadata: dict[str, str] | None) -> tuple[Journal, str, str]:
-    """The journal of a state file's metadata, its text, and the digest of all that the state holds."""
+def _parse(metadata: dict[str, str] | None) -> tuple[Plain, dict[str, str]]:
+    """The journal of a state file's metadata, as plain data, and what digests it has."""
     values = json.loads((metadata or {}).get(METADATA_KEY, "null"))
     if not isinstance(values, dict) or DIGEST not in values:
         raise DamagedState(f"it has no metadata {METADATA_KEY!r} with a {DIGEST}")
-    digest, of_journal = values.pop(DIGEST), values.pop(JOURNAL_DIGEST, None)
-    text = json.dumps(values)
-    if of_journal not in (None, _journal_digest(text)):
+    digests = {name: values.pop(name) for name in (DIGEST, JOURNAL_DIGEST) if name in values}
+    if digests.get(JOURNAL_DIGEST) not in (None, _digest(values)):
         raise DamagedState(f"its journal does not fit its {JOURNAL_DIGEST}")
-    return from_plain(Journal, values), text, digest
+    return values, digests
 
 
-def _journal_digest(journal: str) -> str:
-    return hashlib.sha256(journal.encode()).hexdigest()
-
-
-def _digest(journal: str, tensors: dict[str, Tensor]) -> str:
-    return hashlib.sha256(f"{journal}\0{weights_sha256(tensors)}".encode()).hexdigest()
+def _digest(journal: Plain, tensors: dict[str, Tensor] | None = None) -> str:
+    """Of a journal alone, or of it and all tensors."""
+    of_tensors = "" if tensors is None else f"\0{weights_sha256(tensors)}"
+    return hashlib.sha256(f"{json.dumps(journal)}{of_tensors}".encode()).hexdigest()
 
 
 def state_file(folder: Path) -> Path:
     """A run's newest state; where it has none, what its first one will be called."""
-    files = last_folder(folder)
-    epochs = find_epochs(path.name for path in files.glob("*")) if files.is_dir() else []
-    return files / epoch_name(max(epochs, default=1))
+    return state_path(folder, max(list_epochs(folder / "last"), default=1))

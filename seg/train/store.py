@@ -12,15 +12,8 @@ from seg.errors import DataWarning, RequestError
 from seg.files import first_difference, persistently, replacing
 from seg.plain_data import Plain, to_plain
 from seg.storage import Place, refusing
-from seg.train.state import (
-    DamagedState,
-    best_folder,
-    epoch_name,
-    find_epochs,
-    last_folder,
-    newest_state,
-    read_state,
-)
+from seg.train import state
+from seg.train.state import DamagedState, epoch_name, find_epochs, list_epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,7 @@ class CheckpointStore:
         the folder has none, and more than the first epoch would be lost.
         """
         try:
-            ours = newest_state(folder)
+            ours = state.newest_state(folder)
         except RequestError:  # all are damaged: said again by whoever reads them, unless the store has better
             ours = None
         done = ours.epoch if ours else 0
@@ -80,13 +73,12 @@ class CheckpointStore:
         raise RequestError(f"{self.place.uri} holds {what}; give other `checkpoints`")
 
     def _publish(self, folder: Path, epoch: int) -> None:
-        best = find_epochs(path.name for path in best_folder(folder).glob("*"))
+        best = list_epochs(folder / "best")
         there = find_epochs(self.place.names("best"))
         for wanted in best:
             if wanted == epoch or wanted not in there:  # trained again, it may differ: on a GPU sums do
-                name = epoch_name(wanted)
-                self.place.upload(f"best/{name}", best_folder(folder) / name)
-        self.place.upload(f"last/{epoch_name(epoch)}", last_folder(folder) / epoch_name(epoch))
+                self.place.upload(f"best/{epoch_name(wanted)}", state.best_path(folder, wanted))
+        self.place.upload(f"last/{epoch_name(epoch)}", state.state_path(folder, epoch))
         self._keep("best", set(best))
         self._keep("last", {epoch, epoch - 1})
 
@@ -114,13 +106,13 @@ class CheckpointStore:
         return False
 
     def _fetch_epoch(self, folder: Path, epoch: int) -> None:
-        with replacing(last_folder(folder) / epoch_name(epoch)) as temporary:
+        with replacing(state.state_path(folder, epoch)) as temporary:
             self.place.download(f"last/{epoch_name(epoch)}", temporary)
-            journal = read_state(temporary).journal
+            journal = state.read_state(temporary).journal
             for best in find_epochs(self.place.names("best")):
-                with replacing(best_folder(folder) / epoch_name(best)) as target:
+                with replacing(state.best_path(folder, best)) as target:
                     self.place.download(f"best/{epoch_name(best)}", target)
-            winner = best_folder(folder) / epoch_name(journal.best_epoch)
+            winner = state.best_path(folder, journal.best_epoch)
             if winner.is_file():
                 with replacing(folder / "best.safetensors") as target:
                     shutil.copyfile(winner, target)

@@ -266,7 +266,7 @@ class Training:
         if better:
             save_model(folder / "best.safetensors", self.learner.judged, self.card(result, confusion))
         if self.plan.keeps_epochs and result.epoch in state.best_epochs(history, self.plan.keep_best):
-            kept = state.best_folder(folder) / state.epoch_name(result.epoch)
+            kept = state.best_path(folder, result.epoch)
             save_model(kept, self.learner.judged, self.card(result, confusion))
         state.write_state(folder, State(self.journal, self.learner.tensors()))
         if self.plan.keeps_epochs:
