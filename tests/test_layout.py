@@ -101,8 +101,6 @@ def test_every_module_of_seg_has_its_tests_at_the_same_path() -> None:
         "seg/label/window.py",  # with jobs/label
         "seg/ledger/parts.py",  # with ledger
         "seg/locks/holder.py",  # with folder_lock
-        "seg/locks/local_lock.py",  # with folder_lock
-        "seg/locks/store_lock.py",  # with cluster's object stores
         "seg/predict/upsampling.py",  # with predictor
         "seg/report/charts.py",  # with report
         "seg/report/comparison_page.py",  # with comparison

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, astuple, fields
@@ -17,7 +16,7 @@ from seg.alarms import find_alarms
 from seg.data.images import READER, split_page
 from seg.errors import RequestError
 from seg.files import first_difference, is_leftover, replacing, write_bytes
-from seg.locks.folder_lock import FolderLock
+from seg.locks.folder_lock import FolderLock, is_lock
 from seg.metrics import score_classes
 from seg.pack.training_data import TrainingData
 from seg.plain_data import FROM_A_COPY, Plain, to_plain
@@ -25,8 +24,6 @@ from seg.recipe import Recipe
 from seg.storage import Place, as_place, refusing
 from seg.train.state import EpochResult, Journal
 
-LOCK_NAME = re.compile(r"(?:lock|ask)-\d+(?:-[0-9a-f]+)?\.json")
-"""Files by which jobs keep apart, on disks and on object stores (seg/locks/folder_lock.py)."""
 READ_ANEW = frozenset({".tif", ".tiff"})
 """Endings of the files that READER reads otherwise than the reader before it."""
 
@@ -122,7 +119,7 @@ def holding(
 
 def _may_be_there(name: str) -> bool:
     """Whether a job may have left a file in a folder that it has not claimed yet: a lock comes first."""
-    return is_leftover(Path(name)) or LOCK_NAME.fullmatch(name) is not None
+    return is_leftover(Path(name)) or is_lock(name)
 
 
 def write_history(folder: Path, journal: Journal) -> None:

@@ -17,8 +17,8 @@ from seg.data.listing import list_images
 from seg.errors import DataWarning, RequestError
 from seg.ledger.changes import Changes, find_changed_masks, find_changes, find_other_content
 from seg.ledger.ledger import Ledger
-from seg.locks import store_lock
-from seg.locks.folder_lock import FolderLock, LostLock, check_owner
+from seg.locks import folder_lock
+from seg.locks.folder_lock import FolderLock, LostLock, StoreLock, check_owner
 from seg.storage import Place, as_place
 from seg.train.run_folder import claim_folder
 from tests.outcomes import make_aside, make_object, make_scored
@@ -39,7 +39,7 @@ def store(s3: S3, tmp_path: Path) -> Place:
 
 @pytest.fixture(autouse=True)
 def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_lock, "SETTLE_S", 0.0)
+    monkeypatch.setattr(folder_lock, "SETTLE_S", 0.0)
 
 
 def upload(folder: Path, store: Place) -> Place:
@@ -210,7 +210,7 @@ def test_a_job_that_asks_after_us_gives_way_and_is_not_removed(
     store: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle = SimpleNamespace(sleep=lambda _: write_lock(store, f"1-{'f' * 20}", kind="ask"))
-    monkeypatch.setattr(store_lock, "time", settle)
+    monkeypatch.setattr(folder_lock, "time", settle)
     with FolderLock(store, what="scoring") as lock:
         assert store.names() == [f"ask-1-{'f' * 20}.json", f"lock-{lock.token}.json"]
         lock.check()
@@ -222,7 +222,7 @@ def test_a_job_whose_store_was_taken_over_finds_out(store: Place) -> None:
         with pytest.raises(LostLock, match=rf"another job has taken {store} over"):
             lock.check()
         store.remove(f"lock-{lock.token}.json")
-        store_lock.beat(store, lock.token)  # a sign of life does not bring it back
+        StoreLock(store).beat(lock.token)  # a sign of life does not bring it back
         assert store.names() == ["lock-2-00.json"]
         with pytest.raises(LostLock):
             check_owner(store, lock.token)
@@ -235,7 +235,7 @@ def test_of_jobs_that_ask_for_a_store_in_the_same_moment_at_most_one_gets_it(
     asked, ended = threading.Barrier(jobs, timeout=60), threading.Barrier(jobs, timeout=60)
     held: list[str] = []
     settle = SimpleNamespace(sleep=lambda _: asked.wait())  # all have asked before one looks
-    monkeypatch.setattr(store_lock, "time", settle)
+    monkeypatch.setattr(folder_lock, "time", settle)
 
     def ask() -> None:
         with suppress(RequestError), FolderLock(store, what="scoring") as lock:
