@@ -25,7 +25,7 @@ import torchvision
 import tyro
 from torch import Tensor, nn
 
-from seg.models.build import build
+from seg.models.build import build, output_weights
 from seg.pack.crops import CropSampler
 from seg.pack.training_data import open_packs, open_training_data
 from seg.predict.predictor import autocast
@@ -94,7 +94,7 @@ class Contender:
         else:
             model = build(recipe.model, backbone=recipe.backbone, num_classes=num_classes, channels=channels)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
-        outputs = getattr(model, "OUTPUT_WEIGHTS", (1.0,))
+        outputs = output_weights(model)
         self.loss = build_loss(recipe.loss, find_class_weights(recipe, train), outputs)
         self.optimizer = build_optimizer(self.model, recipe.optimizer)
 

@@ -16,7 +16,7 @@ from cluster.watching import watch_here, watch_thread
 from seg.errors import EXIT_CODES, RequestError, StoppedBy
 from seg.figures.plots import load_plotting
 from seg.files import read_json, write_json
-from seg.models.build import build, takes_frames
+from seg.models.build import build, output_weights, takes_frames
 from seg.pack import training_data
 from seg.pack.crops import CropSampler
 from seg.pack.training_data import TrainingData, open_packs
@@ -63,11 +63,11 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     ):
         plan = replace(plan, lock=(plan.folder, lock.token))
         _fetch_checkpoints(plan)
-        stopped_by = StoppedBy.FINISHED
-        if not _is_finished(plan):
-            stopped_by = _train_pending(plan, request, placement, session, tracking)
-        else:
+        stopped_by, journal = StoppedBy.FINISHED, read_run(plan.folder)
+        if journal is not None and journal.is_finished(plan.recipe):
             log.info(f"nothing left to train in {plan.folder}")
+        else:
+            stopped_by = _train_pending(plan, request, placement, session, tracking)
         summary = _summarise(plan, placement.workers, stopped_by)
         tracking.conclude(stopped_by)
     return summary
@@ -134,7 +134,7 @@ def check_recipe(recipe: Recipe, num_classes: int) -> None:
             f"recipe: frames is {recipe.frames} but {recipe.model} sees one image; try `frames=1`"
         )
     build_loss(recipe.loss)
-    outputs = len(getattr(model, "OUTPUT_WEIGHTS", (1.0,)))
+    outputs = len(output_weights(model))
     for name, values, wanted, of in (
         ("class_weights", recipe.class_weights, num_classes, "classes in the data"),
         ("output_weights", recipe.output_weights, outputs, f"outputs of {recipe.model}"),
@@ -162,11 +162,6 @@ def check_packs(data: TrainingData, recipe: Recipe, session: Session) -> None:
     training_data.warn_of_absent_classes(data.classes, train)
     training_data.warn_of_orientation(train, validation)
     find_class_weights(recipe, train)
-
-
-def _is_finished(plan: TrainingPlan) -> bool:
-    journal = read_run(plan.folder)
-    return journal is not None and journal.is_finished(plan.recipe)
 
 
 def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> TrainSummary:

@@ -18,12 +18,13 @@ from cluster.placement import Placement
 from cluster.session import quiet_loggers
 from seg.errors import RequestError, TrainingDiverged
 from seg.files import persistently, read_json, write_json
-from seg.locks.folder_lock import LostLock, check_owner
+from seg.locks.folder_lock import LostLock
 from seg.plain_data import to_plain
 from seg.screen import show_log
 from seg.train.board import Board, beating, describe_late, failures_file, read_beats
 from seg.train.learner import find_ranks
 from seg.train.run_folder import write_history
+from seg.train.state import EpochResult
 from seg.train.training import StepReport, Training, TrainingPlan
 
 FINAL = {kind.__name__: kind for kind in (RequestError, TrainingDiverged, LostLock)}
@@ -123,7 +124,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     plan, device = config["plan"], ray.train.torch.get_device()
     try:
-        train_epochs(plan, device, lambda: None, ray.train.report)
+        train_epochs(plan, device, lambda: None, lambda result: ray.train.report(to_plain(result)))
     except tuple(FINAL.values()) as error:  # raised here, Ray would try again what cannot go otherwise
         write_json(Path(config["ended"]), {"kind": type(error).__name__, "message": str(error)})
     except RuntimeError as error:  # a rank that died or stands still shows as a collective that failed
@@ -138,12 +139,8 @@ def _is_collective(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
-def _allow() -> None:
-    """Of a folder that nobody locks."""
-
-
 def _write_history(training: Training) -> None:
-    training.may_write()
+    training.plan.check_owner()
     write_history(training.plan.folder, training.journal)
 
 
@@ -151,13 +148,13 @@ def train_epochs(
     plan: TrainingPlan,
     device: torch.device,
     on_news: Callable[[], None],
-    report: Callable[[dict[str, Any]], None] | None = None,
+    on_epoch: Callable[[EpochResult], None] = lambda result: None,
 ) -> None:
     """Train what is left and keep the folder's history up to date.
 
-    on_news: called after each step and epoch. report: tells Ray that we are alive.
+    on_news: called after each step and epoch. on_epoch: called on every rank, as Ray wants to hear of each.
     """
-    training = Training(plan, device, may_write=partial(check_owner, *plan.lock) if plan.lock else _allow)
+    training = Training(plan, device)
     board = Board(training)
 
     def on_step(step: StepReport) -> None:
@@ -170,5 +167,4 @@ def train_epochs(
                 persistently(partial(_write_history, training), f"history of {plan.folder}")
             board.on_epoch(result)
             on_news()
-            if report is not None:
-                report(to_plain(result))
+            on_epoch(result)

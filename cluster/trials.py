@@ -102,7 +102,7 @@ def _train(plan: TrainingPlan, job: TrialJob) -> Iterator[EpochResult]:
 def _train_alone(plan: TrainingPlan, job: TrialJob) -> Iterator[EpochResult]:
     torch.set_num_threads(job.placement.threads)
     device = torch.device("cuda" if job.placement.gpus else "cpu")
-    yield from Training(plan, device, may_write=job.check_owner).epochs()
+    yield from Training(plan, device).epochs()
 
 
 def _train_together(plan: TrainingPlan, placement: Placement, known: int) -> Iterator[EpochResult]:

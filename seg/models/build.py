@@ -53,6 +53,11 @@ def takes_frames(architecture: str) -> bool:
     return getattr(find_model(architecture), "TAKES_FRAMES", False)
 
 
+def output_weights(model: nn.Module) -> tuple[float, ...]:
+    """What each output of a model counts in the loss, the finest first."""
+    return getattr(model, "OUTPUT_WEIGHTS", (1.0,))
+
+
 def find_model(architecture: str) -> Any:
     """The class of that name. RequestError: unknown, with the near matches."""
     if architecture not in MODELS:

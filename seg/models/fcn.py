@@ -20,7 +20,6 @@ class FCN(nn.Module):
     """
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50")
-    OUTPUT_WEIGHTS: ClassVar[tuple[float, ...]] = (1.0,)
 
     def __init__(self, num_classes: int, channels: int, backbone: str | None = None) -> None:
         super().__init__()

@@ -21,7 +21,6 @@ class FCN32(nn.Module):
     """
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("vgg16_bn",)
-    OUTPUT_WEIGHTS: ClassVar[tuple[float, ...]] = (1.0,)
     HEAD_WIDTH: ClassVar[int] = 4096
     OFFSET: ClassVar[int] = 19
     """Where the image begins in the upsampled map.

@@ -18,7 +18,6 @@ class FCNResNet50(nn.Module):
     """
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("resnet50",)
-    OUTPUT_WEIGHTS: ClassVar[tuple[float, ...]] = (1.0,)
 
     def __init__(self, num_classes: int, channels: int, backbone: str | None = None) -> None:
         super().__init__()

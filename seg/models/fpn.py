@@ -25,7 +25,6 @@ class FPN(nn.Module):
     """
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("mobilenet_v2", "resnet18", "resnet34", "resnet50")
-    OUTPUT_WEIGHTS: ClassVar[tuple[float, ...]] = (1.0,)
     PYRAMID_WIDTH: ClassVar[int] = 256
     BRANCH_WIDTH: ClassVar[int] = 128
 

@@ -24,7 +24,6 @@ class PyramidFCN(nn.Module):
     """
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("resnetv2-56",)
-    OUTPUT_WEIGHTS: ClassVar[tuple[float, ...]] = (1.0,)
 
     def __init__(
         self, num_classes: int, channels: int, backbone: str | None = None, *, n_layers: int = 4

@@ -1,7 +1,7 @@
 """Networks of segmentation-models-pytorch, smp/NAME/ENCODER; it is imported here alone, and when needed."""
 
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,6 @@ class SMPModel(nn.Module):
     Input: float [N, channels, H, W], normalised as the recipe says. Output: logits, float [N, C, H, W]. Sides
     are rounded up to multiples of 32 by repeating the last row and column, and cropped again.
     """
-
-    OUTPUT_WEIGHTS: ClassVar[tuple[float, ...]] = (1.0,)
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -24,7 +24,6 @@ class UNet(nn.Module):
     """
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("resnet18", "resnet34", "resnet50", "mobilenet_v2")
-    OUTPUT_WEIGHTS: ClassVar[tuple[float, ...]] = (1.0,)
     DECODER_WIDTHS: ClassVar[tuple[int, ...]] = (128, 64, 32, 32)
 
     def __init__(self, num_classes: int, channels: int, backbone: str | None = None) -> None:

@@ -22,7 +22,6 @@ class UNetClassic(nn.Module):
     """
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("double-conv",)
-    OUTPUT_WEIGHTS: ClassVar[tuple[float, ...]] = (1.0,)
     WIDTHS: ClassVar[tuple[int, ...]] = (64, 128, 256, 512, 1024)
 
     def __init__(self, num_classes: int, channels: int, backbone: str | None = None) -> None:

@@ -147,7 +147,12 @@ class MlflowRun:
         runs = require(dict[str, str], read_json(file, mend), str(file), mend) if file.is_file() else {}
         run = self._find(runs.get(server.uri))
         if run is None:
-            run = self.client.create_run(server.experiment, run_name=plan.folder.name, tags=_tags(plan))
+            tags = {
+                "code_version": code_version(),
+                "data_fingerprint": plan.data.fingerprint,
+                "folder": str(plan.folder),
+            }
+            run = self.client.create_run(server.experiment, run_name=plan.folder.name, tags=tags)
             write_json(file, runs | {server.uri: run.info.run_id})
         elif run.info.status != "FINISHED":
             self.client.update_run(run.info.run_id, status="RUNNING")
@@ -217,11 +222,3 @@ def _metrics(epochs: list[Epoch]) -> list["Metric"]:
         for epoch in epochs
         for name, value in epoch.values.items()
     ]
-
-
-def _tags(plan: TrainingPlan) -> dict[str, str]:
-    return {
-        "code_version": code_version(),
-        "data_fingerprint": plan.data.fingerprint,
-        "folder": str(plan.folder),
-    }

@@ -82,7 +82,8 @@ def check_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_r
     with nullcontext() if place.is_local else refusing(place.uri):
         found = place.read_json("run.json")
         if found is None:
-            ours = all(map(_may_be_there, place.entries()))
+            # what a job may have left in a folder that it has not claimed yet: a lock comes first
+            ours = all(is_leftover(Path(name)) or is_lock(name) for name in place.entries())
             found = place.read_json("run.json")  # again: another job may have claimed the folder meanwhile
             if found is None and not ours:
                 raise RequestError(
@@ -115,11 +116,6 @@ def holding(
         # another job may have been faster, and be done already
         claim_folder(folder, identity, older_reader=older_reader)
         yield lock
-
-
-def _may_be_there(name: str) -> bool:
-    """Whether a job may have left a file in a folder that it has not claimed yet: a lock comes first."""
-    return is_leftover(Path(name)) or is_lock(name)
 
 
 def write_history(folder: Path, journal: Journal) -> None:

@@ -1,11 +1,11 @@
-"""Where a training's epochs are sent while it runs; one such place is TensorBoard's event file."""
+"""A training's epochs as TensorBoard and MLflow take them, and TensorBoard's event file."""
 
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from seg.train.state import EpochResult
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """A finished epoch as sinks take it."""
+    """A finished epoch as a sink takes it: somewhere that each is sent to once."""
 
     result: EpochResult
     best_miou: float
@@ -33,16 +33,6 @@ class Epoch:
         """The columns of history.csv, some of them maybe NaN, and best_miou once there is one."""
         best = {"best_miou": self.best_miou} if self.best_miou >= 0 else {}
         return {name: float(value) for name, value in asdict(self.result).items()} | best
-
-
-class Sink(Protocol):
-    """Somewhere that epochs are sent to, each once."""
-
-    name: str
-
-    def send(self, epochs: list[Epoch]) -> None:
-        """Send what is not there yet of all epochs so far. OSError: it cannot now, and may later."""
-        ...
 
 
 def list_epochs(history: list[EpochResult]) -> list[Epoch]:

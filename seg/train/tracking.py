@@ -7,7 +7,7 @@ from typing import Self
 
 from seg.errors import StoppedBy
 from seg.train.mlflow_run import MlflowRun, MlflowServer
-from seg.train.sinks import Epoch, EventFile, Sink, list_epochs
+from seg.train.sinks import Epoch, EventFile, list_epochs
 from seg.train.state import EpochResult, Journal, read_run
 from seg.train.training import TrainingPlan
 
@@ -26,7 +26,7 @@ class Tracking:
         self.folder = plan.folder
         self.mlflow = MlflowRun(server, plan) if server else None
         self.tensorboard = EventFile(plan.folder / "tensorboard")
-        self.sinks: list[Sink] = [self.tensorboard, *([self.mlflow] if self.mlflow else [])]
+        self.sinks = [sink for sink in (self.tensorboard, self.mlflow) if sink]
         self.epochs: list[Epoch] = []
         self.failing: set[str] = set()
 

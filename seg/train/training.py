@@ -17,9 +17,10 @@ from seg import metrics
 from seg.data.preprocess import Statistics
 from seg.errors import RequestError, TrainingDiverged
 from seg.files import persistently
+from seg.locks.folder_lock import check_owner
 from seg.metrics import confusion_matrix
 from seg.model_file import ModelCard, Provenance, code_version, package_versions, save_model
-from seg.models.build import build
+from seg.models.build import build, output_weights
 from seg.pack.crops import Batch, CropSampler
 from seg.pack.pack import Pack, PackedImage
 from seg.pack.training_data import TrainingData, open_packs
@@ -112,19 +113,19 @@ class TrainingPlan:
         """Whether model files are kept by epoch, in best/, besides best.safetensors."""
         return self.keep_best > 1 or self.store is not None
 
+    def check_owner(self) -> None:
+        """To be called before anything is written there; errors as of `folder_lock.check_owner`."""
+        if self.lock is not None:
+            check_owner(*self.lock)
+
 
 class Training:
     """A training in progress on this rank; picks up the state its folder holds."""
 
-    def __init__(
-        self, plan: TrainingPlan, device: torch.device, *, may_write: Callable[[], None] = lambda: None
-    ) -> None:
-        """Open packs, build the network, load the last state. RequestError: recipe and data do not fit.
-
-        may_write: called before each epoch is saved; it raises where the folder is no longer ours.
-        """
+    def __init__(self, plan: TrainingPlan, device: torch.device) -> None:
+        """Open packs, build the network, load the last state. RequestError: recipe and data do not fit."""
         recipe = plan.recipe
-        self.plan, self.recipe, self.device, self.may_write = plan, recipe, device, may_write
+        self.plan, self.recipe, self.device = plan, recipe, device
         self.ranks = find_ranks()
         self.train_pack, self.validation_pack = open_packs(plan.data, recipe)
         fitted = recipe.preprocessing.normalisation == "fitted"
@@ -148,7 +149,7 @@ class Training:
         loss = build_loss(
             recipe.loss,
             find_class_weights(recipe, self.train_pack),
-            recipe.output_weights or getattr(model, "OUTPUT_WEIGHTS", (1.0,)),
+            recipe.output_weights or output_weights(model),
         )
         self.learner = Learner(model, loss, recipe, device, self.ranks)
         self.journal = found.journal if found else Journal()
@@ -260,9 +261,9 @@ class Training:
         self.ranks.wait()  # nobody goes on from an epoch that is not saved
 
     def _write(self, result: EpochResult, confusion: NDArray[np.int64], *, better: bool) -> None:
-        """Write what an epoch changed; may be called again after it failed anywhere."""
+        """Write what an epoch changed; may be called again after it failed anywhere. LostLock: not ours."""
         folder, history = self.plan.folder, self.journal.history
-        self.may_write()
+        self.plan.check_owner()
         if better:
             save_model(folder / "best.safetensors", self.learner.judged, self.card(result, confusion))
         if self.plan.keeps_epochs and result.epoch in state.best_epochs(history, self.plan.keep_best):

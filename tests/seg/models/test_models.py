@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seg.models import MODELS
-from seg.models.build import build, takes_frames
+from seg.models.build import build, output_weights, takes_frames
 from seg.models.fcn32 import FCN32
 from seg.predict.predictor import has_fast_bf16
 
@@ -53,7 +53,7 @@ def test_every_model_keeps_size_trains_and_reloads(name: str, backbone: str) -> 
     kept = images.clone()
     outputs = as_outputs(model(images))
     assert torch.equal(images, kept)
-    assert len(outputs) == len(MODELS[name].OUTPUT_WEIGHTS)
+    assert len(outputs) == len(output_weights(model))
     assert all(output.shape[:2] == (1, 3) for output in outputs)
     assert [output.shape[-1] for output in outputs] == sorted((o.shape[-1] for o in outputs), reverse=True)
     torch.stack([output.square().mean() for output in outputs]).sum().backward()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seg.metrics import confusion_matrix, iou, mean_present
 from seg.models import MODELS
-from seg.models.build import build, takes_frames
+from seg.models.build import build, output_weights, takes_frames
 from seg.models.fcn32 import FCN32
 from seg.train.losses import build_loss, mean_loss
 
@@ -59,7 +59,7 @@ def measure_miou(model: nn.Module, images: Tensor, truth: Tensor) -> float:
 
 def overfit(model: nn.Module, images: Tensor, truth: Tensor, lr: float) -> tuple[int, float]:
     """Steps taken and mIoU reached, in eval mode, when that is above 0.95 or patience ends."""
-    loss = build_loss("cross_entropy", None, model.OUTPUT_WEIGHTS)
+    loss = build_loss("cross_entropy", None, output_weights(model))
     groups = [
         {"params": [parameter], "lr": 1e-3 if path.startswith("upsample") else lr}
         for path, parameter in model.named_parameters()
