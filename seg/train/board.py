@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 
 from seg.errors import RequestError
 from seg.files import read_json, show_text
-from seg.plain_data import Measured, require, to_plain
+from seg.plain_data import require, to_plain
 from seg.progress import Line, duration, heading, ratio, sparkline
 from seg.train.state import EpochResult, Journal, read_run
 from seg.train.training import Position, StepReport, Training, TrainingPlan, peak_memory_bytes
@@ -30,23 +30,14 @@ RECENT_EPOCHS = 3
 
 OnEpochs = Callable[[list[EpochResult]], None]
 """Called with all finished epochs."""
-EVERY_S = 1.0
 SILENT_S = 10.0
 """A process that has not written for so long, while another has, is frozen, dead or cut off."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress(StepReport):
     """Where rank 0 is, as last/progress.json holds it: a step's report and what the board adds."""
 
-    epoch: int
-    step: int
-    steps: int
-    loss: Measured
-    rate: float
-    crops_per_second: float
-    wait_share: float
-    skipped: int
     batch: int
     memory_bytes: int
     epochs_done: int
@@ -222,7 +213,7 @@ def beating(training: Training) -> Iterator[None]:
             now = Beat(rank, node(), time.time(), training.position)
             with suppress(OSError):  # storage that refuses: what must be written waits by itself
                 show_text(folder / f"{rank}.json", json.dumps(asdict(now)))
-            if over.wait(EVERY_S):
+            if over.wait(WRITE_EVERY_S):
                 return
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)

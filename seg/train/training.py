@@ -24,6 +24,7 @@ from seg.models.build import build, output_weights
 from seg.pack.crops import Batch, CropSampler
 from seg.pack.pack import Pack, PackedImage
 from seg.pack.training_data import TrainingData, open_packs
+from seg.plain_data import Measured
 from seg.predict.predictor import Predictor
 from seg.recipe import Recipe
 from seg.train import state
@@ -45,7 +46,7 @@ class StepReport:
     """In the epoch; both from 1."""
     steps: int
     """In an epoch."""
-    loss: float
+    loss: Measured
     """The whole batch's, over all workers."""
     rate: float
     crops_per_second: float
