@@ -19,7 +19,6 @@ from cluster.placement import count_slots, place_trial
 from cluster.session import Session, quiet_loggers
 from cluster.train import check_packs, check_recipe
 from cluster.trials import TrialJob, run_trial
-from cluster.watching import watch_thread
 from seg.alarms import find_alarms
 from seg.errors import EXIT_CODES, DataWarning, RequestError, StoppedBy
 from seg.files import read_json, write_json
@@ -29,6 +28,7 @@ from seg.models import MODELS
 from seg.pack.training_data import TrainingData, default_data, open_packs, open_training_data
 from seg.plain_data import Plain, require_fields, to_plain
 from seg.predict.predictor import open_predictor
+from seg.progress import watch_thread
 from seg.recipe import Params, Recipe, apply_params
 from seg.requests import SearchRequest
 from seg.search.page import write_page

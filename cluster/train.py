@@ -12,7 +12,6 @@ from cluster.packing import choose_preparation
 from cluster.placement import Placement, place_training
 from cluster.session import Session
 from cluster.train_workers import fit_workers, train_epochs
-from cluster.watching import watch_here, watch_thread
 from seg.errors import EXIT_CODES, RequestError, StoppedBy
 from seg.figures.plots import load_plotting
 from seg.files import read_json, write_json
@@ -20,6 +19,7 @@ from seg.models.build import build, output_weights, takes_frames
 from seg.pack import training_data
 from seg.pack.crops import CropSampler
 from seg.pack.training_data import TrainingData, open_packs
+from seg.progress import watch_here, watch_thread
 from seg.recipe import Recipe
 from seg.requests import TrainRequest, Workers
 from seg.train import run_folder

@@ -64,12 +64,31 @@ def fit_workers(
             callbacks=[_failure_notes(plan.folder)],
         ),
     )
-    with _naming_the_cluster():
+    with _naming_the_cluster(), unwrapping():
         trainer.fit()
     error = read_json(ended) if ended.is_file() else None
     shutil.rmtree(plan.folder / "ray")
     if error is not None:
         raise FINAL[error["kind"]](error["message"])
+
+
+def worker_failure(error: BaseException) -> BaseException:
+    """What a worker of Ray Train raised, out of its wrappers; any other exception as it is."""
+    failures = getattr(error, "worker_failures", {})
+    failure = next(iter(failures.values()), error)
+    return getattr(failure, "_base_exc", failure)  # of Ray's UserExceptionWithTraceback
+
+
+@contextmanager
+def unwrapping() -> Iterator[None]:
+    """For the length of a block: a worker's RequestError as itself, the rest with its worker's traceback."""
+    try:
+        yield
+    except Exception as error:
+        inner = worker_failure(error)
+        if isinstance(inner, RequestError):
+            raise inner from None
+        raise next(iter(getattr(error, "worker_failures", {}).values()), error) from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cluster.placement import Placement
-from cluster.watching import worker_failure
+from cluster.train_workers import fit_workers, worker_failure
 from seg.errors import RequestError, TrainingDiverged
 from seg.locks.folder_lock import check_owner
 from seg.pack.training_data import TrainingData
@@ -110,8 +110,6 @@ def _train_together(plan: TrainingPlan, placement: Placement, known: int) -> Ite
 
     They do not wait for Tune's answer: epochs of less than a second or two outrun it.
     """
-    from cluster.train_workers import fit_workers
-
     failures: list[BaseException] = []
 
     def fit() -> None:

@@ -1,6 +1,7 @@
 """Progress on the screen: bars of known length, and views of work that is drawn again while it runs."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from seg.errors import StoppedBy
 from seg.screen import open_console, say, visible
 
 LINE_EVERY_S = 60.0
@@ -141,6 +143,48 @@ def live_view(watched: Watched, *, line_every_s: float = VIEW_LINE_EVERY_S) -> I
             yield show_now_and_then
         finally:
             show()
+
+
+def watch_thread(watched: Watched, work: Callable[[], object]) -> StoppedBy:
+    """Run `work` in a thread and show it until it ends, or the user stops it.
+
+    In a thread, because Ray Train's fit answers Ctrl-C by ending the process with exit code 0, and Ray Tune's
+    by returning as if it were done. What `work` raises is raised here.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # a SystemExit too: what did not end well is not finished
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    try:
+        with live_view(watched) as show:
+            thread.start()
+            while thread.is_alive():
+                show()
+                thread.join(LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        return StoppedBy.INTERRUPT
+    if failures:
+        raise failures[0]
+    return StoppedBy.FINISHED
+
+
+def watch_here(watched: Watched, work: Callable[[Callable[[], None]], object]) -> StoppedBy:
+    """Run `work` in this thread; it calls what it is given whenever there may be something new to show.
+
+    Ctrl-C ends it where it is. In a thread it would go on while the interpreter ends, and torch aborts such a
+    process: exit code 134, not 4.
+    """
+    try:
+        with live_view(watched) as show:
+            work(show)
+    except KeyboardInterrupt:
+        return StoppedBy.INTERRUPT
+    return StoppedBy.FINISHED
 
 
 @contextmanager

@@ -8,9 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, Group, RenderableType
 
-from cluster.watching import watch_here, watch_thread
 from seg.errors import StoppedBy
-from seg.progress import BLOCKS, Line, duration, heading, live_view, ratio, sparkline
+from seg.progress import (
+    BLOCKS,
+    Line,
+    duration,
+    heading,
+    live_view,
+    ratio,
+    sparkline,
+    watch_here,
+    watch_thread,
+)
 
 ODD = (float("nan"), float("inf"), float("-inf"))
 

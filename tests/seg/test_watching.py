@@ -3,17 +3,9 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster.watching import watch_here, watch_thread
 from seg.errors import RequestError, StoppedBy
+from seg.progress import watch_here, watch_thread
 from tests.seg.test_live_view import Counted
-
-
-class Wrapper(Exception):
-    """What Ray Train raises: what each failed worker raised is inside."""
-
-    def __init__(self, inner: BaseException) -> None:
-        super().__init__("Training failed due to worker errors")
-        self.worker_failures = {1: inner}
 
 
 class Interrupting(Counted):
@@ -42,12 +34,6 @@ def test_work_that_fails_is_not_finished(watch: Callable[..., StoppedBy], error:
 def test_a_ctrl_c_that_only_the_thread_met_is_not_the_users() -> None:
     with pytest.raises(KeyboardInterrupt):
         watch_thread(Counted(), fail(KeyboardInterrupt()))
-
-
-@pytest.mark.parametrize("inner", [ValueError("no"), RequestError("mend it")])
-def test_what_a_worker_raised_comes_out_of_rays_wrapper(inner: Exception) -> None:
-    with pytest.raises(type(inner), match=str(inner)):
-        watch_thread(Counted(), fail(Wrapper(inner)))
 
 
 @pytest.mark.parametrize("watch", [watch_thread, watch_here])
