@@ -49,7 +49,8 @@ def build_smp(architecture: str, *, num_classes: int, channels: int, weights: st
             network = library.create_model(
                 name,
                 encoder_name=encoder,
-                encoder_weights=pick_weights(encoder, weights),
+                # encoders of timm carry the tag of their weights in their name
+                encoder_weights=None if weights == "none" else encoder.startswith("tu-") or weights,
                 in_channels=channels,
                 classes=num_classes,
             )
@@ -85,10 +86,3 @@ def split_name(architecture: str, library: Any) -> tuple[str, str]:
     if encoder not in encoders and not encoder.startswith("tu-"):
         raise RequestError(describe_unknown("encoder of smp", encoder, encoders))
     return name.lower(), encoder
-
-
-def pick_weights(encoder: str, weights: str) -> str | bool | None:
-    """What the library calls our weights: encoders of timm carry their tag in their name."""
-    if weights == "none":
-        return None
-    return True if encoder.startswith("tu-") else weights

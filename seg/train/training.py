@@ -1,7 +1,7 @@
 """The training loop: plain PyTorch, in one process or in one of several that torch.distributed connects."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -196,7 +196,9 @@ class Training:
         steps, losses, waited = self.sampler.steps_per_epoch, [], 0.0
         report = StepReport(epoch, 0, steps, nan, nan, 0.0, 0.0, 0)
         started = time.perf_counter()
-        with closing(self._batches(epoch)) as batches:
+        ranks, pin = self.ranks, self.device.type == "cuda"
+        share = self.sampler.batches(epoch, rank=ranks.rank, world_size=ranks.world_size, pin=pin)
+        with closing(share) as batches:
             for step in range(1, steps + 1):
                 self.position = Position(epoch, step, "loading")
                 asked = time.perf_counter()
@@ -214,11 +216,6 @@ class Training:
                 if on_step is not None:
                     on_step(report)
         return replace(report, loss=sum(losses) / len(losses) if losses else nan)
-
-    def _batches(self, epoch: int) -> Generator[Batch, None, None]:
-        ranks = self.ranks
-        pin = self.device.type == "cuda"
-        return self.sampler.batches(epoch, rank=ranks.rank, world_size=ranks.world_size, pin=pin)
 
     def _count_skips(self, batch: Batch, epoch: int, step: int, *, skipped: bool) -> None:
         self.journal.skips = self.journal.skips + 1 if skipped else 0
