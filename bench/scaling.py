@@ -55,7 +55,7 @@ def model_ms(recipe: Recipe, megapixels_per_second: float) -> float:
     """Milliseconds that a network of that rate takes for all windows of a frame."""
     size = (FRAME_PX, FRAME_PX)
     grid = place_grid(working_size(*size, recipe.preprocessing), size, recipe.tiling)
-    return len(grid.windows) * grid.crop[0] * grid.crop[1] / 1e3 / megapixels_per_second
+    return len(grid.tiles) * grid.crop[0] * grid.crop[1] / 1e3 / megapixels_per_second
 
 
 def main(

@@ -167,7 +167,7 @@ def measure_metrics(bench: Bench) -> Iterator[Row]:
 
     def count_ms() -> float:
         counted.zero_()
-        pieces = predict_pieces(predictor, training.validation_pack.windows(frames=1), training.statistics)
+        pieces = predict_pieces(predictor, training.validation_pack.clips(frames=1), training.statistics)
         return sum(bench.time_ms(partial(add, *pair)) for pair in pieces) + bench.time_ms(summarise)
 
     count_ms()

@@ -15,7 +15,7 @@ import cv2
 import pyarrow as pa
 
 from cluster.session import Session
-from seg.data.stacks import ImageFiles
+from seg.data.images import ImageFiles
 from seg.errors import DataWarning, RequestError
 from seg.pack.build import PrepareRows, ensure_pack
 from seg.pack.pack import Pack, PackPlan, estimate_bytes, pack_row, rows_by_threads
@@ -143,8 +143,8 @@ def _prepare_shard(plan: PackPlan, start: int, stop: int) -> tuple[list[pa.Recor
     """Rows `start` to `stop`, and what was to be warned of: a task's own warnings reach nobody."""
     cv2.setNumThreads(1)  # tasks are the parallelism
     files = ImageFiles()
-    backgrounds = plan.backgrounds(files)
+    reader = plan.frame_reader(files)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DataWarning)
-        rows = [pack_row(sample, plan.settings, backgrounds, files) for sample in plan.samples[start:stop]]
+        rows = [pack_row(sample, plan.settings, reader, files) for sample in plan.samples[start:stop]]
     return rows, [str(entry.message) for entry in caught if issubclass(entry.category, DataWarning)]

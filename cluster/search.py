@@ -301,8 +301,8 @@ def _evaluate_winner(plan: SearchPlan, best: TrialRecord, winner: Path) -> Score
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictor, card = open_predictor(best.folder / "best.safetensors", device, precision=recipe.precision)
     validation = open_packs(plan.job.data, recipe)[1]
-    windows = validation.windows(card.frames)
-    confusion = count_confusion(predictor, windows, card.statistics, len(card.classes))
+    clips = validation.clips(card.frames)
+    confusion = count_confusion(predictor, clips, card.statistics, len(card.classes))
     scores = score_classes(confusion.cpu().numpy(), card.classes)
     save_model(winner, predictor.model, replace(card, validation=asdict(scores)))
     return scores

@@ -32,7 +32,6 @@ SMALL = {
     "seg/ahead.py": "three subjects use it",
     "seg/data/__init__.py": "a registry",
     "seg/data/frames.py": "scoring and labelling share it, and benches",
-    "seg/data/formats/header.py": "what all formats share",
     "seg/models/__init__.py": "a registry",
     "seg/models/fcn.py": "a network",
     "seg/models/fcn32.py": "a network",

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.images import Pixels, decode_image, read_file, split_page
+from seg.data.formats.header import Header
+from seg.data.images import ImageFiles, Pixels, decode_image, read_file, split_page
 from seg.data.listing import sequence_key
-from seg.data.stacks import ImageFiles
 from seg.errors import DataWarning, ImageError, RequestError, UnsupportedImage
 from seg.recipe import Preprocessing
 from seg.storage import Place, as_place
@@ -104,14 +104,12 @@ class Backgrounds:
     def _kept_bytes(self) -> int:
         return sum(kept.shift.nbytes for kept in self._kept.values() if kept is not None)
 
-    def is_at_hand(self, sequence: str, kind: tuple[int, int, int, int]) -> bool:
-        """Whether `find` would neither measure nor read anything for an image of this kind.
-
-        kind: height, width, channels, bits of a channel.
-        """
+    def is_at_hand(self, sequence: str, header: Header) -> bool:
+        """Whether `find` would neither measure nor read anything for an image with this header."""
         if self.measured is not None or not self.settings.background_every:
             return True
-        return self._key(sequence, _kind_of(*kind)) in self._kept
+        kind = _kind_of(header.height, header.width, header.channels, header.bit_depth)
+        return self._key(sequence, kind) in self._kept
 
     def _key(self, sequence: str, kind: str) -> str:
         return f"{sequence_key(sequence)}-{kind}-every-{self.settings.background_every}"

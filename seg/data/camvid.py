@@ -145,27 +145,18 @@ def read_class_dict(file: Path) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
         raise RequestError(f"{file}, line 1: it is not 'name,r,g,b'")
     found: dict[str, Colour] = {}
     for where, fields in rows[1:]:
-        name, colour = _parse_class(fields, where)
-        _refuse_repeated(name, colour, found, where)
-        found[name] = colour
+        try:
+            name, *levels = fields
+            red, green, blue = map(int, levels)
+            if not name or not all(0 <= value <= 255 for value in (red, green, blue)):
+                raise ValueError
+        except ValueError:
+            raise RequestError(f"{where}: it is not a name and three numbers from 0 to 255") from None
+        if name in found:
+            raise RequestError(f"{where}: its class is there twice; give each class one line")
+        if (red, green, blue) in found.values():
+            raise RequestError(f"{where}: its colour is another class's too; a colour is one class")
+        found[name] = red, green, blue
     if not 0 < len(found) <= MAX_CLASSES:
         raise RequestError(f"{file} has {len(found)} classes; give 1 to {MAX_CLASSES}")
     return tuple(found), tuple(found.values())
-
-
-def _parse_class(fields: list[str], where: str) -> tuple[str, Colour]:
-    try:
-        name, red, green, blue = fields
-        colour = int(red), int(green), int(blue)
-        if not name or not all(0 <= value <= 255 for value in colour):
-            raise ValueError
-    except ValueError:
-        raise RequestError(f"{where}: it is not a name and three numbers from 0 to 255") from None
-    return name, colour
-
-
-def _refuse_repeated(name: str, colour: Colour, found: dict[str, Colour], where: str) -> None:
-    if name in found:
-        raise RequestError(f"{where}: its class is there twice; give each class one line")
-    if colour in found.values():
-        raise RequestError(f"{where}: its colour is another class's too; a colour is one class")

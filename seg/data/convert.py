@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,13 +14,13 @@ from unicodedata import category
 
 from seg.ahead import map_ahead
 from seg.data import DATASETS
-from seg.data.images import split_page
-from seg.data.labels import LabelMap, decode_label, encode_mask
+from seg.data.images import ImageFiles, split_page
+from seg.data.labels import LabelMap, encode_mask
 from seg.data.layout import DataSet, Sample
 from seg.data.splits import data_fingerprint, split_samples
-from seg.data.stacks import ImageFiles
 from seg.errors import ImageError, RequestError, describe_unknown
 from seg.files import TEMPORARY, read_json, replacing, write_bytes, write_json
+from seg.plain_data import to_plain
 from seg.progress import progress
 
 RECORD = ".conversion.json"
@@ -51,6 +51,27 @@ class Part:
             raise RequestError(f"`share` is {self.share}, not between 0 and 1; try 0.2")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartRecord:
+    """What a folder in the plain layout was made of."""
+
+    dataset: str
+    split: str
+    how: str
+    classes: tuple[str, ...]
+    label_map: LabelMap
+    data_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsRecord:
+    """What a folder of labels was made of."""
+
+    labels: str
+    """Sha256 of the file."""
+    images: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Converted:
     """What a conversion came to: images in the folder, how many of them are new, how they were chosen."""
@@ -74,25 +95,18 @@ def convert_dataset(part: Part, source: Path, out: Path) -> Converted:
     data = DATASETS[part.dataset](source.resolve(), part.sequence)
     samples, how = _choose(data, part)
     label_map = data.label_map if part.label_map is None else part.label_map
-    record = {
-        "dataset": part.dataset,
-        "split": part.split,
-        "how": how,
-        "classes": list(data.classes),
-        "label_map": [list(pair) for pair in label_map],
-        "data_fingerprint": data_fingerprint(samples, data.root),
-    }
+    record = PartRecord(
+        dataset=part.dataset,
+        split=part.split,
+        how=how,
+        classes=data.classes,
+        label_map=label_map,
+        data_fingerprint=data_fingerprint(samples, data.root),
+    )
     if is_converted(out, record):
         return Converted(len(samples), 0, how)
     with folder_in_making(out, record) as folder:
-        write = partial(
-            _write_sample,
-            files=ImageFiles(),
-            folder=folder,
-            classes=data.classes,
-            label_map=label_map,
-        )
-        new = _write_all(samples, write)
+        new = _write_all(samples, partial(_write_sample, ImageFiles(), folder, record))
         write_bytes(folder / "classes.txt", "".join(f"{name}\n" for name in data.classes).encode())
     return Converted(len(samples), new, how)
 
@@ -118,9 +132,7 @@ def _write_all(samples: tuple[Sample, ...], write: Callable[[Sample], bool]) -> 
     return new
 
 
-def _write_sample(
-    sample: Sample, files: ImageFiles, folder: Path, classes: tuple[str, ...], label_map: LabelMap
-) -> bool:
+def _write_sample(files: ImageFiles, folder: Path, record: PartRecord, sample: Sample) -> bool:
     """Write a sample's mask, then its image; whether they were not there yet."""
     name = relative_name(sample.name, f"data, {sample.image}")
     image, mask = folder / "images" / split_page(name)[0], folder / "masks" / f"{name}.png"
@@ -128,10 +140,8 @@ def _write_sample(
         return False
     assert sample.label is not None, "only frames between the samples have none"
     try:
-        pixels = files.decode(sample.image, split_page(name)[1])
-        decode = sample.decoder or decode_label
-        label = sample.label.read_bytes()
-        ids = decode(label, sample.label, pixels.shape[:2], classes, label_map)
+        pixels = files.decode(sample.image, sample.page)
+        ids = sample.read_mask(pixels.shape[:2], record.classes, record.label_map)
     except ImageError as error:
         raise RequestError(f"data: {sample.image}: {error}; mend or remove it") from None
     write_bytes(mask, encode_mask(ids))
@@ -150,7 +160,7 @@ def relative_name(name: str, where: str) -> str:
     return path.as_posix()
 
 
-def is_converted(out: Path, record: dict[str, Any]) -> bool:
+def is_converted(out: Path, record: PartRecord | LabelsRecord) -> bool:
     """Whether `out` holds this very conversion. RequestError: it holds something else."""
     if not out.exists():
         return False
@@ -160,8 +170,9 @@ def is_converted(out: Path, record: dict[str, Any]) -> bool:
         if any(out.iterdir()):
             raise RequestError(f"{out} holds other files and no {RECORD}; give an empty or a new folder")
         return False
-    if (found := _read_record(out)) != record:
-        odd = [key for key in record if not isinstance(found, dict) or found.get(key) != record[key]]
+    found, wanted = _read_record(out), to_plain(record)
+    if found != wanted:
+        odd = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
         raise RequestError(
             f"{out} holds another conversion (it differs in {', '.join(odd)}); remove it first"
         )
@@ -176,16 +187,16 @@ def _read_record(folder: Path) -> Any:
 
 
 @contextmanager
-def folder_in_making(out: Path, record: dict[str, Any]) -> Iterator[Path]:
+def folder_in_making(out: Path, record: PartRecord | LabelsRecord) -> Iterator[Path]:
     """A folder beside `out` to write to, which then becomes `out`; another command's beginnings are removed.
 
     After a crash or Ctrl-C it stays, for the same command to go on; after a RequestError nothing does.
     """
     out = out.resolve()
     folder = out.with_name(f".{out.name}{TEMPORARY}")
-    if _read_record(folder) != record:
+    if _read_record(folder) != to_plain(record):
         shutil.rmtree(folder, ignore_errors=True)
-        write_json(folder / RECORD, record)
+        write_json(folder / RECORD, asdict(record))
     try:
         yield folder
     except RequestError:

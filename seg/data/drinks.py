@@ -66,14 +66,8 @@ def open_drinks(root: Path, sequence: str = "") -> DataSet:
         raise RequestError(f"data {root} has no segmentation_train.json; give the folder drinks itself")
     train, test = (
         tuple(
-            Sample(
-                polygons.image,
-                root / polygons.image,
-                file,
-                photo_sequence(polygons.image, sequence),
-                polygons,
-            )
-            for polygons in _read_project(file)
+            Sample(drawn.image, root / drawn.image, file, photo_sequence(drawn.image, sequence), drawn)
+            for drawn in _read_project(file)
         )
         for file in (root / "segmentation_train.json", root / "segmentation_test.json")
     )

@@ -1,25 +1,27 @@
 """An image as its model sees it: without its background, preprocessed, with what normalises it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import TypeVar
 
 from seg.data.background import Background, Backgrounds
 from seg.data.images import Pixels
-from seg.data.listing import fill_window
 from seg.data.preprocess import Statistics, choose_statistics, preprocess
 from seg.recipe import Preprocessing
 
+Item = TypeVar("Item")
 Frame = tuple[Pixels, Statistics]
 """Working pixels [h, w] or [h, w, channels], uint8 or uint16, and what normalises them on the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameReader:
-    """Makes frames of images alike for everybody who shows some to one model."""
+    """Makes frames of images alike for everybody who shows some to one model, or prepares for one."""
 
     preprocessing: Preprocessing
     statistics: Statistics | None
-    """The model's, where its normalisation is fitted."""
+    """The model's, where its normalisation is fitted; None: each image's own."""
     backgrounds: Backgrounds
 
     def read(self, pixels: Pixels, sequence: str) -> Frame:
@@ -32,10 +34,17 @@ class FrameReader:
         return working, choose_statistics(working, self.preprocessing, self.statistics)
 
 
-def as_window(earlier: Sequence[Frame | None], frame: Frame) -> list[Frame]:
+def as_clip(earlier: Sequence[Frame | None], frame: Frame) -> list[Frame]:
     """What a sequence model sees of an image: frames before it, oldest first, and its own last.
 
     In place of one that is missing (None) or of another size stands the nearest later one.
     """
-    fits = [near if near and near[0].shape == frame[0].shape else None for near in earlier]
-    return fill_window([*fits, frame])
+    return fill_clip(earlier, frame, itemgetter(0))
+
+
+def fill_clip(earlier: Sequence[Item | None], last: Item, pixels_of: Callable[[Item], Pixels]) -> list[Item]:
+    """The same of anything that has pixels."""
+    clip, shape = [last], pixels_of(last).shape
+    for item in reversed(earlier):
+        clip.append(clip[-1] if item is None or pixels_of(item).shape != shape else item)
+    return clip[::-1]

@@ -1,29 +1,37 @@
-"""One image file, read once: bytes, hash, header, pixels."""
+"""Image files: read once, or of several pages held open; bytes, hash, header, orientation, pixels."""
 
 import errno
 import hashlib
 import io
 import os
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from types import ModuleType
 from typing import BinaryIO
+from weakref import finalize
 
 import cv2
 
 from seg.data.formats import bmp, jpeg, npy, png
-from seg.data.formats.header import Header, Pixels, as_pixels
-from seg.data.formats.tiff import FORMS, Tiff
-from seg.data.orientation import orientation_of
+from seg.data.formats.header import FORMS, UPRIGHT, Header, Pixels, as_pixels, read_exif
+from seg.data.formats.tiff import Tiff
 from seg.errors import EmptyImage, ImageError, TooLargeImage, UnreadableImage
-from seg.storage import Place
+from seg.storage import FileStat, Place
 
 EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg", ".npy"})
 MAX_FILE_BYTES = 2**31
 """Of a file that is read whole: above all that MAX_PIXELS of 16-bit colours take uncompressed."""
 READ_BYTES = 1 << 16
 """Read at once of a file on an object store: the directories of a TIFF are many small reads."""
+HASH_BYTES = 1 << 20
+KEPT = 4
+"""Stacks that stay open, those used last: readers are at two or three at a time."""
 MAGIC_BYTES = 8
 """So many tell the format."""
 READER = 2
@@ -59,8 +67,8 @@ class FileBytes:
 
     @property
     def orientation(self) -> int:
-        """How its camera was held, as of `orientation_of`."""
-        return orientation_of(self.data)
+        """How its camera was held, as of `read_orientation`."""
+        return read_orientation(io.BytesIO(self.data))
 
     def header(self, page: int | None = None) -> Header:
         """What decoding will give, as of `read_header`."""
@@ -93,8 +101,10 @@ def open_file(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def open_buffered(place: Place, name: str) -> BinaryIO:
-    """A file on an object store, read here and there in. FileNotFoundError: there is none."""
+def open_in(place: Place | None, name: str) -> BinaryIO:
+    """The same of a place, of which little is read at a time; None: `name` is a path of this machine."""
+    if place is None or place.is_local:
+        return open_file(Path(name) if place is None else place.local(name))
     file = place.open(name)
     return io.BufferedReader(file, READ_BYTES)  # pyright: ignore[reportArgumentType]  # all but by type
 
@@ -106,12 +116,23 @@ def read_from(place: Place, name: str) -> FileBytes:
     """
     if place.is_local:
         return read_file(place.local(name))
-    found = place.stat(name)
-    _check_bytes(found.bytes if found else 0)
+    found = _stat(place, name)
+    _check_bytes(found.bytes)
     content = place.read(name)
-    if found is None or content is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{place}/{name}")
+    if content is None:
+        raise _missing(place, name)
     return FileBytes(content, found.mtime_ns)
+
+
+def _stat(place: Place, name: str) -> FileStat:
+    found = place.stat(name)
+    if found is None:
+        raise _missing(place, name)
+    return found
+
+
+def _missing(place: Place, name: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{place}/{name}")
 
 
 def split_page(image: str) -> tuple[str, int | None]:
@@ -142,13 +163,7 @@ def read_header(file: BinaryIO, page: int | None = None) -> Header:
     """
     start = file.read(MAGIC_BYTES)
     file.seek(0)
-    if _is_tiff(start):
-        return Tiff(file).header(page)
-    for kind in (png, bmp, jpeg, npy):
-        if start.startswith(kind.MAGIC):
-            _refuse_page(page)
-            return kind.read_header(file)
-    raise _unknown(start)
+    return Tiff(file).header(page) if _is_tiff(start) else _find_format(start, page).read_header(file)
 
 
 def decode_image(data: bytes, page: int | None = None) -> Pixels:
@@ -161,28 +176,162 @@ def decode_image(data: bytes, page: int | None = None) -> Pixels:
     """
     if _is_tiff(data[:MAGIC_BYTES]):
         return Tiff(io.BytesIO(data)).decode(page)
-    for kind in (png, bmp, jpeg, npy):
-        if data.startswith(kind.MAGIC):
-            _refuse_page(page)
-            return as_pixels(kind.decode(data))
-    raise _unknown(data[:MAGIC_BYTES])
+    return as_pixels(_find_format(data[:MAGIC_BYTES], page).decode(data))
 
 
 def _is_tiff(start: bytes) -> bool:
     return start[:4] in FORMS
 
 
-def _refuse_page(page: int | None) -> None:
-    if page:
-        raise UnreadableImage(f"the file has no page {page}")
-
-
-def _unknown(start: bytes) -> ImageError:
+def _find_format(start: bytes, page: int | None) -> ModuleType:
+    """The module that reads a file of one image, by its first bytes. ImageError: there is none."""
+    for kind in (png, bmp, jpeg, npy):
+        if start.startswith(kind.MAGIC):
+            if page:
+                raise UnreadableImage(f"the file has no page {page}")
+            return kind
     if not start:
-        return EmptyImage("the file has no bytes")
-    return UnreadableImage("the content is no PNG, BMP, TIFF, JPEG or NPY image")
+        raise EmptyImage("the file has no bytes")
+    raise UnreadableImage("the content is no PNG, BMP, TIFF, JPEG or NPY image")
 
 
 def _check_bytes(size: int) -> None:
     if size > MAX_FILE_BYTES:
         raise TooLargeImage(f"the file has {size} bytes, over the limit of {MAX_FILE_BYTES}")
+
+
+class Stack:
+    """A TIFF of several pages, open; any thread may use it."""
+
+    held_bytes = 0
+    """What of the file is in memory."""
+
+    def __init__(self, file: BinaryIO, found: FileStat, reopen: Callable[[], BinaryIO]) -> None:
+        """found: size and time of the file. reopen: opens it once more, to be hashed beside its pages.
+
+        ImageError: it has no directory that can be read.
+        """
+        self.num_bytes, self.mtime_ns = found
+        self._reopen = reopen
+        finalize(self, file.close)  # with the last thread that reads it
+        self._hashing, self._sha256 = threading.Lock(), ""
+        self.orientation = read_orientation(file)
+        self._tiff = Tiff(file)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the whole file, in hexadecimal; computed once, while other threads that ask wait."""
+        with self._hashing:
+            if not self._sha256:
+                total = hashlib.sha256()
+                with self._reopen() as file:
+                    while content := file.read(HASH_BYTES):
+                        total.update(content)
+                self._sha256 = total.hexdigest()
+            return self._sha256
+
+    def header(self, page: int | None) -> Header:
+        """What a page holds. ImageError: there is none, or it is no image of ours."""
+        return self._tiff.header(page)
+
+    def decode(self, page: int | None) -> Pixels:
+        """A page's pixels, as of `decode_image`."""
+        return self._tiff.decode(page)
+
+
+class ImageFiles:
+    """Opens the files of images: whole, once, or, of a page of a TIFF, as a stack that stays open."""
+
+    def __init__(self, place: Place | None = None) -> None:
+        """place: what names are relative to; None: they are paths of this machine."""
+        self.place = place
+        self._lock = threading.Lock()
+        self._stacks: OrderedDict[str, Stack] = OrderedDict()
+
+    def open(self, file: str | Path, page: int | None = None) -> FileBytes | Stack:
+        """A file whose `num_bytes`, `mtime_ns`, `sha256` and pixels are asked for next.
+
+        OSError: it is not there, or cannot be read. ImageError: it is over the limit, or no TIFF at all.
+        """
+        if page is not None:
+            return self._stack(str(file))
+        return read_file(Path(file)) if self.place is None else read_from(self.place, str(file))
+
+    def decode(self, file: str | Path, page: int | None = None) -> Pixels:
+        """An image's pixels. OSError, ImageError: as of `open` and `decode_image`."""
+        return self.open(file, page).decode(page)
+
+    def look(self, file: str | Path, page: int | None = None) -> tuple[Header, int]:
+        """What decoding will give, and the orientation that it will not apply, by little of the file.
+
+        OSError, ImageError: as of `open` and `read_header`.
+        """
+        if page is not None:
+            stack = self._stack(str(file))
+            return stack.header(page), stack.orientation
+        with open_in(self.place, str(file)) as opened:
+            return read_header(opened), read_orientation(opened)
+
+    def forget(self, file: str | Path) -> None:
+        """Open a stack anew when it is asked for next: its storage failed."""
+        with self._lock:
+            self._stacks.pop(str(file), None)
+
+    def _stack(self, name: str) -> Stack:
+        with self._lock:  # one thread opens a file, the others wait for it
+            if name not in self._stacks:
+                self._stacks[name] = self._open_stack(name)
+            self._stacks.move_to_end(name)
+            while len(self._stacks) > KEPT:
+                self._stacks.popitem(last=False)
+            return self._stacks[name]
+
+    def _open_stack(self, name: str) -> Stack:
+        reopen = partial(open_in, self.place, name)
+        if self.place is None or self.place.is_local:
+            file = reopen()
+            state = os.fstat(file.fileno())
+            return Stack(file, FileStat(state.st_size, state.st_mtime_ns), reopen)
+        found = _stat(self.place, name)
+        return Stack(reopen(), found, reopen)
+
+
+def read_orientation(file: BinaryIO) -> int:
+    """The orientation that an image's file carries, from 1 to 8; 1 also where it carries none, or damage.
+
+    Of a JPEG its EXIF, of a PNG its eXIf chunk, of a TIFF its first directory; pixels are as stored all the
+    same. Little of the file is read, and nothing is raised: decoding will say what is wrong.
+    """
+    try:
+        file.seek(0)
+        start = file.read(MAGIC_BYTES)
+        for kind in (jpeg, png):
+            if start.startswith(kind.MAGIC):
+                return kind.read_orientation(file)
+        return read_exif(file)
+    except (ImageError, struct.error, OverflowError, ValueError, OSError):  # cut short, or odd offsets
+        return UPRIGHT
+
+
+@dataclass(slots=True)
+class Turned:
+    """The images of an archive that carry an orientation, for the one warning about them."""
+
+    images: int = 0
+    first: str = ""
+
+    def add(self, image: str, orientation: int) -> None:
+        """Count an image with its orientation, which may be none."""
+        if orientation != UPRIGHT:
+            self.images, self.first = self.images + 1, self.first or image
+
+    @property
+    def warning(self) -> str:
+        """What is said; empty where there are none."""
+        if not self.images:
+            return ""
+        are = "1 image carries" if self.images == 1 else f"{self.images} images carry"
+        return (
+            f"{are} an orientation (the first is {self.first}), which viewers apply and we do not: pixels "
+            "are as stored, and labels have to be"
+        )

@@ -1,32 +1,41 @@
-"""One label file as a mask: a PNG of class ids, YOLO boxes, or boxes in JSON."""
+"""One label file as a mask: a PNG of class ids, YOLO boxes, or boxes in JSON; and a look at many of them."""
 
 import io
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from seg.ahead import map_ahead
 from seg.data.formats.bmp import PILLOW_ERRORS
 from seg.data.formats.header import Pixels
 from seg.data.formats.png import MAGIC as PNG_MAGIC
 from seg.data.formats.png import read_png, stored_samples
 from seg.data.formats.tiff import FORMS, Tiff
 from seg.data.images import decode_image
-from seg.errors import DataWarning, ImageError, LabelMismatch, UnsupportedImage
+from seg.errors import DataWarning, ImageError, LabelMismatch, RequestError, UnsupportedImage
+from seg.progress import progress
 
 IGNORE = 255
 """Truth that is not counted."""
 LARGEST_SHARE = 2.0
 """A YOLO number beyond it was meant in pixels; up to it a box may reach out of its image."""
+SAMPLE = 64
+"""Labels that are looked at where there are more."""
+THREADS = 4
+"""Look at the same time: a mask of 3072 x 3072 pixels takes 9 MB and, decoding, as much again."""
 
+Item = TypeVar("Item")
 LabelMap = Sequence[tuple[int, int]]
 """Pairs (id in the file, class id or 255), applied before ids are checked."""
 
@@ -231,15 +240,11 @@ def _parse_line(fields: list[str], where: str) -> list[float]:
         raise LabelMismatch(f"{where}: its fields are {len(fields)}, not {YOLO_SHAPE}")
     numbers = [_to_number(field) for field in fields]
     for name, number in zip(YOLO_FIELDS, numbers, strict=True):
-        if not _fits(name, number):
+        least = -LARGEST_SHARE if name in ("x", "y") else 0  # a box may reach out of its image
+        fits = number.is_integer() if name == "class" else least <= number <= LARGEST_SHARE
+        if not fits:
             raise LabelMismatch(f"{where}: field {name} is not as in {YOLO_SHAPE}")
     return numbers
-
-
-def _fits(name: str, number: float) -> bool:
-    if name == "class":
-        return number.is_integer()
-    return (-LARGEST_SHARE if name in ("x", "y") else 0) <= number <= LARGEST_SHARE
 
 
 def _to_number(field: str) -> float:
@@ -259,7 +264,9 @@ def _parse_json(data: bytes, path: Path, classes: Sequence[str]) -> list[Box]:
     boxes = content.get("boxes") if isinstance(content, dict) else None
     if not isinstance(boxes, list):
         raise LabelMismatch(f"label {path} has no list of boxes; wanted {JSON_SHAPE}")
-    kinds = _find_kinds(content, len(boxes), path, classes)
+    kinds = [1] * len(boxes)
+    if "classes" in content:
+        kinds = _find_kinds(content["classes"], len(boxes), path, classes)
     found = []
     for number, (box, kind) in enumerate(zip(boxes, kinds, strict=True), start=1):
         where = f"label {path}, box {number}"
@@ -268,11 +275,9 @@ def _parse_json(data: bytes, path: Path, classes: Sequence[str]) -> list[Box]:
     return found
 
 
-def _find_kinds(content: dict[str, Any], boxes: int, path: Path, classes: Sequence[str]) -> list[int]:
-    """The class id of each box: of the name that its entry in "classes" is, without "classes" 1."""
-    if "classes" not in content:
-        return [1] * boxes
-    names, known = content["classes"], {name: kind for kind, name in enumerate(classes) if kind > 0}
+def _find_kinds(names: object, boxes: int, path: Path, classes: Sequence[str]) -> list[int]:
+    """The class id of each box: of the name that its entry in "classes" is."""
+    known = {name: kind for kind, name in enumerate(classes) if kind > 0}
     if not isinstance(names, list) or len(names) != boxes:
         found = f"{len(names)} entries" if isinstance(names, list) else "no list"
         raise LabelMismatch(
@@ -347,3 +352,61 @@ def encode_mask(mask: NDArray[np.uint8]) -> bytes:
     encoded, data = cv2.imencode(".png", mask, (cv2.IMWRITE_PNG_COMPRESSION, 1))
     assert encoded, "a mask of 8 bits and one channel is what PNG is for"
     return data.tobytes()
+
+
+def draw_sample(items: Sequence[Item], count: int = SAMPLE) -> list[Item]:
+    """So many of the items in their order, drawn by a fixed seed: each time the same; all where fewer."""
+    if len(items) <= count:
+        return list(items)
+    places = np.random.default_rng(0).choice(len(items), count, replace=False)
+    return [items[place] for place in np.sort(places).tolist()]
+
+
+def holds_mask(name: str) -> bool:
+    """Whether a label of this name is a mask of stored ids, not a file of boxes."""
+    return Path(name).suffix.lower() not in (".txt", ".json")
+
+
+def refuse_all_ignored(
+    where: str, masks: Sequence[str], read: Callable[[str], bytes], label_map: LabelMap
+) -> None:
+    """Refuse masks that hold nothing but 0 and 255 where 255 stays ignored: no object would be in them.
+
+    masks: all of a data set, of which a sample is looked at until one holds another id; read: gives the bytes
+    of one of them. RequestError names `where` and the option that mends it. A mask that cannot be read says
+    nothing here: whoever uses it names it.
+    """
+    if any(stored == IGNORE for stored, _ in label_map):
+        return
+    chosen, seen = draw_sample(masks), set[int]()
+    with ThreadPoolExecutor(THREADS) as pool, progress("looking at masks", len(chosen)) as advance:
+        for ids in map_ahead(pool, partial(_stored_ids, read), chosen, 2 * THREADS):
+            seen |= ids
+            if seen - {0, IGNORE}:
+                return
+            advance()
+    if IGNORE in seen:
+        raise _all_ignored(where, len(chosen), len(masks), label_map)
+
+
+def _stored_ids(read: Callable[[str], bytes], mask: str) -> frozenset[int]:
+    """The ids that a mask stores; none of one that cannot be read."""
+    try:
+        data = read(mask)
+        with Image.open(io.BytesIO(data)) as opened:
+            size = opened.height, opened.width
+        ids = decode_ids(data, Path(mask), size)
+    except (LabelMismatch, *PILLOW_ERRORS):
+        return frozenset()
+    counts = cv2.calcHist([ids], [0], None, [256], [0, 256])  # bincount copies to 8 bytes a pixel first
+    return frozenset(np.flatnonzero(counts).tolist())
+
+
+def _all_ignored(where: str, looked_at: int, there: int, label_map: LabelMap) -> RequestError:
+    kept = "".join(f"{stored} {meant} " for stored, meant in label_map)
+    of = f"the {there}" if looked_at == there else f"the {looked_at} drawn of {there}"
+    return RequestError(
+        f"{where}: {of} masks hold no id but 0 and 255, and 255 is ignored, so that no object is in any; "
+        f"give `label_map={kept}255 1` where 255 marks the objects, or `label_map={kept}255 255` where it is "
+        "to be ignored"
+    )

@@ -2,8 +2,11 @@
 
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from heapq import nlargest, nsmallest
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,8 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seg.data.images import split_page
-from seg.data.label_checks import count_label_files, describe_unmatched
-from seg.data.labels import LabelDecoder, LabelMap
+from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label
 from seg.data.listing import (
     ending_of,
     is_inside,
@@ -32,6 +34,12 @@ LOOK_UPS = 1 << 16
 """Images whose labels are looked for at once."""
 MASK_FORMS = 2
 """Of the names that an image's label may have, the first so many are masks."""
+NAMED = 3
+"""File names that a message gives before it only counts."""
+COMPARED = 2000
+"""Names at most that are compared with what an image wants: 0.1 s."""
+LABEL_FILE = r"(?i)(?:^|/)[^./][^/]*\.(?:png|txt|json)$"
+HIDDEN, CLASSES = r"(?:^|/)\.", r"(?:^|/)classes\.txt$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,20 @@ class Sample:
     sequence: str
     decoder: LabelDecoder | None = None
     """What reads the label; None: `decode_label`, as the file itself says what it holds."""
+
+    @property
+    def page(self) -> int | None:
+        """Which page of `image` it is, where that has several."""
+        return split_page(self.name)[1]
+
+    def read_mask(
+        self, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
+    ) -> NDArray[np.uint8]:
+        """The label as a mask, uint8 of the image's own size, as of LabelDecoder; 255 where there is none."""
+        if self.label is None:
+            return np.full(size, IGNORE, np.uint8)
+        decode = self.decoder or decode_label
+        return decode(self.label.read_bytes(), self.label, size, classes, label_map)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +165,7 @@ def find_labels(images: list[str], folder: Place | Path) -> Labels:
     pa.default_memory_pool().release_unused()
     _refuse_shared(place, images, at)
     sizes, times = np.append(sizes, -1), np.append(times, -1)  # the last is that of no label
-    unused = count_label_files(files) - len(forms)
+    unused = _count_label_files(files) - len(forms)
     return Labels(LabelNames(forms), sizes[at], times[at], unused, len(links))
 
 
@@ -159,8 +181,53 @@ def _warn_of_links(place: Place, links: list[str]) -> None:
 
 
 def nearest_labels(images: list[str], labels: Labels, folder: Place | Path) -> str:
-    """What the first image without a label would want, and the unused names nearest to it; empty: none is."""
-    return describe_unmatched(as_place(folder), images, labels.names, _label_names)
+    """What the first image without a label would want, and what is there instead, the nearest names first.
+
+    Empty: no file of the folder is without an image.
+    """
+    place = as_place(folder)
+    with refuse_unlisted(place):
+        files = list_files(place, [])[0]
+    used = pc.SetLookupOptions(pa.array(labels.names.values(), pa.string()))
+    unused = files.filter(pc.call_function("invert", [pc.call_function("is_in", [files], used)]))
+    for others in (HIDDEN, CLASSES):
+        unused = unused.filter(pc.call_function("invert", [_matches(unused, others)]))
+    if not unused.length():
+        return ""
+    endings = Counter(ending_of(name) or "without an ending" for name in unused.to_pylist())
+    counts = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(NAMED))
+    image = next((image for image in images if image not in labels.names), None)
+    if image is None:
+        return f"unused: {_name(nsmallest(NAMED, unused.to_pylist()), unused.length())} ({counts})"
+    *forms, last = dict.fromkeys(_label_names(image))
+    near = _name(_find_nearest(unused, forms[0]), unused.length())
+    return f"{image} would want {', '.join(forms)} or {last}; unused: {near} ({counts})"
+
+
+def _find_nearest(names: pa.ChunkedArray, wanted: str) -> list[str]:
+    """The names most like the wanted one, best first; those that hold its stem before all others."""
+    stem = PurePosixPath(wanted).name.partition(".")[0]
+    holding = names.filter(pc.call_function("match_substring", [names], pc.MatchSubstringOptions(stem)))
+    compared = {*holding[:COMPARED].to_pylist(), *names[:COMPARED].to_pylist()}
+
+    def likeness(name: str) -> tuple[bool, float]:
+        return stem in name, SequenceMatcher(None, name, wanted).ratio()
+
+    return nlargest(NAMED, sorted(compared), likeness)
+
+
+def _name(names: list[str], total: int) -> str:
+    return ", ".join(names) + (", ..." if total > len(names) else "")
+
+
+def _count_label_files(files: pa.ChunkedArray) -> int:
+    """How many of these names end as labels do; hidden ones and classes.txt are none."""
+    labels, classes = (files.filter(_matches(files, pattern)).length() for pattern in (LABEL_FILE, CLASSES))
+    return labels - classes
+
+
+def _matches(names: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
+    return pc.call_function("match_substring_regex", [names], pc.MatchSubstringOptions(pattern))
 
 
 def warn_of_unmatched(images: list[str], labels: Labels, folder: Place | Path) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,17 +20,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from seg.ahead import map_ahead
-from seg.data.images import EXTENSIONS, count_pages, open_buffered, split_page
+from seg.data.images import EXTENSIONS, count_pages, open_in, split_page
 from seg.errors import RequestError
 from seg.storage import Place, as_place, refusing, scan_folder
 
 HEADERS_AT_ONCE = 16
 """TIFFs whose pages are counted at the same time: on a server each is a wait."""
 KEYS_AT_ONCE = 1 << 16
-
-
 _DIGITS = re.compile(r"\d+")
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +187,7 @@ def _count_pages(place: Place, files: list[str]) -> NDArray[np.int64]:
 def _read_pages(place: Place, name: str) -> int:
     if place.is_local:
         return count_pages(place.local(name))
-    with open_buffered(place, name) as file:
+    with open_in(place, name) as file:
         return count_pages(file)
 
 
@@ -310,23 +306,12 @@ class Sequences:
         """The images of a sequence."""
         return self._frames[sequence]
 
-    def window(self, image: str, frames: int) -> list[str]:
+    def clip(self, image: str, frames: int) -> list[str]:
         """The `frames` images that end with this one; the sequence's first repeats at its start."""
         sequence, place = self._places[image]
-        return [self._frames[sequence][k] for k in window_places(place, frames)]
+        return [self._frames[sequence][k] for k in clip_places(place, frames)]
 
 
-def window_places(place: int, frames: int) -> list[int]:
-    """Places i-K+1 .. i of the window of K `frames` that ends at `place`; none is below 0."""
+def clip_places(place: int, frames: int) -> list[int]:
+    """Places i-K+1 .. i of the clip of K `frames` that ends at `place`; none is below 0."""
     return [max(0, place - back) for back in range(frames - 1, -1, -1)]
-
-
-def fill_window(window: Sequence[Item | None]) -> list[Item]:
-    """A window in which each missing frame (None) is replaced by the nearest later one; the last is there."""
-    filled: list[Item] = []
-    later = window[-1]
-    for item in reversed(window):
-        later = later if item is None else item
-        assert later is not None, "a window's last frame is the image itself"
-        filled.append(later)
-    return filled[::-1]

@@ -4,7 +4,6 @@ roi.pkl, of interferograms: boxes that cv2.selectROI returned, by file name. seg
 drinks: one-hot masks by file name.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -21,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.data import pickled
-from seg.data.convert import folder_in_making, is_converted, relative_name
+from seg.data.convert import LabelsRecord, folder_in_making, is_converted, relative_name
 from seg.data.formats import npy
 from seg.data.labels import IGNORE, encode_mask
 from seg.data.layout import label_stem
 from seg.data.listing import list_images
+from seg.data.splits import file_sha256
 from seg.errors import ImageError, RequestError
 from seg.files import write_bytes
 from seg.progress import progress
@@ -50,9 +50,7 @@ def convert_labels(file: Path, out: Path, images: Path | None = None) -> int:
         raise RequestError(f"{file} is not there; give a roi.pkl or a segmentation_*.npy")
     if images is not None and out.resolve().is_relative_to(images.resolve()):
         raise RequestError(f"{out} is inside {images}; give a folder outside, as masks are images too")
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    record = {"labels": digest, "images": None if images is None else str(images.resolve())}
+    record = LabelsRecord(file_sha256(file), None if images is None else str(images.resolve()))
     if is_converted(out, record):
         return 0
     labels = read_labels(file, images)
@@ -143,7 +141,7 @@ def read_answers(stream: IO[bytes], size: int, on_array: OnArray) -> Any:
     raise EOFError("no answer")
 
 
-def _take_array(said: dict[str, Any], stream: IO[bytes], left: int, on_array: OnArray) -> Any:
+def _take_array(said: Any, stream: IO[bytes], left: int, on_array: OnArray) -> Any:
     """What `on_array` makes of the array that follows; of a single number that number.
 
     ValueError: another kind than boolean, integer or float; too few bytes, or too many.

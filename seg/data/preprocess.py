@@ -151,13 +151,12 @@ def own_statistics(working: Pixels, settings: Preprocessing) -> Statistics:
 
 
 def choose_statistics(working: Pixels, settings: Preprocessing, fitted: Statistics | None) -> Statistics:
-    """The statistics that normalise this image: its own, or the model's.
+    """The statistics that normalise this image: its own, or the model's where there are such.
 
     UnsupportedImage: the model's were fitted on another bit depth.
     """
-    if settings.normalisation != "fitted":
+    if settings.normalisation != "fitted" or fitted is None:
         return own_statistics(working, settings)
-    assert fitted is not None, "a model with fitted normalisation carries its statistics"
     if bit_depth(working) != fitted.bit_depth:
         raise UnsupportedImage(
             f"the image has {bit_depth(working)} bits, the model was fitted on {fitted.bit_depth}"

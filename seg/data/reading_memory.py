@@ -3,13 +3,11 @@
 import threading
 from collections import deque
 from concurrent.futures import CancelledError
-from types import TracebackType
 
-from seg.data.background import Backgrounds
 from seg.data.formats.header import Header
-from seg.data.images import FileBytes
+from seg.data.frames import FrameReader
+from seg.data.images import FileBytes, Stack
 from seg.data.preprocess import working_size
-from seg.data.stacks import Stack
 from seg.errors import ImageError
 from seg.recipe import Preprocessing
 
@@ -103,24 +101,16 @@ class Turn:
 
     def leave(self) -> None:
         """Give back all bytes, or the place in line."""
-        self._memory._keep(self, 0)
+        self.keep(0)
 
     def __enter__(self) -> "Turn":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.leave()
 
 
-def announced_bytes(
-    file: FileBytes | Stack,
-    page: int | None,
-    settings: Preprocessing,
-    backgrounds: Backgrounds,
-    sequence: str,
-) -> int:
+def announced_bytes(file: FileBytes | Stack, page: int | None, reader: FrameReader, sequence: str) -> int:
     """About what an image takes until its model can see it, at its peak, by its header; its file included.
 
     Of one whose header is refused, which decoding then refuses too, that is its file alone.
@@ -132,9 +122,9 @@ def announced_bytes(
     samples = header.height * header.width * header.channels
     stored = samples * header.bit_depth // 8
     measuring = 0
-    if not backgrounds.is_at_hand(sequence, (header.height, header.width, header.channels, header.bit_depth)):
+    if not reader.backgrounds.is_at_hand(sequence, header):
         measuring = MEASURING_BYTES * samples + round(DECODING * stored) + file.held_bytes
-    preparing = max(MASK_BYTES * header.height * header.width, _preparing_bytes(header, settings))
+    preparing = max(MASK_BYTES * header.height * header.width, _preparing_bytes(header, reader.preprocessing))
     return file.held_bytes + max(round(DECODING * stored), stored + max(preparing, measuring))
 
 

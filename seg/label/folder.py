@@ -10,9 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from seg.data.images import Pixels, split_page
+from seg.data.images import ImageFiles, Pixels, split_page
 from seg.data.listing import list_images
-from seg.data.stacks import ImageFiles
 from seg.errors import RequestError, UnreadableImage
 from seg.label.files import LabelFiles, choose_classes, find_folders
 from seg.label.labelling import Labelling

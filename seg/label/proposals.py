@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from seg.data.background import Backgrounds
-from seg.data.frames import Frame, FrameReader, as_window
+from seg.data.frames import Frame, FrameReader, as_clip
 from seg.data.images import Pixels, split_page
 from seg.data.listing import Sequences
 from seg.errors import ImageError
@@ -50,9 +50,9 @@ class Proposer:
         A sequence model sees the frames before it too. UnsupportedImage: fitted on another bit depth.
         """
         frame = self.frames.read(image, self.sequences.sequence(name))
-        earlier = [self._neighbour(near) for near in self.sequences.window(name, self.card.frames)[:-1]]
+        earlier = [self._neighbour(near) for near in self.sequences.clip(name, self.card.frames)[:-1]]
         size = (image.shape[0], image.shape[1])
-        ids = self.predictor.predict_frames(as_window(earlier, frame), size).ids.cpu().numpy()
+        ids = self.predictor.predict_frames(as_clip(earlier, frame), size).ids.cpu().numpy()
         return find_boxes(ids, len(self.card.classes), self.min_object_px)
 
     def _neighbour(self, name: str) -> Frame | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-from seg.data.orientation import UPRIGHT
+from seg.data.images import UPRIGHT
 
 Int8 = Annotated[int, pa.int8()]
 Int16 = Annotated[int, pa.int16()]
@@ -82,7 +82,7 @@ class Scored:
     finished_at: Moment
     objects: tuple[FoundObject, ...] = ()
     orientation: int = UPRIGHT
-    """As of `seg.data.orientation`."""
+    """As of `seg.data.images`."""
 
     @property
     def pixels(self) -> int:

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -54,38 +54,48 @@ def seal_file(path: Path) -> Path:
     return path.with_suffix(".seal")
 
 
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """A pack's file as it was last written or checked."""
+
+    bytes: int
+    mtime_ns: int
+    inode: int
+    sha256: str
+    """As of `digest_file`."""
+
+
 def is_sealed(path: Path) -> bool:
     """Whether a pack is the very file that was last written or checked: its size, time and inode say so."""
     seal = _read_seal(path)
-    return bool(seal) and path.is_file() and seal | _stamp(path) == seal
+    return seal is not None and path.is_file() and _stamp(path, seal.sha256) == seal
 
 
 def _is_sound(path: Path) -> bool:
     """Whether a pack's bytes are those that were written, whatever became of its time; then it is sealed."""
-    written = _read_seal(path).get("sha256")
-    if written is None or not path.is_file() or digest_file(path) != written:
+    seal = _read_seal(path)
+    if seal is None or not path.is_file() or digest_file(path) != seal.sha256:
         return False
-    _write_seal(path, _stamp(path), written)
+    _write_seal(path, _stamp(path, seal.sha256))
     return True
 
 
-def _stamp(path: Path) -> dict[str, int]:
+def _stamp(path: Path, digest: str) -> Seal:
     state = path.stat()
-    return {"bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "inode": state.st_ino}
+    return Seal(state.st_size, state.st_mtime_ns, state.st_ino, digest)
 
 
-def _read_seal(path: Path) -> dict[str, Any]:
-    """What a pack's seal says; nothing where it is missing, cut, or not ours to read."""
+def _read_seal(path: Path) -> Seal | None:
+    """What a pack's seal says; None where it is missing, cut, or not ours to read."""
     try:
-        seal = json.loads(seal_file(path).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return seal if isinstance(seal, dict) else {}
+        return Seal(**json.loads(seal_file(path).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def _write_seal(path: Path, stamp: dict[str, int], digest: str) -> None:
+def _write_seal(path: Path, seal: Seal) -> None:
     """In place, as the lock is on this very file: one that was cut says nothing."""
-    seal_file(path).write_text(json.dumps(stamp | {"sha256": digest}), encoding="utf-8")
+    seal_file(path).write_text(json.dumps(asdict(seal)), encoding="utf-8")
 
 
 def digest_file(path: Path) -> str:
@@ -152,7 +162,7 @@ def _build(plan: PackPlan, path: Path, prepare: PrepareRows) -> None:
         with replacing(path) as temporary:
             _write_rows(plan, temporary, prepare)
             # before the rename, which keeps size, time and inode: a kill in between leaves a seal of nothing
-            _write_seal(path, _stamp(temporary), digest_file(temporary))
+            _write_seal(path, _stamp(temporary, digest_file(temporary)))
     except OSError as error:
         if error.errno in NO_ROOM:
             raise _no_room(path.parent, needed) from None

@@ -91,7 +91,7 @@ class Batch:
     """Crops of one step and rank: images [N, channels, h, w], truth uint8 [N, h, w].
 
     images: as stored, uint8 or uint16, or float32 in stored intensities where a recipe augments; with
-    K frames to a window [N, K, channels, h, w]. mean, std: float64 [N, channels] or [N, K, channels], the
+    K frames to a clip [N, K, channels, h, w]. mean, std: float64 [N, channels] or [N, K, channels], the
     normalisation of each image. names: the images of the whole step, all ranks together.
     """
 
@@ -191,15 +191,15 @@ class CropSampler:
         """The crops of one step that fall to one rank: every `world_size`-th of the step's samples."""
         chosen = self._epoch_order(epoch)[step * self.batch : (step + 1) * self.batch].tolist()
         rows = [self.pack.labelled[index % len(self.pack.labelled)] for index in chosen]
-        windows = [self.pack.window(row, self.frames) for row in rows[rank::world_size]]
+        clips = [self.pack.clip(row, self.frames) for row in rows[rank::world_size]]
         size = self.crops.size_px
-        pixels = np.empty((len(windows), self.frames, *size, self.channels), self.dtype)
-        truth = np.empty((len(windows), *size), np.uint8)
+        pixels = np.empty((len(clips), self.frames, *size, self.channels), self.dtype)
+        truth = np.empty((len(clips), *size), np.uint8)
         for place, index in enumerate(chosen[rank::world_size]):
             random = np.random.default_rng([self.seed, epoch, 1 + index])  # [seed, epoch, 0] draws the order
-            self._fill(windows[place], random, pixels[place], truth[place])
+            self._fill(clips[place], random, pixels[place], truth[place])
         images = torch.from_numpy(pixels).movedim(-1, 2)  # channels-last in memory, as networks want it
-        mean, std = self._normalisation(windows)
+        mean, std = self._normalisation(clips)
         if self.frames == 1:
             images, mean, std = images[:, 0], mean[:, 0], std[:, 0]
         names = tuple(self.pack[row].name for row in rows)
@@ -215,20 +215,20 @@ class CropSampler:
 
     def _fill(
         self,
-        window: list[PackedImage],
+        clip: list[PackedImage],
         random: np.random.Generator,
         pixels: NDArray[Any],
         truth: NDArray[np.uint8],
     ) -> None:
         """Write one crop: pixels [K, h, w, channels], truth [h, w]."""
-        top, left = place_crop(window[-1], self.crops, random)
+        top, left = place_crop(clip[-1], self.crops, random)
         area = np.s_[top : top + self.crops.size_px[0], left : left + self.crops.size_px[1]]
         flips = tuple(
             wanted and random.random() < 0.5 for wanted in (self.crops.flip_rows, self.crops.flip_columns)
         )
-        _copy_flipped(window[-1].mask[area], flips, truth)
+        _copy_flipped(clip[-1].mask[area], flips, truth)
         change = self.augmentation and draw_change(self.augmentation, random)
-        for image, place in zip(window, pixels, strict=True):
+        for image, place in zip(clip, pixels, strict=True):
             target = place[..., 0] if self.channels == 1 else place
             if change is None:
                 _copy_flipped(image.pixels[area].astype(self.dtype, copy=False), flips, target)
@@ -239,11 +239,11 @@ class CropSampler:
         if change is not None:
             truth[:] = change_mask(truth, change)
 
-    def _normalisation(self, windows: list[list[PackedImage]]) -> tuple[Tensor, Tensor]:
+    def _normalisation(self, clips: list[list[PackedImage]]) -> tuple[Tensor, Tensor]:
         """Mean and std of each image, float64 [N, K, channels]."""
-        statistics = [[self.fitted or image.statistics for image in window] for window in windows]
-        mean = [[image.mean for image in window] for window in statistics]
-        std = [[image.std for image in window] for window in statistics]
+        statistics = [[image.frame(self.fitted)[1] for image in clip] for clip in clips]
+        mean = [[image.mean for image in clip] for clip in statistics]
+        std = [[image.std for image in clip] for clip in statistics]
         return torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
 
 

@@ -15,26 +15,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from seg.ahead import map_ahead
+from seg.data import preprocess
 from seg.data.background import Backgrounds, FrameFile
-from seg.data.images import READER, Pixels, split_page
-from seg.data.labels import IGNORE, LabelMap, decode_label
+from seg.data.frames import Frame, FrameReader, fill_clip
+from seg.data.images import READER, ImageFiles, Pixels
+from seg.data.labels import IGNORE, LabelMap
 from seg.data.layout import Sample
-from seg.data.listing import fill_window, window_places
-from seg.data.preprocess import (
-    Intensity,
-    IntensityRange,
-    Statistics,
-    bit_depth,
-    find_ranges,
-    measure_intensity,
-    own_statistics,
-    pool_statistics,
-    preprocess,
-    shrink_mask,
-    working_size,
-)
+from seg.data.listing import clip_places
 from seg.data.reading_memory import READING_BYTES, ReadingMemory, Turn, announced_bytes
-from seg.data.stacks import ImageFiles
 from seg.errors import ImageError, RequestError
 from seg.recipe import Preprocessing
 
@@ -83,8 +71,8 @@ class PackedImage:
     objects: NDArray[np.uint32]
     """Pixels of `mask` on the grid of OBJECT_STRIDE_PX that are neither class 0 nor ignored, counted row by
     row over the grid."""
-    statistics: Statistics
-    intensity: Intensity
+    statistics: preprocess.Statistics
+    intensity: preprocess.Intensity
     """Of the image as stored, before preprocessing."""
     orientation: int
     """As the file says the image was held, 1 to 8; never applied."""
@@ -92,6 +80,10 @@ class PackedImage:
     own_mask: NDArray[np.uint8] | None
     class_pixels: tuple[int, ...] | None
     """Own pixels of each class, ignored ones in none; None: the image has no label, its neighbours do."""
+
+    def frame(self, fitted: preprocess.Statistics | None) -> Frame:
+        """The image as a model sees it. fitted: statistics to use instead of the image's own."""
+        return self.pixels, fitted or self.statistics
 
 
 def pack_folder() -> Path:
@@ -111,7 +103,7 @@ class Pack:
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         self._images = [_read_row(reader.get_batch(row)) for row in range(reader.num_record_batches)]
         self.labelled = [row for row, image in enumerate(self._images) if image.class_pixels is not None]
-        """Rows of the images with a label; the others are there for the windows of these."""
+        """Rows of the images with a label; the others are there for the clips of these."""
         self._sequences: dict[str, list[int]] = {}
         self._places: list[int] = []
         for row, image in enumerate(self._images):
@@ -119,15 +111,12 @@ class Pack:
             self._places.append(len(rows))
             rows.append(row)
 
-    def window(self, row: int, frames: int) -> list[PackedImage]:
+    def clip(self, row: int, frames: int) -> list[PackedImage]:
         """The `frames` images of a sequence that end with a row; one of another size counts as missing."""
         last = self[row]
-        if frames == 1:
-            return [last]
         rows = self._sequences[last.sequence]
-        images = [self[rows[place]] for place in window_places(self._places[row], frames)]
-        fits = [image if image.pixels.shape == last.pixels.shape else None for image in images]
-        return fill_window(fits)
+        earlier = [self[rows[place]] for place in clip_places(self._places[row], frames)[:-1]]
+        return fill_clip(earlier, last, lambda image: image.pixels)
 
     def __reduce__(self) -> tuple[type["Pack"], tuple[Path]]:
         return Pack, (self.path,)
@@ -138,21 +127,22 @@ class Pack:
     def __getitem__(self, index: int) -> PackedImage:
         return self._images[index]
 
-    def windows(self, frames: int, *, first: int = 0, step: int = 1) -> Iterator[list[PackedImage]]:
-        """The window of every labelled image, or of each `step`-th of them from the `first`."""
-        return (self.window(row, frames) for row in self.labelled[first::step])
+    def clips(self, frames: int, *, first: int = 0, step: int = 1) -> Iterator[list[PackedImage]]:
+        """The clip of every labelled image, or of each `step`-th of them from the `first`."""
+        return (self.clip(row, frames) for row in self.labelled[first::step])
 
     def images(self) -> Iterable[PackedImage]:
         """Every labelled image in turn."""
         return (self[row] for row in self.labelled)
 
-    def pooled_statistics(self) -> Statistics:
+    def pooled_statistics(self) -> preprocess.Statistics:
         """Statistics over all labelled images' pixels at working size; see `pool_statistics`."""
-        return pool_statistics([(image.statistics, image.mask.size) for image in self.images()])
+        return preprocess.pool_statistics([(image.statistics, image.mask.size) for image in self.images()])
 
-    def intensities(self) -> tuple[IntensityRange, ...]:
+    def intensities(self) -> tuple[preprocess.IntensityRange, ...]:
         """What the labelled images span as stored, a range for each bit depth."""
-        return find_ranges((image.statistics.bit_depth, image.intensity) for image in self.images())
+        found = ((image.statistics.bit_depth, image.intensity) for image in self.images())
+        return preprocess.find_ranges(found)
 
     def class_pixels(self) -> NDArray[np.int64]:
         """Own pixels of each class in each labelled image, int64 [images, C]."""
@@ -177,8 +167,8 @@ def _read_row(row: pa.RecordBatch) -> PackedImage:
         pixels=_view(value["pixels"], dtype).reshape(small if channels == 1 else (*small, channels)),
         mask=_view(value["mask"], np.uint8).reshape(small),
         objects=_view(value["objects"], np.uint32),
-        statistics=Statistics(tuple(plain["mean"]), tuple(plain["std"]), plain["bits"]),
-        intensity=Intensity(*plain["intensity"]),
+        statistics=preprocess.Statistics(tuple(plain["mean"]), tuple(plain["std"]), plain["bits"]),
+        intensity=preprocess.Intensity(*plain["intensity"]),
         orientation=plain["orientation"],
         own_size=own_size,
         own_mask=_view(value["own_mask"], np.uint8).reshape(own_size) if value["own_mask"].is_valid else None,
@@ -224,11 +214,12 @@ class PackPlan:
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
         return self.folder / f"{key}.arrow"
 
-    def backgrounds(self, files: ImageFiles) -> Backgrounds:
-        """Finds backgrounds, which are kept beside the packs."""
+    def frame_reader(self, files: ImageFiles) -> FrameReader:
+        """Makes the pack's frames; backgrounds are kept beside the packs."""
         folder = self.folder / "backgrounds" / f"{self.fingerprint[:24]}-reader-{READER}"
-        frames_of = self.sequences.__getitem__
-        return Backgrounds(self.settings.preprocessing, folder, frames_of, read_image=files.decode)
+        frames_of, settings = self.sequences.__getitem__, self.settings.preprocessing
+        backgrounds = Backgrounds(settings, folder, frames_of, read_image=files.decode)
+        return FrameReader(settings, None, backgrounds)
 
 
 def _row_identity(sample: Sample) -> tuple[str, ...]:
@@ -248,10 +239,10 @@ def estimate_bytes(plan: PackPlan) -> int:
 
 def _row_bytes(sample: Sample, settings: PackSettings, files: ImageFiles) -> int:
     try:
-        header, _ = files.look(sample.image, split_page(sample.name)[1])
+        header, _ = files.look(sample.image, sample.page)
     except (ImageError, OSError):  # decoding will name it
         return 0
-    rows, columns = working_size(header.height, header.width, settings.preprocessing)
+    rows, columns = preprocess.working_size(header.height, header.width, settings.preprocessing)
     working = rows * columns * (settings.preprocessing.channels * header.bit_depth // 8 + 1)
     return working + (header.height * header.width if settings.own_masks else 0)
 
@@ -264,11 +255,11 @@ def rows_by_threads(plan: PackPlan, threads: int | None = None) -> Generator[pa.
     threads = threads or len(os.sched_getaffinity(0))
     memory = ReadingMemory(max(READING_BYTES, threads * THREAD_BYTES))
     files = ImageFiles()
-    backgrounds = plan.backgrounds(files)
+    reader = plan.frame_reader(files)
 
     def prepare(image: tuple[Sample, Turn]) -> tuple[pa.RecordBatch, Turn]:
         sample, turn = image
-        row = pack_row(sample, plan.settings, backgrounds, files, turn=turn)
+        row = pack_row(sample, plan.settings, reader, files, turn=turn)
         turn.keep(row.nbytes)
         return row, turn
 
@@ -286,30 +277,27 @@ def rows_by_threads(plan: PackPlan, threads: int | None = None) -> Generator[pa.
 def pack_row(
     sample: Sample,
     settings: PackSettings,
-    backgrounds: Backgrounds,
+    reader: FrameReader,
     files: ImageFiles,
     *,
     turn: Turn | None = None,
 ) -> pa.RecordBatch:
     """One image's row. turn: takes what it needs; None: it is alone. RequestError: it or its label is bad."""
     try:
-        page = split_page(sample.name)[1]
-        file = files.open(sample.image, page)
+        file = files.open(sample.image, sample.page)
         if turn is not None:
             turn.take(
-                announced_bytes(file, page, settings.preprocessing, backgrounds, sample.sequence)
+                announced_bytes(file, sample.page, reader, sample.sequence)
                 + ROW_COPIES * _row_bytes(sample, settings, files)
             )
-        image = file.decode(page)
+        image = file.decode(sample.page)
         size = (image.shape[0], image.shape[1])
-        own_mask = _read_mask(sample, size, settings)
-        background = backgrounds.find(sample.sequence, image)
+        own_mask = sample.read_mask(size, settings.classes, settings.label_map)
+        working, statistics = reader.read(image, sample.sequence)
     except ImageError as error:
         raise RequestError(f"data: {sample.image}: {error}; mend or remove it") from None
-    working = preprocess(image, settings.preprocessing, background)
     rows, columns = working.shape[:2]
-    mask = shrink_mask(own_mask, (rows, columns))
-    statistics = own_statistics(working, settings.preprocessing)
+    mask = preprocess.shrink_mask(own_mask, (rows, columns))
     row = {
         "name": sample.name,
         "sequence": sample.sequence,
@@ -317,10 +305,10 @@ def pack_row(
         "width": size[1],
         "rows": rows,
         "columns": columns,
-        "bits": bit_depth(working),
+        "bits": preprocess.bit_depth(working),
         "mean": statistics.mean,
         "std": statistics.std,
-        "intensity": astuple(measure_intensity(image)),
+        "intensity": astuple(preprocess.measure_intensity(image)),
         "orientation": file.orientation,
         "pixels": working.tobytes(),
         "mask": mask.tobytes(),
@@ -338,10 +326,3 @@ def _find_objects(mask: NDArray[np.uint8]) -> NDArray[np.uint32]:
 
 def _count_classes(mask: NDArray[np.uint8], num_classes: int) -> list[int]:
     return np.bincount(mask.ravel(), minlength=IGNORE + 1)[:num_classes].tolist()
-
-
-def _read_mask(sample: Sample, size: tuple[int, int], settings: PackSettings) -> NDArray[np.uint8]:
-    if sample.label is None:
-        return np.full(size, IGNORE, np.uint8)
-    decode = sample.decoder or decode_label
-    return decode(sample.label.read_bytes(), sample.label, size, settings.classes, settings.label_map)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from seg.data import DATASETS
 from seg.data.background import FrameFile
-from seg.data.label_checks import holds_mask, refuse_all_ignored
+from seg.data.images import Turned
+from seg.data.labels import holds_mask, refuse_all_ignored
 from seg.data.layout import DataSet, Sample
-from seg.data.listing import window_places
-from seg.data.orientation import Turned
+from seg.data.listing import clip_places
 from seg.data.splits import Split, data_fingerprint, split_samples
 from seg.errors import DataWarning, RequestError, describe_unknown
 from seg.pack.build import PrepareRows, ensure_pack
@@ -33,7 +33,7 @@ class TrainingData:
     split: Split
     fingerprint: str
     sequences: dict[str, tuple[FrameFile, ...]]
-    """All frames of each sequence, labelled or not and whatever the limit, where backgrounds or windows are
+    """All frames of each sequence, labelled or not and whatever the limit, where backgrounds or clips are
     made of them; else empty."""
     packs: Path = field(default_factory=pack_folder)
     """Folder of the packs, as the job's environment names it: that of its workers may name another."""
@@ -84,7 +84,7 @@ def _sequences(data: DataSet, chosen: tuple[Sample, ...]) -> dict[str, tuple[Fra
 def _with_neighbours(
     samples: tuple[Sample, ...], sequences: dict[str, tuple[FrameFile, ...]], frames: int
 ) -> tuple[Sample, ...]:
-    """The samples and, without their labels, the frames that windows of `frames` see beside them."""
+    """The samples and, without their labels, the frames that clips of `frames` see beside them."""
     if frames == 1:
         return samples
     by_name = {sample.name: sample for sample in samples}
@@ -92,7 +92,7 @@ def _with_neighbours(
     for sequence in dict.fromkeys(sample.sequence for sample in samples):
         listed = sequences[sequence]
         ends = [place for place, (name, _) in enumerate(listed) if name in by_name]
-        places = {place for end in ends for place in window_places(end, frames)}
+        places = {place for end in ends for place in clip_places(end, frames)}
         for name, image in (listed[place] for place in sorted(places)):
             seen.append(by_name.get(name) or Sample(name, image, None, sequence))
     return tuple(seen)

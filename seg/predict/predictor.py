@@ -1,4 +1,4 @@
-"""A whole image through a model, window by window, at the image's own size."""
+"""A whole image through a model, tile by tile, at the image's own size."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,17 +14,8 @@ from seg.data.frames import Frame
 from seg.data.images import Pixels
 from seg.data.preprocess import Statistics
 from seg.model_file import ModelCard, load_model
-from seg.predict.tiling import Grid, Span, Window, WindowPixels, place_grid
-from seg.predict.upsampling import (
-    Resampling,
-    blend_windows,
-    blending_weights,
-    check_blend,
-    classes_at_own_size,
-    margins_over_first,
-    top_class,
-    top_probability,
-)
+from seg.predict import upsampling
+from seg.predict.tiling import Grid, Span, Tile, TilePixels, place_grid
 from seg.recipe import Tiling
 
 Rectangle = tuple[slice, slice]
@@ -36,7 +27,7 @@ BAND_BYTES = 128 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A rectangle of an image: a window's core, or a strip of blended windows; an image's partition it."""
+    """A rectangle of an image: a tile's core, or a strip of blended tiles; an image's partition it."""
 
     own: Rectangle
     """Its own pixels."""
@@ -62,44 +53,46 @@ class PieceMaker:
             self._down = {span: self._resampling(0, span, grid.crop[0]) for span in grid.rows}
             self._across = {span: self._resampling(1, span, grid.crop[1]) for span in grid.columns}
 
-    def make_core(self, window: Window, logits: Tensor) -> Piece:
-        """A window's core, from its logits, float32 [C, crop height, crop width]."""
-        row, column = window
+    def make_core(self, tile: Tile, logits: Tensor) -> Piece:
+        """A tile's core, from its logits, float32 [C, crop height, crop width]."""
+        row, column = tile
         working = (slice(row.core_start, row.core_stop), slice(column.core_start, column.core_stop))
-        margins = margins_over_first(logits)
+        margins = upsampling.margins_over_first(logits)
         core = margins[:, _core(row), _core(column)]
-        probability = top_probability(core)
+        probability = upsampling.top_probability(core)
         if not self._enlarged:
-            return Piece(working, top_class(core), working, probability)
+            return Piece(working, upsampling.top_class(core), working, probability)
         down, across = self._down[row], self._across[column]
-        return Piece((down.own, across.own), classes_at_own_size(margins, down, across), working, probability)
+        ids = upsampling.classes_at_own_size(margins, down, across)
+        return Piece((down.own, across.own), ids, working, probability)
 
     def make_strips(self, logits: Iterator[Tensor]) -> Iterator[Piece]:
-        """Strips as wide as the image, from the logits of all its windows, row by row."""
+        """Strips as wide as the image, from the logits of all its tiles, row by row."""
         grid = self._grid
         (height, width), full_width = grid.small, slice(0, grid.size[1])
         weights = (
-            blending_weights(spans, crop, self._device)
+            upsampling.blending_weights(spans, crop, self._device)
             for spans, crop in zip((grid.rows, grid.columns), grid.crop, strict=True)
         )
         above, edge = None, 0  # the last two rows of the strip before, and where its own pixels ended
         across = self._resampling(1, Span(0, 0, width), width)
-        for first, padded in blend_windows(logits, *weights):
+        for first, padded in upsampling.blend_tiles(logits, *weights):
             strip = padded[:, : height - first, :width]
             stop = first + strip.shape[1]
             working = (slice(first, stop), slice(0, width))
-            top, margins = strip.amax(0), margins_over_first(strip)
+            top, margins = strip.amax(0), upsampling.margins_over_first(strip)
             if not self._enlarged:
-                yield Piece(working, top_class(margins), working, top)
+                yield Piece(working, upsampling.top_class(margins), working, top)
                 continue
             joined = margins if above is None else torch.cat([above, margins], dim=1)
             span = Span(stop - joined.shape[1], edge, stop if stop == height else stop - 1)
             down = self._resampling(0, span, joined.shape[1])
-            yield Piece((down.own, full_width), classes_at_own_size(joined, down, across), working, top)
+            ids = upsampling.classes_at_own_size(joined, down, across)
+            yield Piece((down.own, full_width), ids, working, top)
             above, edge = joined[:, -2:].clone(), span.core_stop  # else all of it would be held
 
-    def _resampling(self, axis: int, span: Span, crop: int) -> Resampling:
-        return Resampling(span, self._grid.small[axis], self._grid.size[axis], crop, self._device)
+    def _resampling(self, axis: int, span: Span, crop: int) -> upsampling.Resampling:
+        return upsampling.Resampling(span, self._grid.small[axis], self._grid.size[axis], crop, self._device)
 
 
 def _core(span: Span) -> slice:
@@ -151,12 +144,12 @@ class Predictor:
         blend: Literal["core", "gaussian"] = "core",
         band_bytes: int = BAND_BYTES,
     ) -> None:
-        """`batch`: windows a forward pass sees at most, all of one image; see `_windows_per_pass`.
+        """`batch`: tiles a forward pass sees at most, all of one image; see `_tiles_per_pass`.
 
-        blend: keep each window's core, or average windows where they overlap (seg/predict/upsampling.py).
+        blend: keep each tile's core, or average tiles where they overlap (seg/predict/upsampling.py).
         RequestError: they do not overlap.
         """
-        check_blend(blend, tiling)
+        upsampling.check_blend(blend, tiling)
         self.model = model.eval()
         self.takes_frames = getattr(model, "TAKES_FRAMES", False)
         self.tiling = tiling
@@ -177,16 +170,16 @@ class Predictor:
         """Class ids of the last frame at its own size (H, W); a sequence model sees all, others only that.
 
         Frames have one working size. Logits, or blended probabilities, are interpolated in whole-image
-        coordinates (bilinear, align_corners=False) before the argmax, so that no window's edge shows.
+        coordinates (bilinear, align_corners=False) before the argmax, so that no tile's edge shows.
         """
         grid = self.place_grid(frames, size)
         pixels = self._pixels(frames, grid)
-        logits = self._logits(pixels, grid.windows, self._windows_per_pass(grid))
+        logits = self._logits(pixels, grid.tiles, self._tiles_per_pass(grid))
         maker = PieceMaker(grid, self.device)
         if self.blend == "gaussian":
             pieces = maker.make_strips(logits)
         else:
-            pieces = map(maker.make_core, grid.windows, logits)
+            pieces = map(maker.make_core, grid.tiles, logits)
         home = torch.device("cpu") if pixels.in_bands else self.device
         ids = torch.empty(size, dtype=torch.uint8, device=home)
         top = torch.empty(grid.small, device=home) if probability else None
@@ -204,40 +197,40 @@ class Predictor:
     ) -> Iterator[Piece]:
         """The cores of share 0, 1, ... of `of` shares of an image; of a small one some shares are empty.
 
-        A share is a run of whole batches, so that each window is predicted in the company that it has in
+        A share is a run of whole batches, so that each tile is predicted in the company that it has in
         `predict_frames`: all shares' ids, and `mean_confidence` of their sums, equal those bit for bit.
-        ValueError: the predictor blends, and a blend needs neighbours' windows.
+        ValueError: the predictor blends, and a blend needs neighbours' tiles.
         """
         if self.blend != "core":
             raise ValueError(f"shares are of cores, not of the blend {self.blend}")
         grid = self.place_grid(frames, size)
-        per_pass = self._windows_per_pass(grid)
-        batches = -(-len(grid.windows) // per_pass)
+        per_pass = self._tiles_per_pass(grid)
+        batches = -(-len(grid.tiles) // per_pass)
         first, stop = (per_pass * (batches * edge // of) for edge in (share, share + 1))
-        windows = grid.windows[first:stop]
-        logits = self._logits(self._pixels(frames, grid), windows, per_pass)
-        yield from map(PieceMaker(grid, self.device).make_core, windows, logits)
+        tiles = grid.tiles[first:stop]
+        logits = self._logits(self._pixels(frames, grid), tiles, per_pass)
+        yield from map(PieceMaker(grid, self.device).make_core, tiles, logits)
 
     def place_grid(self, frames: Sequence[Frame], size: tuple[int, int]) -> Grid:
-        """The windows of an image, from its frames and its own size (H, W)."""
+        """The tiles of an image, from its frames and its own size (H, W)."""
         height, width = frames[-1][0].shape[:2]
         return place_grid((height, width), size, self.tiling)
 
-    def _windows_per_pass(self, grid: Grid) -> int:
-        """As few passes as `batch` allows, all of one size: 5 windows by 4 are 3 and 3, one of them a fill.
+    def _tiles_per_pass(self, grid: Grid) -> int:
+        """As few passes as `batch` allows, all of one size: 5 tiles by 4 are 3 and 3, one of them a fill.
 
-        The image's own size decides it, not its neighbours. One window by 4 is one, not four.
+        The image's own size decides it, not its neighbours. One tile by 4 is one, not four.
         """
-        passes = -(-len(grid.windows) // self.batch)
-        return -(-len(grid.windows) // passes)
+        passes = -(-len(grid.tiles) // self.batch)
+        return -(-len(grid.tiles) // passes)
 
-    def _pixels(self, frames: Sequence[Frame], grid: Grid) -> WindowPixels:
+    def _pixels(self, frames: Sequence[Frame], grid: Grid) -> TilePixels:
         seen = frames if self.takes_frames else frames[-1:]
-        return WindowPixels(seen, grid, self.device, self.band_bytes)
+        return TilePixels(seen, grid, self.device, self.band_bytes)
 
-    def _logits(self, pixels: WindowPixels, windows: list[Window], per_pass: int) -> Iterator[Tensor]:
-        """Logits of each window in turn, float32 [C, crop height, crop width]."""
-        todo = iter(windows)
+    def _logits(self, pixels: TilePixels, tiles: list[Tile], per_pass: int) -> Iterator[Tensor]:
+        """Logits of each tile in turn, float32 [C, crop height, crop width]."""
+        todo = iter(tiles)
         while chosen := list(islice(todo, per_pass)):
             crops = pixels.crops(chosen + chosen[-1:] * (per_pass - len(chosen)))
             if not self.takes_frames:

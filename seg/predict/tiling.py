@@ -1,4 +1,4 @@
-"""How an image is cut into windows whose cores partition it, and how its edges are padded."""
+"""How an image is cut into tiles whose cores partition it, and how its edges are padded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,26 +14,26 @@ from seg.recipe import STRIDE_PX, Tiling
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One window along an axis: it covers [start, start + crop), its core [core_start, core_stop) is kept."""
+    """One tile along an axis: it covers [start, start + crop), its core [core_start, core_stop) is kept."""
 
     start: int
     core_start: int
     core_stop: int
 
 
-Window = tuple[Span, Span]
+Tile = tuple[Span, Span]
 """Its spans down and across."""
 
 
 def padded_length(length: int, crop: int) -> int:
-    """Length after padding: a multiple of the network's stride, and at least one window."""
+    """Length after padding: a multiple of the network's stride, and at least one tile."""
     return max(crop, -(-length // STRIDE_PX) * STRIDE_PX)
 
 
 def place_spans(length: int, crop: int, halo: int) -> list[Span]:
-    """Windows along an axis of `length` pixels; their cores partition [0, length) in order.
+    """Tiles along an axis of `length` pixels; their cores partition [0, length) in order.
 
-    Every window starts on the stride's grid and ends inside the padded image, so that a network whose context
+    Every tile starts on the stride's grid and ends inside the padded image, so that a network whose context
     is under the halo sees in each core what it would see in the whole image.
     crop: a multiple of 32; halo: a multiple of 16 below crop / 2 (recipes check both).
     """
@@ -48,25 +48,25 @@ def place_spans(length: int, crop: int, halo: int) -> list[Span]:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """One image's sizes and windows."""
+    """One image's sizes and tiles."""
 
     small: tuple[int, int]
     """Height and width in working pixels."""
     size: tuple[int, int]
     """The image's own."""
     crop: tuple[int, int]
-    """A window's, in working pixels."""
+    """A tile's, in working pixels."""
     rows: list[Span]
     columns: list[Span]
 
     @property
-    def windows(self) -> list[Window]:
+    def tiles(self) -> list[Tile]:
         """Row by row; their cores partition the image."""
         return [(row, column) for row in self.rows for column in self.columns]
 
 
 def place_grid(small: tuple[int, int], size: tuple[int, int], tiling: Tiling) -> Grid:
-    """The windows of an image of working and own size (height, width)."""
+    """The tiles of an image of working and own size (height, width)."""
     rows, columns = (place_spans(*sides, tiling.halo_px) for sides in zip(small, tiling.crop_px, strict=True))
     return Grid(small, size, tiling.crop_px, rows, columns)
 
@@ -74,15 +74,15 @@ def place_grid(small: tuple[int, int], size: tuple[int, int], tiling: Tiling) ->
 def reflected_places(length: int, padded: int) -> Tensor:
     """Where each of `padded` pixels along an axis is taken from: reflection without the edge pixel, int64.
 
-    Unlike torch's own padding it reflects as often as it takes, so that any image fits any window.
+    Unlike torch's own padding it reflects as often as it takes, so that any image fits any tile.
     """
     period = max(1, 2 * (length - 1))
     places = torch.arange(padded) % period
     return torch.minimum(places, period - places) if length > 1 else torch.zeros(padded, dtype=torch.int64)
 
 
-class WindowPixels:
-    """What a model sees of one image's frames. Windows are asked for row by row."""
+class TilePixels:
+    """What a model sees of one image's frames. Tiles are asked for row by row."""
 
     def __init__(self, frames: Sequence[Frame], grid: Grid, device: torch.device, band_bytes: int) -> None:
         """`band_bytes`: an image whose pixels and ids take more comes to the device by bands of so many."""
@@ -103,13 +103,13 @@ class WindowPixels:
         self._band = slice(0, 0)
         self._pixels = torch.zeros(0)
 
-    def crops(self, windows: Sequence[Window]) -> Tensor:
+    def crops(self, tiles: Sequence[Tile]) -> Tensor:
         """Normalised pixels, float32 [N, K, channels, crop height, crop width]."""
         height, width = self._grid.crop
-        first, stop = windows[0][0].start, windows[-1][0].start + height
+        first, stop = tiles[0][0].start, tiles[-1][0].start + height
         if stop > self._band.stop:
             self._load(slice(first, max(stop, min(first + self._band_rows, len(self._down)))))
-        corners = [(row.start - self._band.start, column.start) for row, column in windows]
+        corners = [(row.start - self._band.start, column.start) for row, column in tiles]
         crops = [self._pixels[..., top : top + height, left : left + width] for top, left in corners]
         return normalise(torch.stack(crops), self._mean, self._std)
 

@@ -1,4 +1,4 @@
-"""From logits at working size to classes at own size, and logits of overlapping windows blended."""
+"""From logits at working size to classes at own size, and logits of overlapping tiles blended."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,20 +15,20 @@ BAND_ROWS = 64
 BAND_VALUES = 2**26
 """Own pixels times planes interpolated at a time elsewhere: 256 MiB."""
 BLENDS = ("core", "gaussian")
-"""What becomes of pixels that several windows see: one window's core decides, or all of them are averaged."""
+"""What becomes of pixels that several tiles see: one tile's core decides, or all of them are averaged."""
 SIGMA_SHARE = 1 / 8
-"""Standard deviation of the weight as a share of the window's side."""
+"""Standard deviation of the weight as a share of the tile's side."""
 
 
 class Resampling:
-    """Linear interpolation along one axis, from a window's working pixels to the own pixels of its core.
+    """Linear interpolation along one axis, from a tile's working pixels to the own pixels of its core.
 
     The places are those of interpolating the whole image with align_corners=False; neighbours stay inside the
-    image, and inside the window where it has no halo.
+    image, and inside the tile where it has no halo.
     """
 
     def __init__(self, span: Span, small: int, full: int, crop: int, device: torch.device) -> None:
-        """`small`, `full`: the image's working and own pixels along the axis; `crop`: the window's."""
+        """`small`, `full`: the image's working and own pixels along the axis; `crop`: the tile's."""
         # own pixel Y lies in the core when its centre does: core_start <= (Y + 1/2) small / full < core_stop
         first, last = (
             -((small - 2 * edge * full) // (2 * small)) for edge in (span.core_start, span.core_stop)
@@ -59,7 +59,7 @@ class Resampling:
 
 
 def classes_at_own_size(margins: Tensor, down: Resampling, across: Resampling) -> Tensor:
-    """Class ids at own size, uint8 [len(down), len(across)], from a window's margins [C - 1, h, w]."""
+    """Class ids at own size, uint8 [len(down), len(across)], from a tile's margins [C - 1, h, w]."""
     wide = across.columns(margins)
     step = BAND_ROWS
     if margins.device.type != "cpu":
@@ -102,7 +102,7 @@ def top_probability(margins: Tensor) -> Tensor:
 
 
 def check_blend(blend: str, tiling: Tiling) -> None:
-    """RequestError: an unknown blend, or an average of windows that do not overlap."""
+    """RequestError: an unknown blend, or an average of tiles that do not overlap."""
     if blend not in BLENDS:
         raise RequestError(f"`blend` is {blend}; choose one of {', '.join(BLENDS)}")
     if blend == "gaussian" and tiling.halo_px == 0:
@@ -113,9 +113,9 @@ def check_blend(blend: str, tiling: Tiling) -> None:
 
 
 def blending_weights(spans: Sequence[Span], crop: int, device: torch.device) -> dict[Span, Tensor]:
-    """Weight of each pixel of each window along an axis, float32 [crop]: at every pixel they add up to 1.
+    """Weight of each pixel of each tile along an axis, float32 [crop]: at every pixel they add up to 1.
 
-    The Gaussian of nnU-Net (Isensee et al. 2021, arXiv:1904.08128): its centre the window's, its standard
+    The Gaussian of nnU-Net (Isensee et al. 2021, arXiv:1904.08128): its centre the tile's, its standard
     deviation an eighth of the side. Unlike there, weights are shared out along each axis beforehand (they are
     a product over the axes), so nothing is divided in the end, and the smallest, exp(-8), need no floor.
     """
@@ -127,13 +127,13 @@ def blending_weights(spans: Sequence[Span], crop: int, device: torch.device) -> 
     return {span: (bell / total[span.start : span.start + crop]).to(device, torch.float32) for span in spans}
 
 
-def blend_windows(
+def blend_tiles(
     logits: Iterator[Tensor], down: dict[Span, Tensor], across: dict[Span, Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
     """Averaged probabilities in strips from top to bottom: first row, float32 [C, rows, padded width].
 
-    logits: [C, crop height, crop width] of each window, row by row; down, across: the axes' windows and their
-    weights. Sums are made in the windows' order; what is held is as high as one window.
+    logits: [C, crop height, crop width] of each tile, row by row; down, across: the axes' tiles and their
+    weights. Sums are made in the tiles' order; what is held is as high as one tile.
     """
     total = None
     for row, weights in down.items():
@@ -144,7 +144,7 @@ def blend_windows(
                 total = probability.new_zeros(len(probability), len(weights), width)
             probability *= weights[:, None] * others
             total[:, :, column.start : column.start + len(others)] += probability
-        assert total is not None, "an image has windows"
+        assert total is not None, "an image has tiles"
         later = [other.start for other in down if other.start > row.start]
         final = min(later, default=row.start + len(weights)) - row.start
         yield row.start, total[:, :final]

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from seg.data.images import Pixels, decode_image, read_from, split_page
+from seg.data.images import ImageFiles, Pixels, decode_image, read_from, split_page
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.preprocess import shrink_mask
-from seg.data.stacks import ImageFiles
 from seg.errors import ImageError
 from seg.figures.panels import ERROR_COLOURS, IGNORED, Kind, class_colours, classify_errors, stretch
 from seg.storage import Place, as_place

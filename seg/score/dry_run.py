@@ -17,12 +17,9 @@ from rich.table import Table
 
 from seg.ahead import map_ahead
 from seg.data.formats.header import Header
-from seg.data.images import split_page
-from seg.data.label_checks import draw_sample
-from seg.data.labels import IGNORE, LabelMap, decode_label
+from seg.data.images import ImageFiles, Turned, split_page
+from seg.data.labels import IGNORE, LabelMap, decode_label, draw_sample
 from seg.data.listing import Listing
-from seg.data.orientation import Turned
-from seg.data.stacks import ImageFiles
 from seg.errors import DataWarning, ImageError, LabelMismatch, UnreadableImage
 from seg.ledger.outcome import Outcome, Quarantined, Scored
 from seg.progress import progress, time_span

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from seg.data.background import Backgrounds
 from seg.data.images import READER, split_page
-from seg.data.label_checks import refuse_all_ignored
-from seg.data.labels import IGNORE, LabelMap
+from seg.data.labels import IGNORE, LabelMap, refuse_all_ignored
 from seg.data.layout import (
     Labels,
     find_labels,
@@ -67,7 +66,7 @@ class ScorePlan:
             task.alone,
             label=self.labels.names.get(image),
             sequence=found.sequence(image) if found else "",
-            window=tuple(found.window(image, self.card.frames)[:-1]) if found else (),
+            window=tuple(found.clip(image, self.card.frames)[:-1]) if found else (),
         )
 
     def belong(self, one: str, other: str) -> bool:

@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.background import Background, Backgrounds
-from seg.data.frames import Frame, FrameReader, as_window
-from seg.data.images import FileBytes, Pixels, read_from, split_page
+from seg.data.frames import Frame, FrameReader, as_clip
+from seg.data.images import UPRIGHT, FileBytes, ImageFiles, Pixels, Stack, read_from, split_page
 from seg.data.labels import Label, LabelMap, read_label
 from seg.data.listing import sequence_key
-from seg.data.orientation import UPRIGHT
 from seg.data.preprocess import bit_depth
 from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, announced_bytes
-from seg.data.stacks import ImageFiles, Stack
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
 from seg.files import persistently
 from seg.ledger.outcome import STAGES, Quarantined
@@ -235,7 +233,7 @@ class ImageReader:
                 frame = self.frames.make(pixels, background)
                 self.neighbours.keep(image, frame)
                 earlier = [self._neighbour(name, order.sequence) for name in order.window]
-                work.frames = as_window(earlier, frame)
+                work.frames = as_clip(earlier, frame)
         except ImageError as error:
             work.set_aside(error)
         turn.keep(work.held_bytes)
@@ -257,7 +255,7 @@ class ImageReader:
         """
         self.inflight.wait(order.image)
         page = split_page(order.image)[1]
-        wanted = announced_bytes(file, page, self.card.preprocessing, self.backgrounds, order.sequence)
+        wanted = announced_bytes(file, page, self.frames, order.sequence)
         turn.take(wanted * 2 if order.window else wanted)
 
     def _find_background(self, image: str, sequence: str, pixels: Pixels) -> Background | None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from seg.alarms import find_alarms
-from seg.data.orientation import Turned
+from seg.data.images import Turned
 from seg.data.preprocess import Brightness, OutOfRange, count_outside
 from seg.errors import EXIT_CODES, FAILED, QUARANTINED, REFUSED, STOPPED_EARLY, RequestError, StoppedBy
 from seg.ledger.ledger import Ledger, read_ledger

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from seg.data.images import split_page
-from seg.data.stacks import ImageFiles
+from seg.data.images import ImageFiles
 from seg.figures.plots import Example, plot_confusion, plot_predictions
 from seg.files import replacing
 from seg.pack.training_data import TrainingData, open_packs
@@ -29,16 +28,16 @@ def draw_examples(folder: Path, data: TrainingData, recipe: Recipe) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictor, card = open_predictor(folder / "best.safetensors", device, precision=recipe.precision)
     pack = open_packs(data, recipe)[1]
-    files = {sample.name: sample.image for sample in data.split.validation}
+    samples = {sample.name: sample for sample in data.split.validation}
     count = min(MOST_EXAMPLES, len(pack.labelled))
     rows = [pack.labelled[len(pack.labelled) * place // count] for place in range(count)]
     examples = []
     with progress("drawing examples", count) as advance:
-        for window in (pack.window(row, card.frames) for row in rows):
-            image = window[-1]
-            frames = [(frame.pixels, card.statistics or frame.statistics) for frame in window]
+        for clip in (pack.clip(row, card.frames) for row in rows):
+            image = clip[-1]
+            frames = [frame.frame(card.statistics) for frame in clip]
             ids = predictor.predict_frames(frames, image.own_size).ids.cpu().numpy()
-            pixels = ImageFiles().decode(files[image.name], split_page(image.name)[1])
+            pixels = ImageFiles().decode(samples[image.name].image, samples[image.name].page)
             assert image.own_mask is not None, "a validation pack holds masks at own size"
             examples.append(Example(image.name, pixels, image.own_mask, ids))
             advance()

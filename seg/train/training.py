@@ -239,10 +239,10 @@ class Training:
             device=self.device,
             precision=self.recipe.precision,
         )
-        windows = self.validation_pack.windows(
+        clips = self.validation_pack.clips(
             self.recipe.frames, first=self.ranks.rank, step=self.ranks.world_size
         )
-        confusion = count_confusion(predictor, windows, self.statistics, len(self.plan.data.classes))
+        confusion = count_confusion(predictor, clips, self.statistics, len(self.plan.data.classes))
         return self.ranks.sum(confusion).cpu().numpy()
 
     def _save(self, result: EpochResult, confusion: NDArray[np.int64]) -> None:
@@ -319,26 +319,26 @@ def find_class_weights(recipe: Recipe, train: Pack) -> tuple[float, ...] | None:
 
 
 def count_confusion(
-    predictor: Predictor, windows: Iterable[list[PackedImage]], fitted: Statistics | None, num_classes: int
+    predictor: Predictor, clips: Iterable[list[PackedImage]], fitted: Statistics | None, num_classes: int
 ) -> Tensor:
-    """Confusion matrix of each window's last image at own size, int64 [C, C] on the predictor's device."""
+    """Confusion matrix of each clip's last image at own size, int64 [C, C] on the predictor's device."""
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=predictor.device)
-    for truth, ids in predict_pieces(predictor, windows, fitted):
+    for truth, ids in predict_pieces(predictor, clips, fitted):
         total += confusion_matrix(truth, ids, num_classes)
     return total
 
 
 def predict_pieces(
-    predictor: Predictor, windows: Iterable[list[PackedImage]], fitted: Statistics | None
+    predictor: Predictor, clips: Iterable[list[PackedImage]], fitted: Statistics | None
 ) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
-    """Truth and prediction of each window's last image, piece by piece: uint8 class ids at its own size.
+    """Truth and prediction of each clip's last image, piece by piece: uint8 class ids at its own size.
 
     Pieces, not images: counted at once, a CPU still has them in its cache.
     """
-    for window in windows:
-        image = window[-1]
+    for clip in clips:
+        image = clip[-1]
         assert image.own_mask is not None, "a validation pack holds masks at own size"
-        frames = [(frame.pixels, fitted or frame.statistics) for frame in window]
+        frames = [frame.frame(fitted) for frame in clip]
         for piece in predictor.predict_share(frames, image.own_size, 0, 1):
             yield image.own_mask[piece.own], piece.ids
 

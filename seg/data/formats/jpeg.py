@@ -2,13 +2,14 @@
 
 import io
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from seg.data.formats.header import Header
+from seg.data.formats.header import UPRIGHT, Header, read_exif
 from seg.errors import EmptyImage, ImageError, TruncatedImage, UnreadableImage, UnsupportedImage
 
 MAGIC = b"\xff\xd8"
@@ -19,6 +20,7 @@ STANDALONE = {0x01, *range(0xD0, 0xD8)}
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """SOF markers, of all kinds of coding (T.81, table B.1)."""
 SCAN, END = b"\xff\xda", b"\xff\xd9"
+APP1, EXIF = 0xE1, b"Exif\0\0"
 MAX_GAP_BYTES = 1 << 16
 """Between two segments."""
 DAMAGE = (ValueError, KeyError)
@@ -58,17 +60,9 @@ def decode_stream(data: bytes, channels: Literal[1, 3]) -> NDArray[np.uint8]:
 
 
 def _read_frame(file: BinaryIO) -> _Frame:
-    """Walk the segments up to the first scan (T.81, B.1.1)."""
-    file.seek(len(MAGIC))
+    """What the first frame's segment says, and where the first scan is."""
     frame: Header | None = None
-    while True:
-        marker = _next_marker(file)
-        if marker in STANDALONE:
-            continue
-        start = file.tell()
-        length = int.from_bytes(_read(file, 2), "big")
-        if length < 2:
-            raise UnreadableImage(f"the JPEG is damaged: a segment of {length} bytes")
+    for marker, start, length in _walk_segments(file):
         if marker in FRAMES and frame is None:
             frame = _parse_frame(_read(file, min(length - 2, 6)), marker)
         if marker == SCAN[1]:
@@ -77,6 +71,34 @@ def _read_frame(file: BinaryIO) -> _Frame:
             file.seek(0)
             _check_sampling(_read(file, start + length) + END)
             return _Frame(frame, start - 2)
+    raise AssertionError("the segments have no end but by a scan")
+
+
+def read_orientation(file: BinaryIO) -> int:
+    """How the camera was held, by the segments up to the first scan (EXIF 2.3, section 4.7.2).
+
+    ImageError, struct.error: these are damaged.
+    """
+    for marker, _, length in _walk_segments(file):
+        if marker == APP1 and file.read(len(EXIF)) == EXIF:
+            return read_exif(io.BytesIO(file.read(max(0, length - 2 - len(EXIF)))))
+        if marker == SCAN[1]:
+            return UPRIGHT
+    return UPRIGHT
+
+
+def _walk_segments(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Marker, place and length of each segment (T.81, B.1.1); the file stands behind the length."""
+    file.seek(len(MAGIC))
+    while True:
+        marker = _next_marker(file)
+        if marker in STANDALONE:
+            continue
+        start = file.tell()
+        length = int.from_bytes(_read(file, 2), "big")
+        if length < 2:
+            raise UnreadableImage(f"the JPEG is damaged: a segment of {length} bytes")
+        yield marker, start, length
         file.seek(start + length)
 
 

@@ -5,7 +5,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import BinaryIO, Literal, NamedTuple
 
 import cv2
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from seg.data.formats.header import Header
+from seg.data.formats.header import MOST_PARTS, UPRIGHT, Header, read_exif, unpack_at
 from seg.errors import ImageError, TruncatedImage, UnreadableImage, UnsupportedImage
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -24,13 +24,8 @@ PACKED_BITS = {GRAY: (1, 2, 4), PALETTE: (1, 2, 4, 8)}
 PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
 """First row and column, and the steps between them, of each pass of an interlaced image (8.1)."""
 INFLATED_AT_ONCE = 1 << 20
-DEPTHS = {
-    GRAY: {1, 2, 4, 8, 16},
-    COLOUR: {8, 16},
-    PALETTE: {1, 2, 4, 8},
-    GRAY_ALPHA: {8, 16},
-    COLOUR_ALPHA: {8, 16},
-}
+DEPTHS = {GRAY: (1, 2, 4, 8, 16), PALETTE: (1, 2, 4, 8)}
+DEPTHS |= dict.fromkeys((COLOUR, GRAY_ALPHA, COLOUR_ALPHA), (8, 16))
 """Bit depths by colour type (section 11.2.1, table 11.1)."""
 
 
@@ -213,21 +208,36 @@ def _refuse_more(file: BinaryIO, kind: _Kind) -> None:
         raise UnsupportedImage(
             f"the image has {channels} channels, wanted 1 or 3 channels; drop its alpha channel"
         )
+    try:
+        for name, _ in _walk_file(file):
+            if name in (b"IDAT", b"IEND"):
+                return
+            if name == b"tRNS":
+                raise UnsupportedImage("the image has transparent values (tRNS); drop its transparency")
+            if name == b"acTL":
+                raise UnsupportedImage("the file is an animation (APNG); save its frames as files")
+    except struct.error:
+        raise TruncatedImage("the file ends before its pixels begin") from None
+
+
+def _walk_file(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Kind and place of the content of each chunk, of which nothing is read. struct.error: the file ends."""
+    place = len(MAGIC)
     while True:
-        chunk = file.read(8)
-        if len(chunk) < 8:
-            raise TruncatedImage("the file ends before its pixels begin")
-        length, name = struct.unpack(">I4s", chunk)
-        if name in (b"IDAT", b"IEND"):
-            return
-        if name == b"tRNS":
-            raise UnsupportedImage("the image has transparent values (tRNS); drop its transparency")
-        if name == b"acTL":
-            raise UnsupportedImage("the file is an animation (APNG); save its frames as files")
-        file.seek(length + 4, io.SEEK_CUR)
+        length, kind = unpack_at(file, place, ">I4s")
+        yield kind, place + 8
+        place += 12 + length
 
 
 def _damage(data: bytes, detail: str) -> ImageError:
     if b"IEND" not in data[-16:]:
         return TruncatedImage(f"the file ends after {len(data)} bytes, before its image does")
     return UnreadableImage(detail)
+
+
+def read_orientation(file: BinaryIO) -> int:
+    """How the camera was held, by the eXIf chunk (section 11.3.3.6). struct.error: the file ends before."""
+    for kind, place in islice(_walk_file(file), MOST_PARTS):
+        if kind in (b"eXIf", b"IEND"):
+            return read_exif(file, place) if kind == b"eXIf" else UPRIGHT
+    return UPRIGHT

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import tifffile
 
-from seg.data.formats.header import Header, Pixels
+from seg.data.formats.header import FORMS, Header, Pixels
 from seg.data.formats.tiff_pixels import NONE, Layout, read_layout, read_samples
 from seg.errors import (
     EmptyImage,
@@ -32,26 +32,8 @@ MAX_PAGES = 100_000
 MAX_ENTRIES = 4096
 """Of a directory: one that announces more is damaged."""
 REQUIRED = {
-    256,
-    257,
-    258,
-    259,
-    262,
-    266,
-    273,
-    277,
-    278,
-    279,
-    284,
-    317,
-    320,
-    322,
-    323,
-    324,
-    325,
-    338,
-    339,
-    347,
+    *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279),
+    *(284, 317, 320, 322, 323, 324, 325, 338, 339, 347),
 }
 """Tags that decide what the pixels are: a page with one that cannot be read is unreadable."""
 VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
@@ -61,25 +43,6 @@ STK_PLANES = 33629
 """Tag of MetaMorph, with a value for each plane of its stack."""
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # we report damage ourselves, with the file
-
-
-class _Form(NamedTuple):
-    """How numbers are stored in a directory, for `struct`."""
-
-    number: str
-    """How many fields a directory has."""
-    field: str
-    """Tag, type, number of values."""
-    offset: str
-
-
-FORMS = {
-    b"II*\0": _Form("<H", "<HHI", "<I"),
-    b"MM\0*": _Form(">H", ">HHI", ">I"),
-    b"II+\0": _Form("<Q", "<HHQ", "<Q"),
-    b"MM\0+": _Form(">Q", ">HHQ", ">Q"),
-}
-"""By a file's first bytes."""
 
 
 class Tiff:

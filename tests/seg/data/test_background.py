@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seg.data.background import Background, Backgrounds, FrameFile, choose_frames, mean_frame
+from seg.data.images import ImageFiles
 from seg.data.preprocess import preprocess
-from seg.data.stacks import ImageFiles
 from seg.errors import DataWarning, RequestError, UnsupportedImage
 from seg.recipe import Preprocessing
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from seg.data import DATASETS, convert
 from seg.data.convert import Part, convert_dataset, relative_name
-from seg.data.images import split_page
+from seg.data.images import ImageFiles, split_page
 from seg.data.labels import LabelMap, decode_label
 from seg.data.layout import Sample, is_plain_layout, open_plain
 from seg.data.splits import split_samples
@@ -142,11 +142,11 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     written: list[str] = []
     lock, write = threading.Lock(), convert._write_sample
 
-    def stop_at_fourth(sample: Sample, **options: Any) -> bool:
+    def stop_at_fourth(files: ImageFiles, folder: Path, record: Any, sample: Sample) -> bool:
         with lock:
             if len(written) == 3:
                 raise KeyboardInterrupt
-            new = write(sample, **options)
+            new = write(files, folder, record, sample)
             written.extend([sample.name] if new else [])
         return new
 

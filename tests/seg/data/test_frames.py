@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seg.data.background import Backgrounds
-from seg.data.frames import Frame, FrameReader, as_window
+from seg.data.frames import Frame, FrameReader, as_clip
 from seg.data.preprocess import Statistics
 from seg.errors import UnsupportedImage
 from seg.files import write_bytes
@@ -32,7 +32,7 @@ def test_a_missing_frame_of_a_window_is_the_nearest_later_one_that_fits(kinds: l
     own = a_frame(99)
     fitting = [number for number, kind in enumerate(kinds) if kind == "there"]
     expected = [next((n for n in fitting if n >= place), 99) for place in range(len(kinds))] + [99]
-    assert [int(pixels[0, 0]) for pixels, _ in as_window(earlier, own)] == expected
+    assert [int(pixels[0, 0]) for pixels, _ in as_clip(earlier, own)] == expected
 
 
 def test_a_frame_lacks_its_sequences_background_and_has_the_models_statistics_where_these_are_fitted(

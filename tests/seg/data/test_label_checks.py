@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seg.data.label_checks import SAMPLE, draw_sample, refuse_all_ignored
+from seg.data.labels import SAMPLE, draw_sample, refuse_all_ignored
 from seg.errors import RequestError
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from seg.data.orientation import Turned, orientation_of
+from seg.data.images import Turned, read_orientation
 from seg.errors import DataWarning
 from seg.pack.build import ensure_pack
 from seg.pack.pack import Pack
@@ -31,6 +31,10 @@ def encode(form: str, orientation: int | None, size: tuple[int, int] = (40, 30))
         exif[271], exif[274], exif[305] = "a maker", orientation, "a program"
         image.save(file, form, exif=exif)
     return file.getvalue()
+
+
+def orientation_of(data: bytes) -> int:
+    return read_orientation(io.BytesIO(data))
 
 
 def by_pillow(data: bytes) -> int:

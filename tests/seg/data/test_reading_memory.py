@@ -124,9 +124,9 @@ import sys
 from pathlib import Path
 import cv2, numpy as np
 from seg.data.background import Backgrounds
+from seg.data.frames import FrameReader
 from seg.data.images import FileBytes, decode_image
 from seg.data.labels import decode_label
-from seg.data.preprocess import choose_statistics, preprocess
 from seg.data.reading_memory import announced_bytes
 from seg.recipe import Preprocessing
 
@@ -145,13 +145,11 @@ for name, options in eval(sys.stdin.read()):
     data = (folder / name).read_bytes()
     pixels = decode_image(data)
     mask = decode_label((folder / "mask.png").read_bytes(), folder / "mask.png", pixels.shape[:2], ("a", "b"))
-    background = backgrounds.find("s", pixels)
-    frame = preprocess(pixels, settings, background)
-    choose_statistics(frame, settings, None)
+    frame = FrameReader(settings, None, backgrounds).read(pixels, "s")
     peak = high_water() - before
-    del pixels, frame, background, mask
-    fresh = Backgrounds(settings, folder / "kept", lambda _: [])
-    print(name, announced_bytes(FileBytes(data, 0), None, settings, fresh, "s"), peak)
+    del pixels, frame, mask
+    fresh = FrameReader(settings, None, Backgrounds(settings, folder / "kept", lambda _: []))
+    print(name, announced_bytes(FileBytes(data, 0), None, fresh, "s"), peak)
     del data
     for kept in (folder / "kept").glob("*"):
         kept.unlink()

@@ -11,8 +11,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from seg.data.images import count_pages
-from seg.data.stacks import ImageFiles
+from seg.data.images import ImageFiles, count_pages
 
 RIPPLES = (128 + 90 * np.sin(np.add.outer(np.arange(70), np.arange(90)) / 9)).astype(np.uint8)
 
@@ -42,7 +41,7 @@ def test_reading_the_pages_of_a_stack_is_linear(tmp_path: Path, monkeypatch: pyt
         path = tmp_path / f"{count}.tif"
         path.write_bytes(data)
         files, opened = ImageFiles(), []
-        monkeypatch.setattr("seg.data.stacks.open_file", lambda path, seen=opened: _counted(path, seen))
+        monkeypatch.setattr("seg.data.images.open_file", lambda path, seen=opened: _counted(path, seen))
         for page in range(count):
             assert files.decode(path, page).shape == (64, 64)
         assert files.open(path, 0).sha256 == files.open(path, 7).sha256

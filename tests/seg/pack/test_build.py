@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from seg.data.stacks import ImageFiles
+from seg.data.images import ImageFiles
 from seg.errors import DataWarning, RequestError
 from seg.pack import pack as pack_rows
 from seg.pack.build import digest_file, ensure_pack, is_sealed, seal_file
@@ -97,11 +97,11 @@ def test_a_whole_pack_is_not_built_again_though_its_data_is_gone(plan: PackPlan)
 def test_what_another_reader_or_format_packed_and_measured_is_not_used(
     plan: PackPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths, kept = {plan.path}, {plan.backgrounds(ImageFiles()).folder.uri}
+    paths, kept = {plan.path}, {plan.frame_reader(ImageFiles()).backgrounds.folder.uri}
     with monkeypatch.context() as patch:
         patch.setattr(pack_rows, "READER", 1)
         paths.add(plan.path)
-        kept.add(plan.backgrounds(ImageFiles()).folder.uri)
+        kept.add(plan.frame_reader(ImageFiles()).backgrounds.folder.uri)
     monkeypatch.setattr(pack_rows, "FORMAT_VERSION", 4)
     assert len(paths | {plan.path}) == 3
     assert len(kept) == 2

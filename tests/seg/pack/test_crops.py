@@ -251,10 +251,10 @@ def test_an_iterator_that_is_still_held_does_not_keep_a_process_from_ending(pack
 class OneMissing(Pack):
     """A pack of which an image cannot be read any more, as on storage that went away."""
 
-    def window(self, row: int, frames: int) -> list[PackedImage]:
+    def clip(self, row: int, frames: int) -> list[PackedImage]:
         if row == 1:
             raise OSError("image 1 is gone")
-        return super().window(row, frames)
+        return super().clip(row, frames)
 
 
 def test_what_goes_wrong_in_a_thread_comes_out_at_its_step(pack: Pack) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from seg.predict.tiling import place_spans
-from seg.predict.upsampling import blend_windows, blending_weights
+from seg.predict.upsampling import blend_tiles, blending_weights
 
 CPU = torch.device("cpu")
 
@@ -32,6 +32,6 @@ def test_windows_that_agree_are_not_changed_by_blending_and_strips_follow_each_o
         for row in rows
         for column in columns
     )
-    strips = list(blend_windows(windows, blending_weights(rows, 64, CPU), blending_weights(columns, 64, CPU)))
+    strips = list(blend_tiles(windows, blending_weights(rows, 64, CPU), blending_weights(columns, 64, CPU)))
     assert [first for first, _ in strips] == [row.start for row in rows]
     torch.testing.assert_close(torch.cat([strip for _, strip in strips], dim=1), logits.softmax(0))

@@ -87,7 +87,7 @@ def test_recipes_without_a_halo_see_their_images_whole_or_pool_over_them() -> No
     }
     assert seen.keys() | CUTTING.keys() == RECIPES.keys()
     for name, size in seen.items():
-        assert len(place_grid(size, size, RECIPES[name].tiling).windows) == 1, name
+        assert len(place_grid(size, size, RECIPES[name].tiling).tiles) == 1, name
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from seg.errors import RequestError
 from seg.metrics import confusion_matrix
 from seg.models.build import build
 from seg.predict.predictor import Prediction, Predictor, mean_confidence
-from seg.predict.tiling import WindowPixels
+from seg.predict.tiling import TilePixels
 from seg.predict.upsampling import margins_over_first, top_class, top_probability
 from seg.recipe import Tiling
 
@@ -173,9 +173,9 @@ def test_an_image_in_bands_is_predicted_bit_for_bit_as_in_one_piece(
     working = draw(*small, dtype, channels)
     net = seeded(lambda: SmallNet(channels))
     bands: list[int] = []
-    load = WindowPixels._load
+    load = TilePixels._load
     monkeypatch.setattr(
-        WindowPixels, "_load", lambda self, band: (bands.append(band.stop - band.start), load(self, band))
+        TilePixels, "_load", lambda self, band: (bands.append(band.stop - band.start), load(self, band))
     )
     whole, banded = (
         Predictor(

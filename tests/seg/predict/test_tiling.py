@@ -52,5 +52,5 @@ def test_padding_reflects_as_numpy_does(length: int, more: int) -> None:
 
 def test_windows_come_row_by_row() -> None:
     grid = place_grid((100, 200), (300, 600), Tiling(crop_px=(96, 64), halo_px=16))
-    starts = [(row.start, column.start) for row, column in grid.windows]
+    starts = [(row.start, column.start) for row, column in grid.tiles]
     assert starts == [(down, across) for down in (0, 32) for across in (0, 32, 64, 96, 128, 160)]

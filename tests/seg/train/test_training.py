@@ -95,7 +95,7 @@ def test_the_loss_falls_and_the_model_file_scores_what_the_journal_says(make_pla
     training = Training(plan, CPU)
     predictor = Predictor(model, card.tiling, batch=1, device=CPU)
     pack = training.validation_pack
-    confusion = count_confusion(predictor, pack.windows(1), card.statistics, len(card.classes))
+    confusion = count_confusion(predictor, pack.clips(1), card.statistics, len(card.classes))
     assert confusion.tolist() == journal.best_confusion == card.validation["confusion"]
     counted = sum(int((np.asarray(row.own_mask) != 255).sum()) for row in pack.images())
     assert int(confusion.sum()) == counted
