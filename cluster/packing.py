@@ -17,15 +17,9 @@ import pyarrow as pa
 from cluster.session import Session
 from seg.data.images import ImageFiles
 from seg.errors import DataWarning, RequestError
+from seg.pack import training_data
 from seg.pack.build import PrepareRows, ensure_pack
 from seg.pack.pack import Pack, PackPlan, estimate_bytes, pack_row, rows_by_threads
-from seg.pack.training_data import (
-    default_data,
-    open_training_data,
-    plan_packs,
-    warn_of_absent_classes,
-    warn_of_orientation,
-)
 from seg.requests import PackRequest
 
 log = logging.getLogger(__name__)
@@ -61,18 +55,18 @@ def pack(request: PackRequest, session: Session) -> tuple[PackSummary, ...]:
     """
     if request.workers is not None and request.workers < 0:
         raise RequestError(f"`workers` is {request.workers}, below 0; try `workers=1`")
-    data = open_training_data(
-        request.data or default_data(), request.recipe, seed=request.seed, limit=request.limit
+    data = training_data.open_training_data(
+        request.data or training_data.default_data(), request.recipe, seed=request.seed, limit=request.limit
     )
     log.info(f"data {data.root}: {data.split.how}")
     prepare = choose_preparation(session, request.workers)
-    plans = plan_packs(data, request.recipe)
+    plans = training_data.plan_packs(data, request.recipe)
     summaries = tuple(
         _ensure(part, plan, prepare) for part, plan in zip(("training", "validation"), plans, strict=True)
     )
     train, validation = (Pack(summary.path) for summary in summaries)
-    warn_of_absent_classes(data.classes, train)
-    warn_of_orientation(train, validation)
+    training_data.warn_of_absent_classes(data.classes, train)
+    training_data.warn_of_orientation(train, validation)
     return summaries
 
 

@@ -13,10 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(request: ScoreRequest) -> int:
-    from cluster.score import (
-        look_only,  # here, so that --help loads no torch and no ray
-        score,
-    )
+    from cluster.score import look_only, score  # here, so that --help loads no torch and no ray
     from cluster.session import compute_session
     from jobs.tables import print_figures
     from seg.score.summary import notifying, write_results

@@ -5,19 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from seg.data import layout
 from seg.data.background import Backgrounds
 from seg.data.images import READER, split_page
 from seg.data.labels import IGNORE, LabelMap, refuse_all_ignored
-from seg.data.layout import (
-    Labels,
-    find_labels,
-    is_plain_layout,
-    label_folder,
-    nearest_labels,
-    parse_classes,
-    refuse_link,
-    warn_of_unmatched,
-)
 from seg.data.listing import Listing, Sequences, list_images, refuse_unlisted
 from seg.data.splits import file_sha256
 from seg.errors import RequestError
@@ -44,7 +35,7 @@ class ScorePlan:
     """The whole archive, whatever `limit` says."""
     asked: int
     """Images asked for: so many of the listing, from its first on."""
-    labels: Labels
+    labels: layout.Labels
     """Of the listing's images."""
     sequences: Sequences | None
     """None where neither background nor window asks for them."""
@@ -220,9 +211,9 @@ def _check_outside(out: Place, archive: Place) -> None:
 
 def _find_folders(archive: Place, labels: Place | None) -> tuple[Place, Place | None]:
     """Where images and labels are; a folder in the plain layout has both."""
-    if not is_plain_layout(archive):
+    if not layout.is_plain_layout(archive):
         return archive, labels
-    own = label_folder(archive)
+    own = layout.label_folder(archive)
     return archive.below("images"), labels or (archive.below(own) if own else None)
 
 
@@ -243,21 +234,21 @@ def _check_label_map(label_map: LabelMap, num_classes: int) -> None:
             )
 
 
-def _find_labels(images: list[str], labels: Place | None, card: ModelCard, *, given: bool) -> Labels:
+def _find_labels(images: list[str], labels: Place | None, card: ModelCard, *, given: bool) -> layout.Labels:
     """The labels of the whole listing, whatever `limit` says.
 
     given: by `labels`. RequestError: none of these is an image's; masks mark nothing. DataWarning: few are.
     """
     if labels is None:
-        return Labels.none(len(images))
-    found = find_labels(images, labels)
+        return layout.Labels.none(len(images))
+    found = layout.find_labels(images, labels)
     if given and not found.names:
+        what = layout.nearest_labels(images, found, labels) or "it is empty"
         raise RequestError(
-            f"`labels={labels}`: no file in it is the label of an image of the archive: "
-            f"{nearest_labels(images, found, labels) or 'it is empty'}; rename the files after their images, "
-            "or give the folder that holds the labels"
+            f"`labels={labels}`: no file in it is the label of an image of the archive: {what}; "
+            "rename the files after their images, or give the folder that holds the labels"
         )
-    warn_of_unmatched(images, found, labels)
+    layout.warn_of_unmatched(images, found, labels)
 
     def read(image: str) -> bytes:
         return labels.read(found.names[image]) or b""
@@ -269,9 +260,9 @@ def _find_labels(images: list[str], labels: Place | None, card: ModelCard, *, gi
 def _check_classes(labels: Place, card: ModelCard) -> None:
     for place in (labels, labels.above):
         if place.is_local:
-            refuse_link(place.local("classes.txt"))
+            layout.refuse_link(place.local("classes.txt"))
         content, file = place.read("classes.txt"), f"{place}/classes.txt"
-        found = card.classes if content is None else parse_classes(content, file)
+        found = card.classes if content is None else layout.parse_classes(content, file)
         if found != card.classes:
             raise RequestError(
                 f"labels {file} names the classes {', '.join(found)} but the model knows "

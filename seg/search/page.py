@@ -199,24 +199,22 @@ class Page:
 def write_page(
     folder: Path, space: Space, trials: Sequence[TrialRecord], summary: SearchFigures, alarms: Sequence[str]
 ) -> Path:
-    """Write search.html from the trials, the best first; the same trials give the same bytes."""
-    page = folder / "search.html"
-    write_bytes(page, render(gather(folder.name, space, trials, summary, alarms)).encode())
-    return page
+    """Write search.html from the trials, the best first; the same trials give the same bytes.
 
-
-def render(page: Page) -> str:
-    """The page; every text is escaped."""
-    environment = open_templates()
+    Every text in it is escaped.
+    """
+    file, environment = folder / "search.html", open_templates()
     environment.filters["percent"] = lambda share: f"{100 * share:.2f}"
     environment.filters["duration"] = time_span
-    return environment.get_template("search/search.html.jinja").render(page=page, fewest=FEWEST_JUDGED)
+    template = environment.get_template("search/search.html.jinja")
+    page = _gather(space, trials, title=folder.name, summary=summary, alarms=alarms)
+    write_bytes(file, template.render(page=page, fewest=FEWEST_JUDGED).encode())
+    return file
 
 
-def gather(
-    title: str, space: Space, trials: Sequence[TrialRecord], summary: SearchFigures, alarms: Sequence[str]
+def _gather(
+    space: Space, trials: Sequence[TrialRecord], *, title: str, summary: SearchFigures, alarms: Sequence[str]
 ) -> Page:
-    """What the page shows of trials, the best first."""
     judged = [trial for trial in trials if trial.miou is not None]
     best = judged[0] if judged else None
     own = next((trial for trial in trials if trial.number == OWN), None)
