@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,14 +83,20 @@ def fit_size(height: int, width: int, side_px: int) -> tuple[int, int]:
 
 
 def show_pixels(pixels: Pixels, size: tuple[int, int]) -> Panel:
-    """An image of any depth at another size, its contrast stretched over all channels alike.
+    """An image of any depth at another size, its contrast stretched over all channels alike."""
+    return as_rgb(stretch(resize(pixels, size)))
 
-    It is reduced by area, or enlarged pixel by pixel.
-    """
-    by_area = size[0] < pixels.shape[0]
-    method = cv2.INTER_AREA if by_area else cv2.INTER_NEAREST_EXACT
-    shown = stretch(cv2.resize(pixels, size[::-1], interpolation=method))
-    return shown if shown.ndim == 3 else np.repeat(shown[:, :, None], 3, axis=2)
+
+def resize(pixels: Pixels, size: tuple[int, int]) -> NDArray[Any]:
+    """An image at another size (H, W), of its own depth: reduced by area, or enlarged pixel by pixel."""
+    by_area = size[0] <= pixels.shape[0] and size[1] <= pixels.shape[1]
+    method = cv2.INTER_AREA if by_area else cv2.INTER_NEAREST_EXACT  # enlarged, a pixel is a square
+    return cv2.resize(pixels, size[::-1], interpolation=method)
+
+
+def as_rgb(pixels: NDArray[np.uint8]) -> Panel:
+    """8 bits of gray or RGB as RGB."""
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
 
 
 def stretch(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from seg.data.images import Pixels
 from seg.data.labels import Box
-from seg.figures.panels import class_colours, to_rgb
+from seg.figures.panels import as_rgb, class_colours, resize, stretch, to_rgb
 from seg.label.files import Boxes
 
 Picture = NDArray[np.uint8]
@@ -26,8 +26,6 @@ MARGIN_PX = 8
 FONT, FONT_SCALE, LINE_PX, GAP_PX = cv2.FONT_HERSHEY_SIMPLEX, 0.55, 24, 18
 FONT_FITS_PX = 1200
 """Letters grow with windows wider than this, as on screens of many small pixels."""
-STRETCH = (0.5, 99.5)
-"""Percentiles of a 16-bit image that become black and white on the screen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +77,8 @@ class Placement:
 
 def scale_image(pixels: Pixels, shown: tuple[int, int]) -> Picture:
     """An image as the eye wants it, at size (H, W): 16 bits stretched to 8, gray or RGB to blue first."""
-    smaller = shown[0] <= pixels.shape[0]
-    method = cv2.INTER_AREA if smaller else cv2.INTER_NEAREST  # enlarged, a pixel is a square
-    scaled = cv2.resize(pixels, (shown[1], shown[0]), interpolation=method)
-    if scaled.dtype == np.uint16:
-        low, high = np.percentile(scaled, STRETCH)
-        scaled = ((scaled - low) * (255 / max(high - low, 1))).round().clip(0, 255).astype(np.uint8)
-    code = cv2.COLOR_GRAY2BGR if scaled.ndim == 2 else cv2.COLOR_RGB2BGR
-    return np.asarray(cv2.cvtColor(scaled, code), np.uint8)
+    scaled = resize(pixels, shown)
+    return as_rgb(stretch(scaled) if scaled.dtype == np.uint16 else scaled)[:, :, ::-1]
 
 
 def draw_banner(lines: Sequence[Sequence[Words]], width: int, least_height: int = 0) -> Picture:
