@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
@@ -14,14 +13,22 @@ from cluster.scorer_pool import Limits, ScorerPool
 from cluster.scorer_workers import Crew, LocalCrew, RayCrew
 from cluster.session import Session
 from seg.data.listing import sequence_of
+from seg.data.preprocess import count_outside
 from seg.errors import DamagedFile, DataWarning, StoppedBy
 from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import Outcome
 from seg.locks.folder_lock import LostLock
 from seg.requests import ScoreRequest
 from seg.score.deadline import Pace, Stopping, heeding_ctrl_c
-from seg.score.dry_run import DryRun, Truth, dry_run
-from seg.score.folder import ScoreFolder, look_into, open_folder, refuse_changed, settle_folder
+from seg.score.dry_run import DryRun, Findings, Truth, dry_run
+from seg.score.folder import (
+    ScoreFolder,
+    look_into,
+    open_folder,
+    refuse_changed,
+    settle_folder,
+    survey_images,
+)
 from seg.score.plan import ScorePlan, plan_scoring
 from seg.score.predict import ImageScorer
 from seg.score.queue import ScoreQueue, Task, find_groups
@@ -29,7 +36,7 @@ from seg.score.read import ScorerSettings
 from seg.score.rehearsal import Power, intensity_warning
 from seg.score.screen import Rehearsal, Screen, Tell
 from seg.score.status import Held
-from seg.score.summary import Command, ScoreSummary, count_strangers, is_read_only, look_back, summarise
+from seg.score.summary import Command, ScoreSummary, is_read_only, look_back, summarise
 from seg.storage import Place
 from seg.train.run_folder import check_folder, holding
 
@@ -97,7 +104,7 @@ def score(request: ScoreRequest, session: Session) -> ScoreSummary:
         with _summarised(folder, command):
             if folder.num_left:
                 command.stopped_by = _score_left(folder, request, workplace, command)
-    return ScoreSummary(plan.out, command.values)
+    return ScoreSummary(place=plan.out, values=command.values, survey=folder.survey)
 
 
 def _open_metrics(title: str) -> Tell:
@@ -118,8 +125,7 @@ def _summarised(folder: ScoreFolder, command: Command) -> Iterator[None]:
         with suppress(OSError, LostLock, DamagedFile):  # maybe the error itself, which is what is told
             _write_summary(folder, command, cause=f"{type(error).__name__}: {error}")
         raise
-    outside = count_strangers(folder.plan, folder.ledger)
-    for text in (outside and intensity_warning(outside), command.turned.warning):
+    for text in (command.outside and intensity_warning(command.outside), command.turned.warning):
         if text:
             warnings.warn(DataWarning(text), stacklevel=2)
 
@@ -127,8 +133,10 @@ def _summarised(folder: ScoreFolder, command: Command) -> Iterator[None]:
 def _write_summary(folder: ScoreFolder, command: Command, cause: str = "") -> None:
     folder.check_owner()
     folder.ledger.commit()
+    folder.survey.update()
     command.screen.end(command.stopped_by, cause)
-    command.values = summarise(folder.plan, folder.ledger, command)
+    command.outside = count_outside(folder.survey.brightness(), folder.plan.card.intensities)
+    command.values = summarise(folder.plan, folder.survey, command)
     folder.plan.out.write_json("summary.json", command.values)
 
 
@@ -233,14 +241,16 @@ class CropSource:
         return [Task(image) for image in images] + [Task(image, note.attempt) for image, note in suspects]
 
 
-def look_only(request: ScoreRequest, session: Session) -> dict[str, Any]:
-    """Print what a scoring would meet and cost; the same as plain values. RequestError: as of `score`."""
+def look_only(request: ScoreRequest, session: Session) -> Findings:
+    """Print what a scoring would meet and cost, and return it. RequestError: as of `score`."""
     workplace, plan = choose_workplace(request, session), plan_scoring(request)
     check_folder(plan.out, plan.identity, older_reader=True)
     ledger = Ledger(plan.out, leave_out_damaged=True)
     ledger.check()
     again = refuse_changed(plan, request, ledger)
-    folder = look_into(plan, ledger, {}, again=again, retry_quarantined=request.retry_quarantined)
+    folder = look_into(
+        plan, survey_images(plan, ledger), {}, again=again, retry_quarantined=request.retry_quarantined
+    )
     pattern = plan.card.sequence if plan.sequences else ""
 
     def score_sample(images: list[str], scratch: Place) -> Iterable[Outcome]:
@@ -258,7 +268,6 @@ def look_only(request: ScoreRequest, session: Session) -> dict[str, Any]:
         pending=folder.pending,
         truth=find_truth(plan),
         out=plan.out,
-        masks=plan.settings.masks,
         power=replace(workplace.power, on_gpu=torch.cuda.is_available()),
     )
     return dry_run(looked, score_sample)

@@ -20,7 +20,7 @@ from cluster.session import Session, quiet_loggers
 from cluster.train import check_packs, check_recipe
 from cluster.trials import TrialJob, run_trial
 from seg.alarms import find_alarms
-from seg.errors import EXIT_CODES, DataWarning, RequestError, StoppedBy
+from seg.errors import DataWarning, JobSummary, RequestError, StoppedBy
 from seg.files import read_json, write_json
 from seg.metrics import Scores, score_classes
 from seg.model_file import save_model
@@ -76,20 +76,15 @@ class SearchPlan:
         return self.job.folder
 
 
-@dataclass(frozen=True, slots=True)
-class SearchSummary:
-    """How a search ended: its folder, what summary.json holds, and the leaderboard, best trial first."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchSummary(JobSummary):
+    """How a search ended."""
 
     folder: Path
-    values: dict[str, Plain]
     leaderboard: list[TrialRecord]
+    """The best trial first."""
     searched: tuple[str, ...]
     """The fields that trials differ in, which are columns of the leaderboard."""
-
-    @property
-    def exit_code(self) -> int:
-        """See docs/formats.md."""
-        return EXIT_CODES[str(self.values["stopped_by"])]
 
 
 def search(request: SearchRequest, session: Session) -> SearchSummary:
@@ -110,7 +105,12 @@ def _search(plan: SearchPlan, session: Session) -> SearchSummary:
         stopped_by = _run_trials(plan)
     elif summary := _read_finished(plan):
         log.info(f"nothing left to search in {plan.folder}")
-        return SearchSummary(plan.folder, summary, read_trials(plan.job.trials), tuple(plan.space))
+        return SearchSummary(
+            folder=plan.folder,
+            values=summary,
+            leaderboard=read_trials(plan.job.trials),
+            searched=tuple(plan.space),
+        )
     return _conclude(plan, stopped_by, time.perf_counter() - started)
 
 
@@ -292,7 +292,7 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
         raise RuntimeError(f"no trial finished an epoch; the first: {trials[0].error}")
     write_page(plan.folder, plan.space, trials, figures, alarms)
     write_json(plan.folder / "summary.json", values)
-    return SearchSummary(plan.folder, values, trials, tuple(plan.space))
+    return SearchSummary(folder=plan.folder, values=values, leaderboard=trials, searched=tuple(plan.space))
 
 
 def _evaluate_winner(plan: SearchPlan, best: TrialRecord, winner: Path) -> Scores:

@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,7 +11,7 @@ from cluster.packing import choose_preparation
 from cluster.placement import Placement, place_training
 from cluster.session import Session
 from cluster.train_workers import fit_workers, train_epochs
-from seg.errors import EXIT_CODES, RequestError, StoppedBy
+from seg.errors import JobSummary, RequestError, StoppedBy
 from seg.figures.plots import load_plotting
 from seg.files import read_json, write_json
 from seg.models.build import build, output_weights, takes_frames
@@ -26,7 +25,6 @@ from seg.train import run_folder
 from seg.train.board import BoardReader
 from seg.train.losses import build_loss
 from seg.train.mlflow_run import connect_mlflow
-from seg.train.run_pictures import draw_confusion, draw_examples
 from seg.train.state import Journal, read_run, settle_best
 from seg.train.store import CheckpointStore
 from seg.train.tracking import Tracking
@@ -35,17 +33,11 @@ from seg.train.training import TrainingPlan, find_class_weights, fit_statistics
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainSummary:
-    """How a training ended: its folder, and what summary.json holds."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainSummary(JobSummary):
+    """How a training ended."""
 
     folder: Path
-    values: dict[str, Any]
-
-    @property
-    def exit_code(self) -> int:
-        """See docs/formats.md."""
-        return EXIT_CODES[self.values["stopped_by"]]
 
 
 def train(request: TrainRequest, session: Session) -> TrainSummary:
@@ -172,7 +164,7 @@ def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> T
         )
     ending = {"workers": workers, "stopped_by": stopped_by}
     if journal is None:
-        return TrainSummary(plan.folder, {"recipe": plan.recipe.name, "epochs_run": 0} | ending)
+        return TrainSummary(folder=plan.folder, values={"recipe": plan.recipe.name, "epochs_run": 0} | ending)
     if stopped_by is StoppedBy.FINISHED:
         _settle_checkpoints(plan, journal)
     _draw(plan, journal)
@@ -182,7 +174,7 @@ def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> T
     trained = open_packs(plan.data, plan.recipe)[0].class_shares()
     figures = run_folder.training_summary(plan.folder, plan.recipe, plan.data.classes, journal, trained)
     write_json(plan.folder / "summary.json", figures | ending)
-    return TrainSummary(plan.folder, figures | ending)
+    return TrainSummary(folder=plan.folder, values=figures | ending)
 
 
 def _draw(plan: TrainingPlan, journal: Journal) -> None:
@@ -192,8 +184,8 @@ def _draw(plan: TrainingPlan, journal: Journal) -> None:
         and journal.is_finished(plan.recipe)
         and not (plan.folder / "examples.png").is_file()
     ):
-        draw_confusion(plan.folder, plan.data.classes, journal)
-        draw_examples(plan.folder, plan.data, plan.recipe)
+        run_folder.write_confusion(plan.folder, plan.data.classes, journal)
+        run_folder.write_examples(plan.folder, plan.data, plan.recipe)
 
 
 def _train_pending(

@@ -31,10 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(args: Args) -> int:
     from jobs.tables import print_alarms, print_differences
-    from seg.report.comparison import compare  # here, so that --help loads no torch and no ray
-    from seg.report.comparison_page import write_comparison
-    from seg.report.report import gather, write_report
-    from seg.report.review import write_review
+    from seg.report.comparison import compare, write_comparison  # here, so that --help loads no torch
+    from seg.report.report import gather, write_report, write_review
+    from seg.report.survey import read_scores
     from seg.storage import as_place
 
     places = [as_place(folder) for folder in args.folders]
@@ -43,11 +42,12 @@ def _report(args: Args) -> int:
         print_differences(comparison)
         say(f"report: {write_comparison(comparison, *places, out=args.out)}", out=True)
     elif len(places) == 1:
-        report = gather(places[0])
+        survey = read_scores(places[0]).survey()
+        report = gather(places[0], survey)
         print_alarms("report", report.alarms)
         say(f"report: {write_report(places[0], args.out, report)}", out=True)
         review = args.out and args.out.with_name(f"{args.out.stem}-review.csv")
-        say(f"what to label next: {write_review(places[0], review)}", out=True)
+        say(f"what to label next: {write_review(places[0], review, survey)}", out=True)
     else:
         raise RequestError("give one scores folder, or two to compare and, if you like, --out for the page")
     return 0

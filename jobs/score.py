@@ -26,7 +26,7 @@ def _score(request: ScoreRequest) -> int:
         with notifying(request) as ended:
             summary = score(request, session)
             ended(summary)
-            lines = [] if summary.is_kept else write_results(summary.place, request.export)
+            lines = [] if summary.is_kept else write_results(summary, request.export)
             print_figures("score", summary.values, str(summary.place))
             for line in lines:
                 say(line, out=True)

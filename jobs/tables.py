@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from seg.errors import ENDINGS
-from seg.progress import ratio
 from seg.recipe import short_value
 from seg.report.comparison import Comparison, Difference
 from seg.screen import open_console, say
+from seg.words import ENDINGS, ratio
 
 if TYPE_CHECKING:
     from seg.search.trials import TrialRecord  # which loads torch

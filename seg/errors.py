@@ -1,8 +1,10 @@
 """What a job may raise for its user, and how it ends: the words of summary.json and the exit codes."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
+from typing import Any
 
 
 class RequestError(Exception):
@@ -105,10 +107,21 @@ EXIT_CODES: dict[str, int] = {
     StoppedBy.ERROR: FAILED,
 }
 
-ENDINGS: dict[str, str] = {
-    StoppedBy.FINISHED: "finished",
-    StoppedBy.DEADLINE: "stopped at the deadline; the same command goes on from here",
-    StoppedBy.INTERRUPT: "interrupted; the same command goes on from here",
-    StoppedBy.ERROR: "stopped by an error; the same command goes on from here",
-}
-"""How a job ended, for people; up to the semicolon where there is little room."""
+
+def exit_code(stopped_by: str, quarantined: int = 0) -> int:
+    """What a job ends with (docs/formats.md): 3 where the quarantine is not empty, if it finished."""
+    code = EXIT_CODES[stopped_by]
+    return QUARANTINED if code == DONE and quarantined else code
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobSummary:
+    """How a job ended."""
+
+    values: dict[str, Any]
+    """What its summary.json holds."""
+
+    @property
+    def exit_code(self) -> int:
+        """The job's."""
+        return exit_code(self.values["stopped_by"], self.values.get("images_quarantined", 0))

@@ -55,6 +55,13 @@ def require(kind: type[Kind], value: Any, where: str, mend: str = FROM_A_COPY) -
         raise RequestError(f"{where} is damaged: {error}; {mend}") from None
 
 
+def require_part(kind: type[Kind], value: Any, where: str, mend: str = FROM_A_COPY) -> Kind:
+    """A dataclass of some of a JSON object's fields, whatever others it has; errors as of `require`."""
+    names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]  # it is a dataclass
+    part = {name: item for name, item in value.items() if name in names} if isinstance(value, dict) else value
+    return require(kind, part, where, mend)
+
+
 def require_fields(
     kinds: Mapping[str, Any], value: Any, where: str, mend: str = FROM_A_COPY
 ) -> dict[str, Any]:

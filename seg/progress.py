@@ -246,26 +246,3 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
     low, span = min(known), (max(known) - min(known)) or 1.0
     top = len(BLOCKS) - 1
     return "".join(" " if value is None else BLOCKS[round((value - low) / span * top)] for value in shown)
-
-
-def duration(seconds: float | None) -> str:
-    """A time left as people say it; nothing where it is not known."""
-    return "" if seconds is None else f"{time_span(seconds)} left"
-
-
-def time_span(seconds: float) -> str:
-    """How long something takes as people say it, in at most two units."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 24 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    hours = round(seconds / 3600)
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def ratio(value: float | None, digits: int = 4, sign: str = "") -> str:
-    """A number that may be missing or not finite; sign: "+" where zero and more get one too."""
-    return "-" if value is None or not isfinite(value) else f"{value:{sign}.{digits}f}"

@@ -36,7 +36,6 @@ SMALL = {
     "seg/models/fcn.py": "a network",
     "seg/models/fcn32.py": "a network",
     "seg/models/fcn_resnet.py": "a network",
-    "seg/train/run_pictures.py": "loads the plotting library, which a training's folder does without",
 }
 """Why a file has under 60 lines and still does not join its user (HOUSE.md: no fragments)."""
 
@@ -101,8 +100,6 @@ def test_every_module_of_seg_has_its_tests_at_the_same_path() -> None:
         "seg/ledger/parts.py",  # with ledger
         "seg/locks/holder.py",  # with folder_lock
         "seg/predict/upsampling.py",  # with predictor
-        "seg/report/charts.py",  # with report
-        "seg/report/comparison_page.py",  # with comparison
         "seg/report/page.py",  # with report
         "seg/score/folder.py",  # with old_reader and cluster's score
         "seg/score/plan.py",  # with cluster's plan
@@ -113,7 +110,6 @@ def test_every_module_of_seg_has_its_tests_at_the_same_path() -> None:
         "seg/simulate/cells.py",  # with archive
         "seg/simulate/holograms.py",  # with archive
         "seg/train/mlflow_run.py",  # with cluster's tracking
-        "seg/train/run_pictures.py",  # with cluster's train
         "seg/train/tracking.py",  # with cluster's tracking
     }
     modules = [path for path in OURS if name(path).startswith("seg/") and path.name != "__init__.py"]

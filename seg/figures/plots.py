@@ -250,18 +250,13 @@ def _draw(axes: Any, epochs: Sequence[int], values: Sequence[float]) -> None:
     axes.grid(alpha=0.25)
 
 
-def plot_predictions(path: Path, rows: Sequence[Example], classes: Sequence[str]) -> None:
-    """Image, truth, prediction and error of each example, one below the other, with a legend, as a PNG.
+def draw_predictions(rows: Sequence[Example], classes: Sequence[str]) -> Sheet:
+    """Image, truth, prediction and error of each example, one below the other, with a legend.
 
     An image is stretched in contrast and reduced by area, or enlarged pixel by pixel, to PANEL_PX. In the
     error panel wrong pixels have strong colours, right ones are the image, gray and dim; ignored truth is
-    hatched. ValueError: no rows, or so many that the figure is higher than matplotlib draws.
+    hatched. ValueError: no rows; when it is saved, so many that it is higher than matplotlib draws.
     """
-    draw_predictions(rows, classes).save(path)
-
-
-def draw_predictions(rows: Sequence[Example], classes: Sequence[str]) -> Sheet:
-    """The sheet that `plot_predictions` saves."""
     if not rows:
         raise ValueError("a figure of predictions has no rows")
     drawn = [draw_panels(row, classes) for row in rows]
@@ -319,18 +314,13 @@ def place_legend(sheet: Sheet, entries: list[tuple[str, Panel]], corner: tuple[i
         sheet.write(name, left + indent, top + LINE_PX / 2)
 
 
-def plot_confusion(path: Path, confusion: NDArray[np.int64], classes: Sequence[str]) -> None:
-    """Where the pixels of each true class went, in percent of that class, as a PNG.
+def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str]) -> Sheet:
+    """Where the pixels of each true class went, in percent of that class; the sheet's arrays are its cells.
 
     confusion: int64 [C, C], truth rows, prediction columns. What is right is blue, the rest orange, the
     fuller the larger the share; up to 8 classes have counts too, more have no figures under half a percent.
     The row of a class that the truth lacks is hatched. ValueError: the matrix is not [C, C].
     """
-    draw_confusion(confusion, classes).save(path)
-
-
-def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str]) -> Sheet:
-    """The sheet that `plot_confusion` saves; its arrays are the cells, row by row."""
     if confusion.shape != (len(classes), len(classes)):
         raise ValueError(f"the confusion matrix is {confusion.shape} for {len(classes)} classes")
     style = next(style for most, style in CELLS.items() if len(classes) <= most)

@@ -16,22 +16,11 @@ import cv2
 from seg.data.images import Pixels
 from seg.data.labels import Box
 from seg.errors import ImageError, RequestError
+from seg.label import picture
 from seg.label.labelling import Labelling, Predicting, Propose
-from seg.label.picture import (
-    DIM,
-    INK,
-    NOTICE,
-    Colour,
-    Picture,
-    Placement,
-    Words,
-    box_colours,
-    compose,
-    draw_banner,
-    draw_boxes,
-    scale_image,
-)
+from seg.label.picture import DIM, INK, NOTICE, Colour, Picture, Placement, Words
 from seg.screen import say
+from seg.words import plural
 
 MAP_NOTIFY = 19
 DEPTH = 3
@@ -155,7 +144,7 @@ def describe_image(labelling: Labelling, pixels: Pixels, colours: Sequence[Colou
     if labelling.boxes is None:
         state = "not labelled"
     else:
-        state = _count(len(labelling.boxes), "box", "boxes") if labelling.boxes else "all background"
+        state = plural(len(labelling.boxes), "box", "boxes") if labelling.boxes else "all background"
     heading: list[Words] = [
         (f"{labelling.place + 1}.", INK),
         (labelling.image, INK),
@@ -178,7 +167,7 @@ def list_keys(labelling: Labelling, notice: str) -> Lines:
     if len(labelling.files.classes) > 2:
         keys.insert(1, "1-9 or TAB class")
     if labelling.proposals:
-        keys.insert(1, f"a accept {_count(len(labelling.proposals), 'proposal', 'proposals')}")
+        keys.insert(1, f"a accept {plural(len(labelling.proposals), 'proposal')}")
     return [[(key, INK) for key in keys], [(notice, NOTICE)]]
 
 
@@ -187,10 +176,6 @@ def explain_drawing(labelling: Labelling) -> Lines:
     name = labelling.files.classes[labelling.kind]
     words = (f"{name}: drag a box with the mouse", "SPACE or ENTER takes it", "c cancels")
     return [[(word, NOTICE) for word in words], []]
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 class LabelWindow:
@@ -207,7 +192,7 @@ class LabelWindow:
         """`leave` ends the process; it is called for Ctrl-C and SIGTERM while Python cannot raise them."""
         self.labelling, self.read_image, self.leave = labelling, read_image, leave
         self.predicting = Predicting(labelling, propose) if propose else None
-        self.colours = box_colours(labelling.files.classes)
+        self.colours = picture.box_colours(labelling.files.classes)
         self.notice = ""
         self.mouse: tuple[int, int] | None = None
         self.placement: Placement | None = None
@@ -291,24 +276,22 @@ class LabelWindow:
         labelling, pixels, (height, width) = self.labelling, self._open_image(), size
         least_px = self._banner[0] if self._banner[1] == width else 0  # or the image jumps as words change
         lines = [*describe_image(labelling, pixels, self.colours), *lines]
-        banner = draw_banner(lines, width, least_px)[:height]
+        banner = picture.draw_banner(lines, width, least_px)[:height]
         self._banner = banner.shape[:2]
         place = self.placement = Placement.fit(labelling.size, size, len(banner))
         key = (labelling.image, place.shown)
         if self._scaled is None or self._scaled[0] != key:
-            self._scaled = (key, scale_image(pixels, place.shown))
-        picture = compose(size, banner, place, self._scaled[1])
-        draw_boxes(picture, place, labelling.proposals, self.colours, proposed=True)
-        draw_boxes(picture, place, labelling.boxes or (), self.colours, pointed=pointed)
-        return picture
+            self._scaled = (key, picture.scale_image(pixels, place.shown))
+        drawn = picture.compose(size, banner, place, self._scaled[1])
+        picture.draw_boxes(drawn, place, labelling.proposals, self.colours, proposed=True)
+        picture.draw_boxes(drawn, place, labelling.boxes or (), self.colours, pointed=pointed)
+        return drawn
 
     def draw_box(self) -> None:
         """Let the user draw a box with cv2.selectROI, and add it."""
-        picture = self._draw(_window_size(), explain_drawing(self.labelling))
+        drawn = self._draw(_window_size(), explain_drawing(self.labelling))
         with ended_by_signals(self.leave):
-            rectangle = cv2.selectROI(
-                TITLE, picture, showCrosshair=False, fromCenter=False, printNotice=False
-            )
+            rectangle = cv2.selectROI(TITLE, drawn, showCrosshair=False, fromCenter=False, printNotice=False)
         cv2.setMouseCallback(TITLE, self._see_mouse)  # selectROI leaves one that does nothing
         self.mouse, self._shown = None, ()
         assert self.placement is not None, "a picture was drawn"

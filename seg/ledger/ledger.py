@@ -1,7 +1,7 @@
 """Which images are scored, and which were set aside, in parts that are whole or absent (docs/formats.md)."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,17 +111,35 @@ class Ledger:
         """Which of the images are in the quarantine, bool [N]."""
         return _find(images, self._quarantine)
 
-    def rows(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Ledger rows, a part at a time, so that a million of them hold the memory of 256."""
-        return (table for _, table in self._ledger.tables(columns))
+    def stems(self) -> set[str]:
+        """Names of the ledger's parts, by which new ones are told."""
+        return self._ledger.stems()
 
-    def quarantine_rows(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    def quarantine_stems(self) -> set[str]:
+        """The same of the quarantine."""
+        return self._quarantine.stems()
+
+    def rows(
+        self, columns: list[str] | None = None, *, stems: Collection[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Ledger rows, a part at a time, so that a million of them hold the memory of 256.
+
+        stems: of these parts; None: of all, here as below.
+        """
+        return (table for _, table in self._ledger.tables(columns, stems=stems))
+
+    def quarantine_rows(
+        self, columns: list[str] | None = None, *, stems: Collection[str] | None = None
+    ) -> Iterator[pa.Table]:
         """Quarantine rows, a part at a time."""
-        return (table for _, table in self._quarantine.tables(columns))
+        return (table for _, table in self._quarantine.tables(columns, stems=stems))
 
-    def objects(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    def objects(
+        self, columns: list[str] | None = None, *, stems: Collection[str] | None = None
+    ) -> Iterator[pa.Table]:
         """Objects of the images in the ledger, a part at a time; those of an image stand together."""
-        return (table for _, table in self._objects.tables(columns, stems=self._ledger.stems()))
+        chosen = self._ledger.stems() if stems is None else stems
+        return (table for _, table in self._objects.tables(columns, stems=chosen))
 
     def with_objects(self) -> Iterator[tuple[ImageSize, list[FoundObject]]]:
         """Each image with its objects; a part at a time is in memory."""

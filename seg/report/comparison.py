@@ -1,20 +1,27 @@
-"""Two scorings of the same images, side by side: by class, by image, and how sure the difference is."""
+"""Two scorings of the same images: by class, by image, how sure the difference is, and the page of it."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from seg.data.images import split_page
 from seg.errors import RequestError
-from seg.figures.panels import class_colours
-from seg.ledger.ledger import read_ledger
-from seg.report.page import flatten
-from seg.report.report import archive_title, read_scores
-from seg.report.survey import class_ious, hits_and_unions, mean_ious, natural_order
+from seg.figures.pages import Tick, nice_ticks, open_templates, put_page, share
+from seg.figures.panels import IGNORED, class_colours
+from seg.ledger.ledger import Ledger, read_ledger
+from seg.ledger.outcome import Scored
+from seg.report.pictures import Picture, draw_both, picture_sources
+from seg.report.report import archive_title
+from seg.report.survey import class_ious, hits_and_unions, mean_ious, natural_order, read_scores
 from seg.storage import Place
 
 RESAMPLES = 2000
@@ -25,6 +32,10 @@ CHUNK = 1 << 22
 LISTED = 50
 """Images named of the better, of the worse, and of those in one scoring alone."""
 LABELLED_COLUMNS = ["image", "sha256", "label_sha256"]
+PICTURED = 4
+"""Images with pictures, of those that gained and of those that lost."""
+BINS = 41
+"""Bars of the distribution of changes, odd: the middle one is of no change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +181,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class Compared:
     """What is compared of a scoring: all its images, and what there is of the labelled ones, in one order."""
 
     images: pa.ChunkedArray
@@ -188,11 +199,11 @@ def compare(place_a: Place, place_b: Place) -> Comparison:
     labelled in both. DamagedFile: a part of one of them.
     """
     places = (place_a, place_b)
-    (run_a, summary_a), (run_b, summary_b) = map(read_scores, places)
-    _check_same(places, "classes", summary_a["classes"], summary_b["classes"])
-    _check_same(places, "label_map", run_a["label_map"], run_b["label_map"])
-    classes: tuple[str, ...] = tuple(summary_a["classes"])
-    a, b = read_scored(place_a, len(classes)), read_scored(place_b, len(classes))
+    scores_a, scores_b = map(read_scores, places)
+    classes, settings = scores_a.run.classes, (dict(scores_a.settings), dict(scores_b.settings))
+    for what in ("classes", "label_map"):
+        _check_same(places, what, settings[0][what], settings[1][what])
+    a, b = read_compared(place_a, len(classes)), read_compared(place_b, len(classes))
     one, other = a.labelled["image"], b.labelled["image"]
     in_a, in_b = pair(one, other)
     if not len(in_a):
@@ -204,7 +215,7 @@ def compare(place_a: Place, place_b: Place) -> Comparison:
     better, worse = _extremes(one.take(pa.array(in_a)), *mious)
     common = len(pair(a.images, b.images)[0])
     return Comparison(
-        archive=archive_title(run_a["archive"]),
+        archive=archive_title(scores_a.run.archive),
         a=place_a.uri,
         b=place_b.uri,
         images=len(in_a),
@@ -218,11 +229,11 @@ def compare(place_a: Place, place_b: Place) -> Comparison:
         worse=worse,
         only_a=_alone(a.images, b.images),
         only_b=_alone(b.images, a.images),
-        settings=list(_differing(run_a, run_b)),
+        settings=list(_differing(*settings)),
     )
 
 
-def read_scored(place: Place, num_classes: int) -> Scored:
+def read_compared(place: Place, num_classes: int) -> Compared:
     """Read a scoring's ledger. DamagedFile: one of its folder's parts."""
     names: list[pa.ChunkedArray] = []
     labelled = [pa.table({name: pa.array([], pa.string()) for name in LABELLED_COLUMNS})]
@@ -234,7 +245,7 @@ def read_scored(place: Place, num_classes: int) -> Scored:
         sums.append(hits_and_unions(counted["confusion"], num_classes))
     hits, unions = (np.concatenate(parts) for parts in zip(*sums, strict=True))
     images = pa.chunked_array([chunk for column in names for chunk in column.chunks], pa.string())
-    return Scored(images, pa.concat_tables(labelled), hits, unions)
+    return Compared(images, pa.concat_tables(labelled), hits, unions)
 
 
 def pair(one: pa.ChunkedArray, other: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -307,8 +318,7 @@ def _alone(names: pa.ChunkedArray, others: pa.ChunkedArray) -> Alone:
     return Alone(len(left), first.to_pylist())
 
 
-def _differing(run_a: dict[str, Any], run_b: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    one, other = dict(flatten(run_a)), dict(flatten(run_b))
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     for name in dict.fromkeys((*one, *other)):
         if one.get(name) != other.get(name):
             yield name, one.get(name), other.get(name)
@@ -316,3 +326,131 @@ def _differing(run_a: dict[str, Any], run_b: dict[str, Any]) -> Iterator[tuple[s
 
 def _in_words(values: Any) -> str:
     return ", ".join(map(str, values)) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A file on this machine, as seen from the page."""
+
+    what: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An image that changed, its files and its pictures."""
+
+    change: ImageChange
+    links: list[Link]
+    pictures: list[Picture]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """Where differences and their intervals stand on a common axis, from 0 to 1."""
+
+    ticks: list[Tick]
+    zero: float
+    places: list[tuple[float, float, float] | None]
+    """Low end, difference and high end, row by row; None where there is no difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How the images' changes are spread."""
+
+    most: float
+    """The largest change either way; the bars span twice as much."""
+    counts: list[int]
+    better: int
+    same: int
+    worse: int
+
+
+def write_comparison(comparison: Comparison, place_a: Place, place_b: Place, out: Path | None) -> str:
+    """Write the page of two compared scores folders; where it is.
+
+    out: None is comparison-B.html in the first folder, B being the second one's name.
+    """
+    name = f"comparison-{place_b.uri.rstrip('/').rpartition('/')[2]}.html"
+    base = out.resolve().parent if out else place_a.local() if place_a.is_local else None
+    rows = Rows(place_a, place_b, base)
+    page = render(comparison, rows.show(comparison.better), rows.show(comparison.worse)).encode()
+    return put_page(place_a, name, page, out)
+
+
+def render(comparison: Comparison, better: list[Row], worse: list[Row]) -> str:
+    """The page; every text is escaped."""
+    environment = open_templates()
+    environment.tests["isnan"] = isnan
+    return environment.get_template("report/comparison.html.jinja").render(
+        it=comparison,
+        better=better,
+        worse=worse,
+        pictured=PICTURED,
+        forest=draw_forest([comparison.miou, *comparison.classes]),
+        changes=spread_changes(comparison.changes),
+        ignored_colour=IGNORED,
+    )
+
+
+def draw_forest(rows: Sequence[Difference]) -> Forest:
+    """The differences on an axis that holds all of them and zero."""
+    ends = [[row.interval.low, row.change, row.interval.high] for row in rows]
+    heights = nice_ticks([0.0, *(end for row in ends for end in row if not isnan(end))])
+    places = [None if any(map(isnan, row)) else tuple(share(end, heights) for end in row) for row in ends]
+    ticks = [(share(tick, heights), f"{tick:+.6g}" if tick else "0") for tick in heights]
+    return Forest(ticks, share(0.0, heights), places)  # type: ignore[arg-type]  # tuples of three
+
+
+def spread_changes(changes: np.ndarray) -> Changes:
+    """How many images changed by how much; those without an mIoU in one of the scorings are left out."""
+    known = changes[~np.isnan(changes)]
+    most = float(np.abs(known).max(initial=1e-4))
+    counts = np.histogram(known, BINS, (-most, most))[0].tolist()
+    return Changes(most, counts, int((known > 0).sum()), int((known == 0).sum()), int((known < 0).sum()))
+
+
+class Rows:
+    """Turns images that changed into what the page shows of them."""
+
+    def __init__(self, place_a: Place, place_b: Place, base: Path | None) -> None:
+        """`base`: the folder of the page; None: it is not on this machine, so that there are no links."""
+        self.places, self.base = (place_a, place_b), base
+        self.sources = [picture_sources(read_scores(place)) for place in self.places]
+
+    def show(self, changes: Sequence[ImageChange]) -> list[Row]:
+        """All of them with links, the first with pictures."""
+        names = [change.image for change in changes[:PICTURED]]
+        found = [find_rows(place, names) for place in self.places]
+        return [self._row(change, [rows.get(change.image) for rows in found]) for change in changes]
+
+    def _row(self, change: ImageChange, rows: list[Scored | None]) -> Row:
+        pictures: list[Picture] = []
+        notes: list[str] = []
+        (source_a, source_b), (row_a, row_b) = self.sources, rows
+        if source_a and source_b and row_a and row_b:
+            pictures, notes = draw_both(source_a, source_b, row_a, row_b)
+        return Row(change, self._links(change.image), pictures, notes)
+
+    def _links(self, image: str) -> list[Link]:
+        """To the image and to both masks, where they are files of this machine."""
+        a, b = self.sources
+        files = [("image", a and a.archive.place, split_page(image)[0])]
+        files += [("mask A", a and a.masks, f"{image}.png"), ("mask B", b and b.masks, f"{image}.png")]
+        return [
+            Link(what, quote(os.path.relpath(place.local(name), self.base)))
+            for what, place, name in files
+            if place and place.is_local and self.base
+        ]
+
+
+def find_rows(place: Place, images: Sequence[str]) -> dict[str, Scored]:
+    """The ledger's rows of some images, by name."""
+    wanted = pc.SetLookupOptions(pa.array(images, pa.string()))
+    found: dict[str, Scored] = {}
+    for rows in Ledger(place).rows() if images else ():
+        chosen = rows.filter(pc.call_function("is_in", [rows["image"]], wanted))
+        found |= {row["image"]: Scored(**row) for row in chosen.to_pylist()}
+    return found

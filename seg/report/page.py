@@ -1,14 +1,21 @@
 """What report.html shows, as plain values, and the page that shows it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from math import isnan
 from typing import Any
 
-from seg.figures.pages import Tick, open_templates
-from seg.figures.panels import IGNORED
+import numpy as np
+from numpy.typing import NDArray
+
+from seg.figures.pages import Tick, nice_ticks, open_templates, share
+from seg.figures.panels import IGNORED, class_colours
+from seg.metrics import dice, iou
+from seg.objects import object_ratios
 from seg.report.pictures import Picture
+from seg.report.survey import ByImage, Reason, Summary, Survey
+from seg.words import STAGES
 
 REASONS = {
     "unreadable": "no format we read, damaged inside, or a file that cannot be opened",
@@ -22,14 +29,14 @@ REASONS = {
     "timeout": "it took longer than an image may",
 }
 """What a reason of the quarantine means."""
-
-STAGES = {
-    "read": "read: bytes from storage",
-    "decode": "decode: pixels, label, preprocessing",
-    "model": "model: prediction and counting",
-    "write": "write: masks",
-}
-"""What happens in a timed stage."""
+BINS = 20
+"""Bars of a distribution."""
+DRIFT_BINS, DRIFT_IMAGES, FEW_IMAGES = 100, 8, 20
+"""Groups of neighbours in a drift: at most so many, of at least so many images; a few images are one each."""
+CONFUSIONS = 6
+"""Pairs of classes named beside the confusion matrix."""
+LOW_MEDIAN_HIGH = (10, 50, 90)
+"""Percentiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,22 +137,16 @@ class Confusion:
     """Of the true pixels."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Quarantined images of one reason: how many, and the first of them with their detail."""
-
-    reason: str
-    count: int
-    rows: list[tuple[str, str]]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """All that report.html shows."""
 
     title: str
-    run: dict[str, Any]
-    summary: dict[str, Any]
+    settings: list[tuple[str, Any]]
+    """All of run.json, as (dotted name, value)."""
+    pictured: bool
+    """Whether there are masks to show."""
+    summary: Summary
     stopped: str
     alarms: list[str]
     """Signs that the model learned nothing."""
@@ -178,16 +179,114 @@ class Report:
 def render(report: Report) -> str:
     """The page; every text is escaped."""
     environment = open_templates()
-    environment.filters["flatten"] = flatten
     environment.tests["isnan"] = isnan
     words = {"ignored_colour": IGNORED, "reasons": REASONS, "stages": STAGES}
     return environment.get_template("report/report.html.jinja").render(report=report, **words)
 
 
-def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as (dotted name, value)."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def class_figures(survey: Survey, classes: tuple[str, ...]) -> list[ClassFigures]:
+    """Every class, in id order."""
+    confusion, predicted = survey.totals.confusion, survey.totals.class_pixels
+    hits, truth = np.diagonal(confusion), confusion.sum(1)
+    columns = (
+        classes,
+        class_colours(classes),
+        iou(confusion).tolist(),
+        dice(confusion).tolist(),
+        _shares(hits, confusion.sum(0)).tolist(),
+        _shares(hits, truth).tolist(),
+        truth.tolist(),
+        predicted.tolist(),
+        _shares(predicted, np.full_like(predicted, predicted.sum())).tolist(),
+    )
+    return [ClassFigures(*figures) for figures in zip(*columns, strict=True)]
+
+
+def object_figures(survey: Survey, classes: tuple[str, ...]) -> list[ObjectFigures]:
+    """Classes of which there is any object, true or predicted, in id order."""
+    totals, objects = survey.totals, survey.objects
+    found, missed, invented = totals.objects_found, totals.objects_missed, totals.objects_invented
+    ratios = object_ratios(found, missed, invented)
+    columns = (
+        classes,
+        class_colours(classes),
+        ratios.precision.tolist(),
+        ratios.recall.tolist(),
+        ratios.f1.tolist(),
+        found.tolist(),
+        missed.tolist(),
+        invented.tolist(),
+        objects.counts.tolist(),
+        _shares(objects.areas, objects.counts).tolist(),
+        _shares(objects.at_border, objects.counts).tolist(),
+    )
+    figures = [ObjectFigures(*values) for values in zip(*columns, strict=True)]
+    return [one for one in figures if one.predicted or one.found or one.missed]
+
+
+def largest_confusions(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> list[Confusion]:
+    """The pairs of classes between which most pixels are lost."""
+    wrong = confusion * (1 - np.eye(len(confusion), dtype=np.int64))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    places = [divmod(int(place), len(classes)) for place in order]
+    return [
+        Confusion(
+            classes[row], classes[column], int(wrong[row, column]), wrong[row, column] / confusion[row].sum()
+        )
+        for row, column in places
+        if wrong[row, column]
+    ]
+
+
+def distributions(images: ByImage) -> list[Distribution]:
+    """How mIoU and confidence are spread over the images; one that no image has is left out."""
+    found: list[Distribution] = []
+    for title, values in (("mIoU", images.miou), ("Confidence", images.confidence)):
+        known = values[~np.isnan(values)]
+        if len(known):
+            counts = np.histogram(known, BINS, (0, 1))[0].tolist()
+            found.append(Distribution(title, counts, *np.percentile(known, LOW_MEDIAN_HIGH).tolist()))
+    return found
+
+
+def drifts(images: ByImage) -> list[Drift]:
+    """How intensity, confidence and mIoU go over images in the archive's order; what no image has is out."""
+    depths = np.unique(images.bit_depth)
+    intensity, title = images.intensity, "Intensity"
+    if len(depths) > 1:  # 8-bit and 16-bit levels have no common scale but this
+        intensity = intensity / (2.0**images.bit_depth - 1)
+        title = "Intensity, as a share of the full range"
+    columns = ((title, intensity), ("Confidence", images.confidence), ("mIoU", images.miou))
+    return [_drift(title, values, images) for title, values in columns if not np.isnan(values).all()]
+
+
+def _drift(title: str, values: NDArray[np.float64], images: ByImage) -> Drift:
+    total = len(values)
+    count = min(DRIFT_BINS, max(total // DRIFT_IMAGES, min(total, FEW_IMAGES)))
+    edges = np.linspace(0, total, count + 1).round().astype(int).tolist()
+    groups = [(first, last, values[first:last]) for first, last in pairwise(edges)]
+    known = [(first, last, kept) for first, last, group in groups if len(kept := group[~np.isnan(group)])]
+    levels = [np.percentile(kept, LOW_MEDIAN_HIGH).tolist() for _, _, kept in known]
+    heights = nice_ticks([level for row in levels for level in row])
+    bins = [
+        DriftBin(
+            first / total,
+            last / total,
+            *(share(level, heights) for level in row),
+            title=_bin_title(images, first, last, row),
+        )
+        for (first, last, _), row in zip(known, levels, strict=True)
+    ]
+    return Drift(title, [(share(tick, heights), f"{tick:,.6g}") for tick in heights], bins)
+
+
+def _bin_title(images: ByImage, first: int, last: int, levels: list[float]) -> str:
+    low, median, high = (f"{level:,.5g}" for level in levels)
+    if last - first == 1:
+        return f"{images.name(first)}: {median}"
+    ends = f"{images.name(first)} to {images.name(last - 1)}"
+    return f"{last - first:,} images, {ends}: median {median}, 80 % in {low}-{high}"
+
+
+def _shares(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

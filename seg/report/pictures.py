@@ -17,12 +17,13 @@ from seg.data.images import ImageFiles, Pixels, decode_image, read_from, split_p
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.preprocess import shrink_mask
 from seg.errors import ImageError
-from seg.figures.panels import ERROR_COLOURS, IGNORED, Kind, class_colours, classify_errors, stretch
+from seg.figures import panels
+from seg.ledger.outcome import Scored
+from seg.report.survey import Scores
 from seg.storage import Place, as_place
 
 LONG_SIDE_PX = 480
 JPEG_QUALITY = 80
-PICTURE_COLUMNS = ["image", "sha256", "label_path", "height", "width", "confusion", "class_pixels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,37 +40,31 @@ class Picture:
 class PictureSources:
     """Where the pictures of a run come from, and what its class ids mean."""
 
-    archive: Place
-    files: ImageFiles
-    """Of the archive."""
+    archive: ImageFiles
     labels: Place | None
     masks: Place
     classes: tuple[str, ...]
     label_map: LabelMap
 
 
-def picture_sources(place: Place, run: dict[str, Any], classes: tuple[str, ...]) -> PictureSources | None:
-    """The sources of a scores folder, by its run.json; None where masks were not written."""
-    if run["masks"] == "none":
+def picture_sources(scores: Scores) -> PictureSources | None:
+    """The sources of a scores folder; None where masks were not written."""
+    run = scores.run
+    if run.masks == "none":
         return None
-    archive = as_place(run["archive"])
     return PictureSources(
-        archive=archive,
-        files=ImageFiles(archive),
-        labels=as_place(run["labels"]) if run["labels"] else None,
-        masks=place.below("masks"),
-        classes=classes,
-        label_map=run["label_map"],
+        archive=ImageFiles(as_place(run.archive)),
+        labels=as_place(run.labels) if run.labels else None,
+        masks=scores.place.below("masks"),
+        classes=run.classes,
+        label_map=run.label_map,
     )
 
 
-def draw_panels(sources: PictureSources, row: dict[str, Any]) -> tuple[list[Picture], list[str]]:
-    """Image, truth, prediction and error of a ledger row, and a sentence for each that cannot be shown.
-
-    row: PICTURE_COLUMNS of the ledger.
-    """
+def draw_panels(sources: PictureSources, row: Scored) -> tuple[list[Picture], list[str]]:
+    """Image, truth, prediction and error of a scored image, and a sentence for each that cannot be shown."""
     notes: list[str] = []
-    size = shown_size(row["height"], row["width"])
+    size = shown_size(row.height, row.width)
     image = _attempt("image", notes, lambda: _read_image(sources, row, notes))
     pictures = [] if image is None else [draw_image("image", image)]
     masks = {
@@ -84,7 +79,7 @@ def draw_panels(sources: PictureSources, row: dict[str, Any]) -> tuple[list[Pict
 
 
 def draw_both(
-    sources_a: PictureSources, sources_b: PictureSources, row_a: dict[str, Any], row_b: dict[str, Any]
+    sources_a: PictureSources, sources_b: PictureSources, row_a: Scored, row_b: Scored
 ) -> tuple[list[Picture], list[str]]:
     """Image, truth and the predictions of two scorings, of the ledger rows of one image; else as above."""
     notes: list[str] = []
@@ -95,7 +90,7 @@ def draw_both(
         "prediction A": _attempt("mask of A", notes, lambda: _read_ids(sources_a, row_a)),
         "prediction B": _attempt("mask of B", notes, lambda: _read_ids(sources_b, row_b)),
     }
-    small = _shrink(masks, shown_size(row_a["height"], row_a["width"]))
+    small = _shrink(masks, shown_size(row_a.height, row_a.width))
     return [*pictures, *_draw_masks(small, sources_a.classes)], notes
 
 
@@ -106,7 +101,7 @@ def _shrink(
 
 
 def _draw_masks(masks: dict[str, NDArray[np.uint8]], classes: Sequence[str]) -> list[Picture]:
-    return [draw_mask(caption, mask, class_colours(classes)) for caption, mask in masks.items()]
+    return [draw_mask(caption, mask, panels.class_colours(classes)) for caption, mask in masks.items()]
 
 
 class _Changed(Exception):
@@ -127,29 +122,29 @@ def _attempt(what: str, notes: list[str], read: Callable[[], Any]) -> Any:
     return None
 
 
-def _read_image(sources: PictureSources, row: dict[str, Any], notes: list[str]) -> Pixels:
-    name, page = split_page(row["image"])
-    file = sources.files.open(name, page)
-    if file.sha256 != row["sha256"]:
+def _read_image(sources: PictureSources, row: Scored, notes: list[str]) -> Pixels:
+    name, page = split_page(row.image)
+    file = sources.archive.open(name, page)
+    if file.sha256 != row.sha256:
         notes.append("The image has changed since it was scored; this is its present state.")
     return file.decode(page)
 
 
-def _read_truth(sources: PictureSources, row: dict[str, Any]) -> NDArray[np.uint8] | None:
-    if row["label_path"] is None or sources.labels is None:
+def _read_truth(sources: PictureSources, row: Scored) -> NDArray[np.uint8] | None:
+    if row.label_path is None or row.confusion is None or sources.labels is None:
         return None
-    data, num_classes = read_from(sources.labels, row["label_path"]).data, len(sources.classes)
-    size = (row["height"], row["width"])
-    truth = decode_label(data, Path(row["label_path"]), size, sources.classes, sources.label_map)
-    counted = np.reshape(row["confusion"], (num_classes, num_classes)).sum(1)
+    data, num_classes = read_from(sources.labels, row.label_path).data, len(sources.classes)
+    size = (row.height, row.width)
+    truth = decode_label(data, Path(row.label_path), size, sources.classes, sources.label_map)
+    counted = np.reshape(row.confusion, (num_classes, num_classes)).sum(1)
     return _same_counts(truth, counted)
 
 
-def _read_ids(sources: PictureSources, row: dict[str, Any]) -> NDArray[np.uint8]:
-    ids = decode_image(read_from(sources.masks, f"{row['image']}.png").data)
-    if ids.shape != (row["height"], row["width"]) or ids.dtype != np.uint8:
+def _read_ids(sources: PictureSources, row: Scored) -> NDArray[np.uint8]:
+    ids = decode_image(read_from(sources.masks, f"{row.image}.png").data)
+    if ids.shape != (row.height, row.width) or ids.dtype != np.uint8:
         raise _Changed
-    return _same_counts(ids.astype(np.uint8, copy=False), row["class_pixels"])
+    return _same_counts(ids.astype(np.uint8, copy=False), row.class_pixels)
 
 
 def _same_counts(mask: NDArray[np.uint8], counted: Sequence[int]) -> NDArray[np.uint8]:
@@ -161,14 +156,13 @@ def _same_counts(mask: NDArray[np.uint8], counted: Sequence[int]) -> NDArray[np.
 
 def shown_size(height: int, width: int) -> tuple[int, int]:
     """Height and width of a panel: the image's own, or with a long side of LONG_SIDE_PX."""
-    scale = min(1.0, LONG_SIDE_PX / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return panels.fit_size(height, width, min(LONG_SIDE_PX, max(height, width)))
 
 
 def draw_image(caption: str, pixels: Pixels) -> Picture:
     """An image of any depth as a JPEG, reduced by area, its contrast stretched over all channels alike."""
     height, width = shown_size(pixels.shape[0], pixels.shape[1])
-    shown = stretch(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
+    shown = panels.stretch(panels.resize(pixels, (height, width)))
     shown = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR) if shown.ndim == 3 else shown
     encoded, data = cv2.imencode(".jpg", shown, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     assert encoded, "OpenCV encodes every 8-bit image"
@@ -178,12 +172,14 @@ def draw_image(caption: str, pixels: Pixels) -> Picture:
 def draw_mask(caption: str, mask: NDArray[np.uint8], colours: Sequence[str]) -> Picture:
     """A mask, uint8 [H, W], as a PNG in its classes' colours; 255 in the gray of ignored pixels."""
     codes = np.minimum(mask, len(colours)).astype(np.uint8)
-    return _draw_codes(caption, codes, [*colours, IGNORED], clear=None)
+    return _draw_codes(caption, codes, [*colours, panels.IGNORED], clear=None)
 
 
 def draw_error(truth: NDArray[np.uint8], ids: NDArray[np.uint8], classes: Sequence[str]) -> Picture:
     """Where prediction and truth differ, by `error_legend`; what is right is clear, what is ignored gray."""
-    return _draw_codes("error", classify_errors(truth, ids, classes), ERROR_COLOURS, clear=Kind.RIGHT)
+    return _draw_codes(
+        "error", panels.classify_errors(truth, ids, classes), panels.ERROR_COLOURS, clear=panels.Kind.RIGHT
+    )
 
 
 def _draw_codes(

@@ -1,25 +1,15 @@
-"""review.csv: which images of an archive to label next, and which labels to look at again."""
+"""Which images of an archive to label next, and which labels to look at again: review.csv."""
 
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-
-from seg.data.listing import sequence_of
-from seg.figures.pages import put_page
-from seg.ledger.ledger import read_ledger
-from seg.report.report import read_scores
-from seg.report.survey import Lowest, hits_and_unions, matrix_of, mean_ious
-from seg.storage import Place
+from seg.ledger.outcome import Scored
 
 REVIEWED, CHECKED = 1000, 100
 """Rows of review.csv in all, and those of them about labels to look at again."""
-REVIEW_COLUMNS = ["image", "confusion", "class_pixels", "confidence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,51 +66,27 @@ class Spread:
         self.choices = sorted(choices, key=lambda one: (-one.worth, one.candidate.image))[: self.count]
 
 
-def write_review(place: Place, out: Path | None = None) -> str:
-    """Write review.csv of a scores folder, by its ledger; where it is.
+def format_review(spread: Spread, worst: Sequence[tuple[float, Scored]], classes: Sequence[str]) -> str:
+    """review.csv: unlabelled images that are most worth a label, then labelled ones of the lowest mIoU.
 
-    First the unlabelled images that are most worth a label (`Spread`), then the labelled ones of the lowest
-    mIoU: where the model is far off, it may be the label that is wrong. Memory is that of a part of the
-    ledger and of the rows written. RequestError: as of `read_scores` and `put_page`. DamagedFile: one of its
-    parts.
+    Where the model is far off, it may be the label that is wrong. worst: each with its mIoU, in order.
     """
-    run, summary = read_scores(place)
-    classes = summary["classes"]
-    spread, checks = Spread(REVIEWED), Lowest(CHECKED)
-    for rows in read_ledger(place).rows(REVIEW_COLUMNS):
-        unlabelled = rows.filter(rows["confusion"].is_null())
-        doubtful = 1 - unlabelled["confidence"].to_numpy() >= spread.least_doubt
-        if doubtful.any():
-            spread.add(_candidates(unlabelled.filter(pa.array(doubtful)), run["sequence"], len(classes)))
-        labelled = rows.filter(rows["confusion"].is_valid())
-        miou = mean_ious(*hits_and_unions(labelled["confusion"], len(classes)))
-        checks.add(miou, labelled.append_column("miou", pa.array(miou, pa.float64())))
-    return put_page(place, "review.csv", _csv(_rows(spread.choices, checks.rows), classes).encode(), out)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    pixels = [f"pixels_{name}" for name in classes]
+    writer.writerow(["rank", "image", "reason", "confidence", "miou", *pixels])
+    rows = _rows(spread.choices, worst[:CHECKED])
+    writer.writerows([rank, *row] for rank, row in enumerate(rows, start=1))
+    return text.getvalue()
 
 
-def _candidates(rows: pa.Table, pattern: str, num_classes: int) -> Iterator[Candidate]:
-    pixels = matrix_of(rows["class_pixels"], num_classes).tolist()
-    names, confidences = rows["image"].to_pylist(), rows["confidence"].to_pylist()
-    for image, confidence, counts in zip(names, confidences, pixels, strict=True):
-        yield Candidate(image, sequence_of(image, pattern), confidence, counts)
-
-
-def _rows(choices: list[Choice], checks: list[dict[str, Any]]) -> Iterator[list[Any]]:
+def _rows(choices: Sequence[Choice], checks: Sequence[tuple[float, Scored]]) -> Iterator[list[str | int]]:
     """Image, reason, confidence, mIoU, pixels by class."""
     for choice in choices[: REVIEWED - len(checks)]:
         one = choice.candidate
         where = "the top folder" if one.sequence == "." else one.sequence
         reason = f"to label: no. {choice.place} by least confidence in {where}"
         yield [one.image, reason, f"{one.confidence:.6f}", "", *one.class_pixels]
-    for number, row in enumerate(checks, start=1):
+    for number, (miou, row) in enumerate(checks, start=1):
         reason = f"to check: no. {number} by lowest mIoU; the prediction is wrong, or the label"
-        yield [row["image"], reason, f"{row['confidence']:.6f}", f"{row['miou']:.6f}", *row["class_pixels"]]
-
-
-def _csv(rows: Iterable[list[Any]], classes: list[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    pixels = [f"pixels_{name}" for name in classes]
-    writer.writerow(["rank", "image", "reason", "confidence", "miou", *pixels])
-    writer.writerows([rank, *row] for rank, row in enumerate(rows, start=1))
-    return text.getvalue()
+        yield [row.image, reason, f"{row.confidence:.6f}", f"{miou:.6f}", *row.class_pixels]

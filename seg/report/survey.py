@@ -1,10 +1,8 @@
-"""One pass over a scores folder: sums, a few numbers an image, and the rows that a report shows."""
+"""What a scores folder holds: run.json, summary.json, and in one pass all that is told of its images."""
 
 import heapq
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -14,41 +12,116 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from seg.ledger.parts import OBJECT_COUNTS
-from seg.report.page import Reason
+from seg.data.listing import natural_key, sequence_of
+from seg.data.preprocess import Brightness
+from seg.errors import RequestError
+from seg.ledger.ledger import Ledger
+from seg.ledger.outcome import Scored
+from seg.ledger.parts import Totals
+from seg.plain_data import require_part
+from seg.report.review import REVIEWED, Candidate, Spread
+from seg.storage import Place
+from seg.words import ENDINGS
 
+LISTED = 500
+"""Images kept whole, of the worst and of the least confident."""
 QUARANTINED_LISTED = 50
 """Quarantined images named under each reason; the rest are counted."""
-
-SURVEY_COLUMNS = [
-    *("image", "sha256", "label_path", "label_sha256", "height", "width", "channels", "bit_depth"),
-    *("confusion", "class_pixels", "confidence", "intensity_mean", "finished_at", *OBJECT_COUNTS),
-]
 OBJECT_COLUMNS = ["class_id", "area", "touches_border"]
 
 
-def natural_order(names: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Places of strings in natural order, as `seg.data.listing.natural_key` has it.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identity:
+    """What is read of a scoring's run.json."""
 
-    A name costs its own bytes and a few more: as lists of parts a million would take a gigabyte.
-    """
-    keys = [pa.array(map(natural_text, chunk.to_pylist()), pa.string()) for chunk in names.chunks]
+    archive: str
+    labels: str | None
+    masks: str
+    sequence: str
+    classes: tuple[str, ...]
+    label_map: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What is read of its summary.json. Older ones lack what has a default."""
+
+    images_found: int
+    images_scored: int
+    images_skipped: int
+    images_quarantined: int
+    images_left: int
+    images_changed: int | None = None
+    images_ignored: dict[str, int]
+    images_out_of_range: int | None = None
+    pixels: int
+    classes: tuple[str, ...]
+    class_shares_trained: dict[str, float] | None = None
+    megapixels_per_second: float | None
+    images_per_second: float | None
+    stage_seconds: dict[str, float]
+    bound_by: str | None
+    stopped_by: str
+
+    @property
+    def trained(self) -> list[float]:
+        """Share of each class in the training's labels, in id order; empty: not known."""
+        return [self.class_shares_trained[name] for name in self.classes] if self.class_shares_trained else []
+
+    def is_possible(self, classes: tuple[str, ...]) -> bool:
+        """Whether it may be of a scoring with these classes."""
+        rates = {self.megapixels_per_second is None, self.images_per_second is None}
+        shares = self.class_shares_trained or dict.fromkeys(self.classes, 0.0)
+        same = bool(classes) and self.classes == classes and set(shares) == set(classes)
+        return same and len(rates) == 1 and self.stopped_by in ENDINGS
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A scores folder whose first scoring has ended."""
+
+    place: Place
+    run: Identity
+    summary: Summary
+    settings: list[tuple[str, Any]]
+    """All of run.json, as (dotted name, value)."""
+
+    def survey(self) -> "Survey":
+        """Its images. DamagedFile: a part is not as it was written."""
+        return Survey(Ledger(self.place), len(self.run.classes), self.run.sequence)
+
+
+def read_scores(place: Place) -> Scores:
+    """run.json and summary.json. RequestError: one is missing or damaged, or not of a scoring."""
+    found = place.read_json("run.json")
+    if found is None or (isinstance(found, dict) and "archive" not in found):
+        raise RequestError(f"{place.uri} is no scores folder; give the `out` of a scoring")
+    run, settings = require_part(Identity, found, f"{place.uri}/run.json"), list(flatten(found))
+    found, mend = place.read_json("summary.json"), "remove it, and the scoring's command writes it again"
+    if found is None:
+        raise RequestError(
+            f"{place.uri} has no summary.json yet; end its scoring with the command it began with"
+        )
+    summary = require_part(Summary, found, where := f"{place.uri}/summary.json", mend)
+    if not summary.is_possible(run.classes):
+        raise RequestError(f"{where} is damaged: its classes, rates or end are impossible; {mend}")
+    return Scores(place, run, summary, settings)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as (dotted name, value)."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def natural_order(names: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Places of names in natural order; as `seg.data.listing` has it, of names that stay outside Python."""
+    keys = [pa.array(map(natural_key, chunk.to_pylist()), pa.string()) for chunk in names.chunks]
     order = pc.call_function("sort_indices", [pa.chunked_array(keys, pa.string())])
     return order.to_numpy().astype(np.int64)
-
-
-def natural_text(name: str) -> str:
-    """A text whose plain order, by code points or by bytes of UTF-8, is the natural order of names.
-
-    A run of digits becomes its number of digits and these without leading zeros, then itself, since 01 comes
-    before 1; zero characters, which no file name holds, end the text before it and the run.
-    """
-    return re.sub(r"\d+", _number_text, name)
-
-
-def _number_text(run: re.Match[str]) -> str:
-    digits = str(int(run[0]))
-    return f"\0{chr(len(digits))}{digits}{run[0]}\0"
 
 
 def matrix_of(column: pa.ChunkedArray, width: int) -> NDArray[np.int64]:
@@ -101,74 +174,29 @@ class ByImage:
         return self.names[int(self.order[place])].as_py()
 
 
-class Survey:
-    """What one pass over the ledger leaves: sums, a name and three numbers an image, the lowest rows."""
-
-    def __init__(self, num_classes: int, *, listed: int) -> None:
-        """`listed`: rows kept of the worst, and of the least confident."""
-        self.num_classes = num_classes
-        self.confusion = np.zeros((num_classes, num_classes), np.int64)
-        self.class_pixels = np.zeros(num_classes, np.int64)
-        self.objects = np.zeros((len(OBJECT_COUNTS), num_classes), np.int64)
-        self.labelled = 0
-        self.worst, self.least_confident = Lowest(listed), Lowest(listed)
-        self.started: datetime | None = None
-        self.finished: datetime | None = None
-        self._names: list[pa.Array] = []
-        self._numbers: list[NDArray[np.float64]] = []
-
-    def add(self, rows: pa.Table) -> None:
-        """Add a part of the ledger."""
-        size = self.num_classes
-        labelled = rows["confusion"].is_valid().to_numpy()
-        self.labelled += int(labelled.sum())
-        self.confusion += matrix_of(rows["confusion"], size**2).sum(0).reshape(size, size)
-        self.class_pixels += matrix_of(rows["class_pixels"], size).sum(0)
-        self.objects += [matrix_of(rows[name], size).sum(0) for name in OBJECT_COUNTS]
-        miou = np.full(rows.num_rows, np.nan)
-        miou[labelled] = mean_ious(*hits_and_unions(rows["confusion"], size))
-        confidence = rows["confidence"].to_numpy()
-        self.worst.add(miou, rows)
-        self.least_confident.add(confidence, rows)
-        self._names += rows["image"].chunks
-        others = (rows[name].to_numpy() for name in ("intensity_mean", "bit_depth"))
-        self._numbers.append(np.array([miou, confidence, *others], np.float64))
-        ends = pc.call_function("min_max", [rows["finished_at"]]).as_py()
-        self.started = min(filter(None, (self.started, ends["min"])), default=None)
-        self.finished = max(filter(None, (self.finished, ends["max"])), default=None)
-
-    def by_image(self) -> ByImage:
-        """The numbers of all images."""
-        names = pa.chunked_array(self._names, pa.string())
-        order = natural_order(names)
-        columns = (np.concatenate([*(part[k] for part in self._numbers), []])[order] for k in range(4))
-        return ByImage(*columns, names=names, order=order)
-
-
 class Lowest:
-    """The rows of a stream with the lowest values, in ascending order, ties by name; NaN is left out."""
+    """The images of a stream with the lowest values, ascending, ties by name; NaN is left out."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._kept: list[tuple[float, str, dict[str, Any]]] = []
+        self.ranked: list[tuple[float, Scored]] = []
+        """What is kept, each with its value."""
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
-        """What is kept, the lowest first."""
-        return [row for _, _, row in self._kept]
+    def images(self) -> list[Scored]:
+        """What is kept, without the values."""
+        return [image for _, image in self.ranked]
 
     def add(self, values: NDArray[np.float64], rows: pa.Table) -> None:
-        """Take a part of the stream: a value a row."""
-        limit = self._kept[-1][0] if len(self._kept) == self.count else np.inf
+        """Take a part of the ledger: a value a row."""
+        limit = self.ranked[-1][0] if len(self.ranked) == self.count else np.inf
         chosen = np.flatnonzero(values <= limit)
-        if not len(chosen):
-            return
-        found = rows.take(pa.array(chosen)).to_pylist()
-        new = zip(values[chosen].tolist(), (row["image"] for row in found), found, strict=True)
-        self._kept = heapq.nsmallest(self.count, chain(self._kept, new), key=lambda kept: kept[:2])
+        found = (Scored(**row) for row in rows.take(pa.array(chosen)).to_pylist())
+        ranked = chain(self.ranked, zip(values[chosen].tolist(), found, strict=True))
+        self.ranked = heapq.nsmallest(self.count, ranked, key=lambda kept: (kept[0], kept[1].image))
 
 
-class ObjectSurvey:
+class ObjectSums:
     """Predicted objects of each class: how many, their pixels, how many the border may cut."""
 
     def __init__(self, num_classes: int) -> None:
@@ -182,20 +210,133 @@ class ObjectSurvey:
         np.add.at(self.at_border, ids, objects["touches_border"].to_numpy().astype(np.int64))
 
 
-def survey_quarantine(parts: Iterable[pa.Table]) -> list[Reason]:
-    """The quarantine by reason, the most frequent first; a part in memory at a time."""
-    counts: Counter[str] = Counter()
-    first: dict[str, list[tuple[str, str]]] = {}
-    for image, reason, detail in _quarantine_rows(parts):
-        counts[reason] += 1
-        rows = first.setdefault(reason, [])
-        rows.append((image, detail))
-        if len(rows) >= 2 * QUARANTINED_LISTED:
-            first[reason] = sorted(rows)[:QUARANTINED_LISTED]
-    ranked = sorted(counts, key=lambda reason: (-counts[reason], reason))
-    return [Reason(reason, counts[reason], sorted(first[reason])[:QUARANTINED_LISTED]) for reason in ranked]
+@dataclass(slots=True)
+class Reason:
+    """Quarantined images of one reason: how many, and the first of them by name, each with its detail."""
+
+    reason: str
+    count: int = 0
+    rows: list[tuple[str, str]] = field(default_factory=list)
 
 
-def _quarantine_rows(parts: Iterable[pa.Table]) -> Iterator[tuple[str, str, str]]:
-    for rows in parts:
-        yield from zip(*(rows[name].to_pylist() for name in ("image", "reason", "detail")), strict=True)
+class Survey:
+    """What one pass over a scores folder leaves: all that summary, report and review tell of its images.
+
+    A command makes one when it begins, and later adds what it has committed. It holds a name and four numbers
+    an image, and the rows that are shown.
+    """
+
+    def __init__(self, ledger: Ledger, num_classes: int, sequence: str = "") -> None:
+        """sequence: the recipe's pattern. DamagedFile: as of `update`."""
+        self.ledger, self.num_classes, self.sequence = ledger, num_classes, sequence
+        self._clear()
+        self.update()
+
+    def _clear(self) -> None:
+        self.totals, self.objects = Totals.zeros(self.num_classes), ObjectSums(self.num_classes)
+        self.worst, self.least_confident = Lowest(LISTED), Lowest(LISTED)
+        self.spread = Spread(REVIEWED)
+        self.started: datetime | None = None
+        self.finished: datetime | None = None
+        self._reasons: dict[str, Reason] = {}
+        self._names, self._aside = [pa.array([], pa.string())], [pa.array([], pa.string())]
+        self._numbers = [np.empty((4, 0))]
+        self._seen: set[str] = set()
+        self._seen_aside: set[str] = set()
+        self._is_torn = False
+
+    def update(self) -> None:
+        """Take what was committed since; each part is read once, unless an error or Ctrl-C broke this off.
+
+        DamagedFile: a part is not as it was written, or an image is in two.
+        """
+        if self._is_torn:
+            self._clear()
+        self._is_torn = True
+        new, aside = self.ledger.stems() - self._seen, self.ledger.quarantine_stems() - self._seen_aside
+        for objects in self.ledger.objects(OBJECT_COLUMNS, stems=new):
+            self.objects.add(objects)
+        for rows in self.ledger.rows(stems=new):
+            self._add(rows)
+        for rows in self.ledger.quarantine_rows(["image", "reason", "detail"], stems=aside):
+            self._add_quarantine(rows)
+        self._seen |= new
+        self._seen_aside |= aside
+        names = pa.chunked_array([*self._names, *self._aside])
+        if pc.call_function("count_distinct", [names]).as_py() < len(names):
+            self.ledger.check()  # it names the image and both parts
+        self._is_torn = False
+
+    def _add(self, rows: pa.Table) -> None:
+        self.totals.add(rows)
+        labelled = rows["confusion"].is_valid().to_numpy()
+        miou = np.full(rows.num_rows, np.nan)
+        miou[labelled] = mean_ious(*hits_and_unions(rows["confusion"], self.num_classes))
+        confidence = rows["confidence"].to_numpy()
+        self.worst.add(miou, rows)
+        self.least_confident.add(confidence, rows)
+        doubtful = ~labelled & (1 - confidence >= self.spread.least_doubt)
+        if doubtful.any():
+            self.spread.add(self._candidates(rows.filter(pa.array(doubtful))))
+        self._names.append(rows["image"].combine_chunks())
+        others = (rows[name].to_numpy() for name in ("intensity_mean", "bit_depth"))
+        self._numbers.append(np.array([miou, confidence, *others], np.float64))
+        ends = pc.call_function("min_max", [rows["finished_at"]]).as_py()
+        self.started = min(filter(None, (self.started, ends["min"])), default=None)
+        self.finished = max(filter(None, (self.finished, ends["max"])), default=None)
+
+    def _candidates(self, rows: pa.Table) -> Iterator[Candidate]:
+        columns = (rows[name].to_pylist() for name in ("image", "confidence", "class_pixels"))
+        for image, confidence, pixels in zip(*columns, strict=True):
+            yield Candidate(image, sequence_of(image, self.sequence), confidence, pixels)
+
+    def _add_quarantine(self, rows: pa.Table) -> None:
+        self._aside.append(rows["image"].combine_chunks())
+        for image, reason, detail in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+            one = self._reasons.setdefault(reason, Reason(reason))
+            one.count += 1
+            one.rows.append((image, detail))
+            if len(one.rows) >= 2 * QUARANTINED_LISTED:
+                one.rows = sorted(one.rows)[:QUARANTINED_LISTED]
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """The quarantine by reason, the most frequent first."""
+        ranked = sorted(self._reasons.values(), key=lambda one: (-one.count, one.reason))
+        return [Reason(one.reason, one.count, sorted(one.rows)[:QUARANTINED_LISTED]) for one in ranked]
+
+    @property
+    def reason_counts(self) -> dict[str, int]:
+        """Quarantined images by reason, in the order in which reasons came."""
+        return {one.reason: one.count for one in self._reasons.values()}
+
+    @property
+    def quarantined(self) -> int:
+        """Images in the quarantine."""
+        return sum(self.reason_counts.values())
+
+    def by_image(self) -> ByImage:
+        """The numbers of all images."""
+        names = pa.chunked_array(self._names)
+        order = natural_order(names)
+        return ByImage(*np.hstack(self._numbers)[:, order], names=names, order=order)
+
+    def brightness(self) -> Iterator[list[Brightness]]:
+        """How bright the images are, a part at a time."""
+        for names, numbers in zip(self._names, self._numbers, strict=True):
+            depths = numbers[3].astype(int).tolist()
+            yield list(map(Brightness, names.to_pylist(), depths, numbers[2].tolist()))
+
+    def find_finished(self, images: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the images are in the ledger, bool [N]; without the memory of a set of all names."""
+        return _find(images, self._names)
+
+    def find_quarantined(self, images: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the images are in the quarantine, bool [N]."""
+        return _find(images, self._aside)
+
+
+def _find(images: Sequence[str], names: list[pa.Array]) -> NDArray[np.bool_]:
+    known = pc.SetLookupOptions(pa.chunked_array(names))
+    found = pc.call_function("is_in", [pa.array(images, pa.string())], known)
+    return found.to_numpy(zero_copy_only=False)

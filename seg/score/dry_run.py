@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +20,12 @@ from seg.data.images import ImageFiles, Turned, split_page
 from seg.data.labels import IGNORE, LabelMap, decode_label, draw_sample
 from seg.data.listing import Listing
 from seg.errors import DataWarning, ImageError, LabelMismatch, UnreadableImage
-from seg.ledger.outcome import Outcome, Quarantined, Scored
-from seg.progress import progress, time_span
+from seg.ledger.outcome import Outcome, Quarantined
+from seg.progress import progress
 from seg.score.rehearsal import Estimate, Power, Rest, choose_rehearsal, estimate_night, free_bytes
 from seg.screen import open_console, visible
 from seg.storage import Place, as_place
+from seg.words import file_size, plural, time_span
 
 PLAIN_WIDTH = 1000
 """Off a terminal nothing is wrapped."""
@@ -40,125 +40,6 @@ LABEL_THREADS, ROWS_AT_ONCE = 4, 256
 
 ScoreSample = Callable[[list[str], Place], Iterable[Outcome]]
 """Scores some images in this process, with masks and backgrounds in the folder given."""
-
-
-def print_dry_run(values: dict[str, Any]) -> None:
-    """Print what a dry run found, on standard output."""
-    console = open_console()
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    for title, table in (
-        _totals(values),
-        _kinds(values),
-        _bad(values),
-        _label_classes(values),
-        _bad_labels(values),
-        _estimate(values),
-    ):
-        if table.row_count:
-            table.box = box.ROUNDED if console.is_terminal else None
-            table.pad_edge = console.is_terminal
-            console.print(title, style="bold")
-            console.print(table)
-
-
-def _table(*headings: str) -> Table:
-    """A table whose headings, if any, are for numbers where they end with '>'."""
-    table = Table(show_header=bool(headings[0]), header_style="bold")
-    for heading in headings:
-        right = heading.endswith(">")
-        table.add_column(heading.rstrip(">"), justify="right" if right else "left", overflow="fold")
-    return table
-
-
-def _totals(values: dict[str, Any]) -> tuple[str, Table]:
-    table = _table("", "")
-    table.add_row("images", f"{values['images']:,}, {_size(values['bytes'])}")
-    if values["ignored"]:
-        ignored = (f"{count:,} {kind}" for kind, count in values["ignored"].items())
-        table.add_row("ignored", ", ".join(ignored))
-    table.add_row("sequences", f"{values['sequences']:,}")
-    labelled = values["labelled"]
-    share = f" ({labelled / max(1, values['images']):.1%})" if labelled is not None else ""
-    table.add_row("labelled", "no labels given" if labelled is None else f"{labelled:,}{share}")
-    done = f"{values['finished']:,} in the ledger, {values['quarantined']:,} in quarantine"
-    table.add_row("done before", done)
-    table.add_row("to score", f"{values['pending']:,}")
-    return f"archive {values['archive']}", table
-
-
-def _kinds(values: dict[str, Any]) -> tuple[str, Table]:
-    read, images = values["headers_read"], values["images"]
-    title = f"headers, all {read:,}" if read == images else f"headers, {read:,} of {images:,} spread evenly"
-    table = _table("format", "pixels", "width x height", "images>", "share>")
-    kinds = values["kinds"]
-    for kind in kinds[:KINDS_SHOWN]:
-        pixels = f"{kind['bit_depth']} bit {'gray' if kind['channels'] == 1 else 'RGB'}"
-        size, count = f"{kind['width']} x {kind['height']}", kind["images"]
-        table.add_row(kind["format"], pixels, size, f"{count:,}", f"{count / read:.1%}")
-    if rest := kinds[KINDS_SHOWN:]:
-        count = sum(kind["images"] for kind in rest)
-        table.add_row(f"{len(rest)} more", "", "", f"{count:,}", f"{count / read:.1%}")
-    return title, table
-
-
-def _label_classes(values: dict[str, Any]) -> tuple[str, Table]:
-    """Pixels by class of a sample of labels, beside the shares that the model was trained on."""
-    read, classes = values["labels_read"], values["label_classes"]
-    known = any(row["trained"] is not None for row in classes)
-    table = _table("class", "pixels>", "share>", *(["in training>"] if known else []))
-    for row in classes if read else []:
-        trained = [f"{row['trained']:.2%}"] if known else []
-        table.add_row(row["class"], f"{row['pixels']:,}", f"{row['share']:.2%}", *trained)
-    if read and values["label_ignored"]:
-        table.add_row("ignored", f"{values['label_ignored']:,}", "", *([""] if known else []))
-    labelled = values["labelled"] or 0
-    looked_at = f"all {read:,}" if read == labelled else f"{read:,} of {labelled:,}"
-    return f"labels, {looked_at}", table
-
-
-def _bad_labels(values: dict[str, Any]) -> tuple[str, Table]:
-    table, found = _table("", ""), values["bad_labels"]
-    for bad in found[:BAD_SHOWN]:
-        table.add_row(bad["image"], bad["detail"])
-    if len(found) > BAD_SHOWN:
-        table.add_row(f"and {len(found) - BAD_SHOWN:,} more", "")
-    return "bad labels among these: their images go to quarantine", table
-
-
-def _bad(values: dict[str, Any]) -> tuple[str, Table]:
-    table = _table("reason", "images>", "which")
-    for reason, found in values["bad_headers"].items():
-        lines = [f"{visible(bad['image'])}: {visible(bad['detail'])}" for bad in found[:BAD_SHOWN]]
-        if len(found) > BAD_SHOWN:
-            lines.append(f"and {len(found) - BAD_SHOWN:,} more")
-        table.add_row(reason, f"{len(found):,}", "\n".join(lines))
-    return "bad headers: these go to quarantine", table
-
-
-def _estimate(values: dict[str, Any]) -> tuple[str, Table]:
-    timed = len(values["timed"])
-    title = f"estimate, from {timed} image{'' if timed == 1 else 's'} timed here"
-    table = _table("", "")
-    for bad in values["timed_bad"]:
-        table.add_row("set aside", f"{bad['image']}: {bad['reason']}, {bad['detail']}")
-    if values["seconds"] is None:
-        table.add_row("time", "not known: nothing to score" if not values["pending"] else "not known")
-        return title, table
-    workers = f"{values['workers']} worker{'' if values['workers'] == 1 else 's'}"
-    table.add_row("time", f"about {time_span(values['seconds'])} with {workers}, besides Ray's start")
-    free, wanted = values["bytes_free"], values["bytes_to_write"]
-    room = "" if free is None else f", {_size(free)} free"
-    short = "; NOT ENOUGH" if free is not None and wanted > free else ""
-    table.add_row("disk", f"about {_size(wanted)}{room} in {values['out']}{short}")
-    return title, table
-
-
-def _size(count: int) -> str:
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,6 +66,11 @@ class LabelSurvey:
     bad: list[tuple[str, str]] = field(default_factory=list)
     """Image and detail of labels that go to quarantine with their image."""
 
+    @property
+    def looked_at(self) -> int:
+        """Labels in all."""
+        return self.read + len(self.bad)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DryRun:
@@ -203,9 +89,13 @@ class DryRun:
     truth: Truth | None = None
     """Where the labels are and what they mean; None: there are none to look into."""
     out: Place
-    masks: bool
     power: Power
     """workers as the night has them; on_gpu: whether this process scores on a GPU."""
+
+    @property
+    def labelled(self) -> int | None:
+        """Images with a label; None: no labels were given."""
+        return None if self.labels is None else sum(image in self.labels for image in self.listing.images)
 
 
 @dataclass(slots=True)
@@ -225,24 +115,150 @@ class HeaderSurvey:
         return self.kinds.total() + sum(map(len, self.bad.values()))
 
 
-def dry_run(plan: DryRun, score_sample: ScoreSample) -> dict[str, Any]:
-    """Look at headers, time three images, print what was found; the same as plain values.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """What a dry run found."""
+
+    plan: DryRun
+    headers: HeaderSurvey
+    labels: LabelSurvey | None
+    """None: there are none to look into."""
+    timed: list[Outcome]
+    estimate: Estimate
+    bytes_free: int | None
+    """Where the results will be; None: that cannot be known."""
+
+
+def print_dry_run(found: Findings) -> None:
+    """Print what a dry run found, on standard output."""
+    console = open_console()
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    for describe in (_totals, _kinds, _bad_headers, _label_classes, _bad_labels, _estimate):
+        title, table = describe(found)
+        if table.row_count:
+            table.box = box.ROUNDED if console.is_terminal else None
+            table.pad_edge = console.is_terminal
+            console.print(title, style="bold")
+            console.print(table)
+
+
+def _table(*headings: str) -> Table:
+    """A table whose headings, if any, are for numbers where they end with '>'."""
+    table = Table(show_header=bool(headings[0]), header_style="bold")
+    for heading in headings:
+        right = heading.endswith(">")
+        table.add_column(heading.rstrip(">"), justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _totals(found: Findings) -> tuple[str, Table]:
+    plan, table = found.plan, _table("", "")
+    images, labelled = len(plan.listing.images), plan.labelled
+    table.add_row("images", f"{images:,}, {file_size(int(plan.listing.bytes.sum()))}")
+    if plan.listing.ignored:
+        table.add_row(
+            "ignored", ", ".join(f"{count:,} {kind}" for kind, count in plan.listing.ignored.items())
+        )
+    table.add_row("sequences", f"{plan.sequences:,}")
+    share = f" ({labelled / max(1, images):.1%})" if labelled is not None else ""
+    table.add_row("labelled", "no labels given" if labelled is None else f"{labelled:,}{share}")
+    table.add_row("done before", f"{plan.finished:,} in the ledger, {plan.quarantined:,} in quarantine")
+    table.add_row("to score", f"{len(plan.pending):,}")
+    return f"archive {plan.archive}", table
+
+
+def _kinds(found: Findings) -> tuple[str, Table]:
+    read, images = found.headers.read, len(found.plan.listing.images)
+    title = f"headers, all {read:,}" if read == images else f"headers, {read:,} of {images:,} spread evenly"
+    table = _table("format", "pixels", "width x height", "images>", "share>")
+    kinds = found.headers.kinds.most_common()
+    for kind, count in kinds[:KINDS_SHOWN]:
+        pixels = f"{kind.bit_depth} bit {'gray' if kind.channels == 1 else 'RGB'}"
+        size = f"{kind.width} x {kind.height}"
+        table.add_row(kind.format, pixels, size, f"{count:,}", f"{count / read:.1%}")
+    if rest := [count for _, count in kinds[KINDS_SHOWN:]]:
+        table.add_row(f"{len(rest)} more", "", "", f"{sum(rest):,}", f"{sum(rest) / read:.1%}")
+    return title, table
+
+
+def _label_classes(found: Findings) -> tuple[str, Table]:
+    """Pixels by class of a sample of labels, beside the shares that the model was trained on."""
+    truth, labels = found.plan.truth, found.labels
+    if truth is None or labels is None or not labels.looked_at:
+        return "", _table("")
+    *pixels, ignored = labels.pixels.tolist()
+    counted, trained = max(1, sum(pixels)), [[f"{share:.2%}"] for share in truth.trained]
+    table = _table("class", "pixels>", "share>", *(["in training>"] if trained else []))
+    for name, count, share in zip(truth.classes, pixels, trained or [[] for _ in pixels], strict=True):
+        table.add_row(name, f"{count:,}", f"{count / counted:.2%}", *share)
+    if ignored:
+        table.add_row("ignored", f"{ignored:,}", "", *([""] if trained else []))
+    read, labelled = labels.looked_at, found.plan.labelled or 0
+    return f"labels, {f'all {read:,}' if read == labelled else f'{read:,} of {labelled:,}'}", table
+
+
+def _bad_labels(found: Findings) -> tuple[str, Table]:
+    table, bad = _table("", ""), found.labels.bad if found.labels else []
+    for image, detail in bad[:BAD_SHOWN]:
+        table.add_row(image, detail)
+    if len(bad) > BAD_SHOWN:
+        table.add_row(f"and {len(bad) - BAD_SHOWN:,} more", "")
+    return "bad labels among these: their images go to quarantine", table
+
+
+def _bad_headers(found: Findings) -> tuple[str, Table]:
+    table = _table("reason", "images>", "which")
+    for reason, bad in sorted(found.headers.bad.items()):
+        lines = [f"{visible(image)}: {visible(detail)}" for image, detail in bad[:BAD_SHOWN]]
+        if len(bad) > BAD_SHOWN:
+            lines.append(f"and {len(bad) - BAD_SHOWN:,} more")
+        table.add_row(reason, f"{len(bad):,}", "\n".join(lines))
+    return "bad headers: these go to quarantine", table
+
+
+def _estimate(found: Findings) -> tuple[str, Table]:
+    plan, estimate, free, table = found.plan, found.estimate, found.bytes_free, _table("", "")
+    aside = [one for one in found.timed if isinstance(one, Quarantined)]
+    title = f"estimate, from {plural(len(found.timed) - len(aside), 'image')} timed here"
+    for one in aside:
+        table.add_row("set aside", f"{one.image}: {one.reason}, {one.detail}")
+    if estimate.seconds is None or estimate.bytes is None:
+        table.add_row("time", "not known" if plan.pending else "not known: nothing to score")
+        return title, table
+    workers = plural(plan.power.workers, "worker")
+    table.add_row("time", f"about {time_span(estimate.seconds)} with {workers}, besides Ray's start")
+    room = "" if free is None else f", {file_size(free)} free"
+    short = "; NOT ENOUGH" if free is not None and estimate.bytes > free else ""
+    table.add_row("disk", f"about {file_size(estimate.bytes)}{room} in {plan.out}{short}")
+    return title, table
+
+
+def dry_run(plan: DryRun, score_sample: ScoreSample) -> Findings:
+    """Look at headers, time three images, print what was found, and return it.
 
     Nothing is written in `out`: the timed images' masks go to a temporary folder.
     """
-    survey = survey_headers(plan.archive, plan.listing.images)
-    truth = plan.truth and survey_labels(plan.archive, plan.listing.images, plan.truth)
-    bad = {image for found in survey.bad.values() for image, _ in found}
+    headers = survey_headers(plan.archive, plan.listing.images)
+    labels = plan.truth and survey_labels(plan.archive, plan.listing.images, plan.truth)
+    bad = {image for found in headers.bad.values() for image, _ in found}
     pending = frozenset(plan.pending)
     waiting = np.fromiter((image in pending for image in plan.listing.images), bool)
     rest = Rest(len(plan.pending), int(plan.listing.bytes[waiting].sum()))
     sound = [image for image in plan.pending if image not in bad]
     timed, estimate = time_sample(choose_rehearsal(sound), rest, plan.power, score_sample)
-    values = describe(plan, survey, timed, estimate) | describe_labels(plan.truth, truth)
-    print_dry_run(values)
-    if survey.turned.warning:
-        warnings.warn(DataWarning(survey.turned.warning), stacklevel=2)
-    return values
+    found = Findings(
+        plan=plan,
+        headers=headers,
+        labels=labels,
+        timed=timed,
+        estimate=estimate,
+        bytes_free=free_bytes(plan.out),
+    )
+    print_dry_run(found)
+    if headers.turned.warning:
+        warnings.warn(DataWarning(headers.turned.warning), stacklevel=2)
+    return found
 
 
 def survey_headers(archive: Place, images: Sequence[str], limit: int = HEADERS) -> HeaderSurvey:
@@ -317,63 +333,3 @@ def time_sample(
     with tempfile.TemporaryDirectory(prefix="fringe-dry-run-") as folder:
         timed = list(score_sample(images, as_place(folder))) if images else []
         return timed, estimate_night(timed, rest, power)
-
-
-def describe_labels(truth: Truth | None, survey: LabelSurvey | None) -> dict[str, Any]:
-    """What a sample of the labels holds, as plain values."""
-    if truth is None or survey is None:
-        return {"labels_read": 0, "label_classes": [], "bad_labels": []}
-    counted = max(1, int(survey.pixels[:-1].sum()))
-    trained = truth.trained or [None] * len(truth.classes)
-    return {
-        "labels_read": survey.read + len(survey.bad),
-        "label_classes": [
-            {"class": name, "pixels": pixels, "share": pixels / counted, "trained": share}
-            for name, pixels, share in zip(truth.classes, survey.pixels[:-1].tolist(), trained, strict=True)
-        ],
-        "label_ignored": int(survey.pixels[-1]),
-        "bad_labels": [{"image": image, "detail": detail} for image, detail in survey.bad],
-    }
-
-
-def describe(plan: DryRun, survey: HeaderSurvey, timed: list[Outcome], estimate: Estimate) -> dict[str, Any]:
-    """All that was found out, as plain values."""
-    labels = plan.labels
-    return {
-        "archive": str(plan.archive),
-        "images": len(plan.listing.images),
-        "bytes": int(plan.listing.bytes.sum()),
-        "ignored": plan.listing.ignored,
-        "sequences": plan.sequences,
-        "labelled": None if labels is None else sum(image in labels for image in plan.listing.images),
-        "finished": plan.finished,
-        "quarantined": plan.quarantined,
-        "pending": len(plan.pending),
-        "headers_read": survey.read,
-        "kinds": [
-            {
-                "format": kind.format,
-                "bit_depth": kind.bit_depth,
-                "channels": kind.channels,
-                "height": kind.height,
-                "width": kind.width,
-                "images": count,
-            }
-            for kind, count in survey.kinds.most_common()
-        ],
-        "bad_headers": {
-            reason: [{"image": image, "detail": detail} for image, detail in found]
-            for reason, found in sorted(survey.bad.items())
-        },
-        "timed": [one.image for one in timed if isinstance(one, Scored)],
-        "timed_bad": [
-            {"image": one.image, "reason": one.reason, "detail": one.detail}
-            for one in timed
-            if isinstance(one, Quarantined)
-        ],
-        "workers": plan.power.workers,
-        "seconds": estimate.seconds,
-        "bytes_to_write": estimate.bytes,
-        "out": str(plan.out),
-        "bytes_free": free_bytes(plan.out),
-    }

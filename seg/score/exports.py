@@ -42,12 +42,12 @@ class Exported:
         return f"{self.where}: {self.objects} objects of {self.images} images"
 
 
-def export_objects(place: Place, kind: ExportKind) -> Exported:
+def export_objects(place: Place, kind: ExportKind, checked: Ledger | None = None) -> Exported:
     """Write the objects of a scores folder into its exports/, over an earlier export.
 
     A million images are not in memory at once. Each file appears whole or not at all, and once more writes
     the same. RequestError: no scores folder, or two images whose YOLO files would be one. DamagedFile: a part
-    of it.
+    of it. checked: its ledger, where all parts are known to be sound.
     """
     identity = place.read_json("run.json")
     if identity is None:
@@ -55,12 +55,12 @@ def export_objects(place: Place, kind: ExportKind) -> Exported:
             f"{place} holds no run.json, so it is no scores folder; give the `out` of a scoring"
         )
     classes = require_fields({"classes": list[str]}, identity, f"{place}/run.json")["classes"]
-    read_ledger(place)
-    return {"coco": _export_coco, "yolo": _export_yolo}[kind](place, classes)
+    return {"coco": _export_coco, "yolo": _export_yolo}[kind](checked or read_ledger(place), classes)
 
 
-def _export_coco(place: Place, classes: list[str]) -> Exported:
+def _export_coco(ledger: Ledger, classes: list[str]) -> Exported:
     """exports/coco.json: images, annotations and categories, as COCO's data format has them."""
+    place = ledger.place
     images, objects = count(1), count(1)  # from 1: COCO's own evaluation takes an annotation 0 for none
     categories = [{"id": k, "name": name} for k, name in enumerate(classes) if k > 0]
     with _writing(place, "exports/coco.json") as file:
@@ -69,11 +69,11 @@ def _export_coco(place: Place, classes: list[str]) -> Exported:
             file,
             (
                 {"id": next(images), "file_name": name, "width": width, "height": height}
-                for name, height, width in _read_sizes(place)
+                for name, height, width in _read_sizes(ledger)
             ),
         )
         file.write('],\n"annotations": [')
-        known = enumerate(Ledger(place).with_objects(), start=1)
+        known = enumerate(ledger.with_objects(), start=1)
         _write_items(
             file, (_annotation(one, next(objects), image) for image, (_, found) in known for one in found)
         )
@@ -101,9 +101,10 @@ def _write_items(file: TextIO, items: Iterable[Any]) -> None:
         separator = ",\n"
 
 
-def _export_yolo(place: Place, classes: list[str]) -> Exported:
+def _export_yolo(ledger: Ledger, classes: list[str]) -> Exported:
     """exports/yolo/: a text file an image, an object a line; classes.txt without background."""
-    refuse_shared_files(lambda: (image.image for image in _read_sizes(place)))
+    refuse_shared_files(lambda: (image.image for image in _read_sizes(ledger)))
+    place = ledger.place
     folder = place.below("exports/yolo")
     listed = "".join(f"{name}\n" for name in classes[1:])
     place.below("exports").write_below("yolo/classes.txt", listed.encode())
@@ -116,7 +117,7 @@ def _export_yolo(place: Place, classes: list[str]) -> Exported:
 
     images = objects = 0
     with ThreadPoolExecutor(WRITERS) as pool:
-        for written in map_ahead(pool, write, Ledger(place).with_objects(), 2 * WRITERS):
+        for written in map_ahead(pool, write, ledger.with_objects(), 2 * WRITERS):
             images, objects = images + 1, objects + written
     return Exported(str(folder), images, objects)
 
@@ -149,8 +150,8 @@ def refuse_shared_files(names: Callable[[], Iterable[str]]) -> None:
             )
 
 
-def _read_sizes(place: Place) -> Iterator[ImageSize]:
-    for rows in Ledger(place).rows(list(ImageSize._fields)):
+def _read_sizes(ledger: Ledger) -> Iterator[ImageSize]:
+    for rows in ledger.rows(list(ImageSize._fields)):
         yield from map(ImageSize._make, zip(*rows.to_pydict().values(), strict=True))
 
 

@@ -13,6 +13,7 @@ from seg.errors import RequestError
 from seg.ledger import changes
 from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import Outcome, Quarantined
+from seg.report.survey import Survey
 from seg.requests import ScoreRequest
 from seg.score.blame import Note, take_over, write_suspects
 from seg.score.plan import ScorePlan
@@ -104,7 +105,8 @@ class ScoreFolder:
     """What a plan finds in its folder."""
 
     plan: ScorePlan
-    ledger: Ledger
+    survey: Survey
+    """Of what is committed, as of its last update."""
     pending: list[str]
     """Images asked for in neither ledger nor quarantine, in the archive's order, without the suspects."""
     suspects: dict[str, Note]
@@ -117,6 +119,11 @@ class ScoreFolder:
     """Of pending and suspects."""
     check_owner: Callable[[], object] = lambda: None
     """Raises LostLock where another job has taken the folder over."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where outcomes go."""
+        return self.survey.ledger
 
     @property
     def inflight(self) -> Place:
@@ -192,18 +199,25 @@ def open_folder(
     if retry_quarantined:
         ledger.forget_quarantined()
     noted = take_over(plan.out.below("inflight"))
-    folder = look_into(plan, ledger, noted)
+    survey = survey_images(plan, ledger)
+    folder = look_into(plan, survey, noted)
     if lost := given_up(folder.suspects):
         ledger.add(map(folder.complete, lost))
         ledger.commit()
-        folder = look_into(plan, ledger, folder.suspects)
+        survey.update()
+        folder = look_into(plan, survey, folder.suspects)
         write_suspects(folder.inflight, folder.suspects)
     return replace(folder, check_owner=check_owner)
 
 
+def survey_images(plan: ScorePlan, ledger: Ledger) -> Survey:
+    """What is in a plan's folder."""
+    return Survey(ledger, len(plan.card.classes), plan.card.sequence)
+
+
 def look_into(
     plan: ScorePlan,
-    ledger: Ledger,
+    survey: Survey,
     noted: dict[str, Note],
     *,
     again: Collection[str] = (),
@@ -216,14 +230,14 @@ def look_into(
     images = plan.listing.images
     wanted = frozenset(again)
     forgotten = np.fromiter((image in wanted for image in images), bool, len(images))
-    finished = ledger.find_finished(images) & ~forgotten
-    aside = ledger.find_quarantined(images) & ~forgotten & (not retry_quarantined)
+    finished = survey.find_finished(images) & ~forgotten
+    aside = survey.find_quarantined(images) & ~forgotten & (not retry_quarantined)
     left = ~(finished | aside)
     left[plan.asked :] = False
     waiting = list(compress(images, left))
     return ScoreFolder(
         plan,
-        ledger,
+        survey,
         pending=[image for image in waiting if image not in noted] if noted else waiting,
         suspects={image: noted[image] for image in waiting if image in noted} if noted else {},
         skipped=int(finished.sum()),

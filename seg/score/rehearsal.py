@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from seg.data.preprocess import Brightness, IntensityRange, OutOfRange, count_outside
 from seg.errors import DataWarning
 from seg.ledger.outcome import STAGES, Outcome, Quarantined, Scored
-from seg.progress import time_span
 from seg.score.predict import AHEAD, WRITERS
 from seg.screen import say
 from seg.storage import Place
+from seg.words import clock, file_size, time_span
 
 ROW_BYTES, OBJECT_BYTES = 1000, 60
 """On disk, of a ledger row with its matrix and of an object's row, compressed; both rounded up."""
@@ -85,13 +85,12 @@ def ready_line(estimate: Estimate, now: datetime, deadline: datetime | None = No
     if estimate.seconds is None or estimate.bytes is None:
         return f"ready, {estimate.images} images, how long they take is not known"
     ends = now + timedelta(seconds=estimate.seconds)
-    size = f"{estimate.bytes / 1e9:.1f} GB" if estimate.bytes >= 5e7 else f"{estimate.bytes / 1e6:.1f} MB"
-    about = f"about {time_span(estimate.seconds)}, {size}, ends at {ends:%a %H:%M}"
+    about = f"about {time_span(estimate.seconds)}, {file_size(estimate.bytes)}, ends at {clock(ends)}"
     line = f"ready, {estimate.images} images, {about}"
     if deadline is None or ends <= deadline:
         return line
     left = round(estimate.images * (ends - deadline).total_seconds() / estimate.seconds)
-    return f"{line}; the deadline {deadline:%a %H:%M} leaves about {min(left, estimate.images)} of them"
+    return f"{line}; the deadline {clock(deadline)} leaves about {min(left, estimate.images)} of them"
 
 
 def tell_ready(
@@ -148,7 +147,7 @@ def disk_warning(estimate: Estimate, out: Place) -> str | None:
     if free is None or estimate.bytes is None or estimate.bytes <= free:
         return None
     return (
-        f"`out={out}` has {free / 1e9:.1f} GB free, about {estimate.bytes / 1e9:.1f} GB are needed; "
+        f"`out={out}` has {file_size(free)} free, about {file_size(estimate.bytes)} are needed; "
         "what fits is scored; make room, or take another folder or `masks=none`"
     )
 

@@ -33,7 +33,7 @@ class Screen:
 
         open_metrics: who else is told, from the first image on; gets the scoring's title.
         """
-        plan, ledger = folder.plan, folder.ledger
+        plan = folder.plan
         self.folder, self._open_metrics = folder, open_metrics
         self.progress = ScoringProgress(
             plan.asked,
@@ -42,7 +42,7 @@ class Screen:
             earlier=Earlier(
                 done=plan.asked - folder.num_left,
                 quarantined=folder.quarantined,
-                confusion=ledger.totals(len(plan.card.classes)).confusion,
+                confusion=folder.survey.totals.confusion,
             ),
             bytes_left=folder.bytes_left,
             deadline=plan.deadline,

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
-from seg.errors import DONE, ENDINGS, EXIT_CODES, FAILED, QUARANTINED, DataWarning, RequestError, StoppedBy
+from seg.errors import DONE, FAILED, DataWarning, RequestError, StoppedBy, exit_code
 from seg.files import without_nan
 from seg.ledger.ledger import read_ledger
 from seg.plain_data import from_plain, parse_json
-from seg.progress import BLOCKS, Line, duration, heading, live_view, ratio, sparkline, time_span
+from seg.progress import BLOCKS, Line, heading, live_view, sparkline
 from seg.screen import open_console, say
 from seg.storage import Place, refusing
+from seg.words import BOUND_BY, ENDINGS, clock, plural, ratio, time_left, time_span
 
 if TYPE_CHECKING:
     from seg.score.progress import ScoringProgress
@@ -27,8 +28,6 @@ RUNNING = frozenset({STARTING, SCORING, FINISHING})
 STALE_S = 180.0
 """Who works writes once a minute; two misses may be a slow storage, three are no sign of life."""
 
-BOUND_BY = {"read": "storage", "decode": "decode", "model": "model", "write": "write"}
-"""Timed stages of an image, and what is said to limit a scoring in which they do."""
 CURVE_MINUTES = 30
 COLUMN = 18
 """Characters of a column; four of them and the lines' names fit 80."""
@@ -126,8 +125,7 @@ class ScoringStatus:
         """What the command ended with; 0 while it works; 1 where it gives no sign of life."""
         if self.runs:
             return FAILED if self.silence_s(now) else DONE
-        code = EXIT_CODES[StoppedBy(self.state)]
-        return QUARANTINED if code == DONE and self.images_quarantined else code
+        return exit_code(self.state, self.images_quarantined)
 
     @property
     def misses_deadline(self) -> bool:
@@ -167,7 +165,7 @@ def draw_status(status: ScoringStatus, silence_s: float = 0.0) -> RenderableType
     """
     share = status.images_done / status.images_total if status.images_total else 1.0
     count = f"{status.images_done}/{status.images_total} images"
-    left = duration(status.seconds_left) if status.runs else ENDINGS[status.state].partition(";")[0]
+    left = time_left(status.seconds_left) if status.runs else ENDINGS[status.state].partition(";")[0]
     left = "silent" if silence_s else left
     lines = [heading(status.title, share, count, left), _quality(status), _speed(status)]
     if status.busy:
@@ -185,18 +183,18 @@ def draw_status(status: ScoringStatus, silence_s: float = 0.0) -> RenderableType
 
 def log_note(status: ScoringStatus) -> str:
     """The rest of a log's line: speed, quality, what was set aside, what limits, the time left."""
-    parts = [f"{_number(status.megapixels_per_second_recent)} MPix/s"]
+    parts = [f"{ratio(status.megapixels_per_second_recent, 1)} MPix/s"]
     if status.miou is not None:
         parts.append(f"mIoU {ratio(status.miou)}")
     if status.images_quarantined:
         parts.append(f"{status.images_quarantined} quarantined")
     if status.suspects:
-        parts.append(_plural(status.suspects, "suspect"))
+        parts.append(plural(status.suspects, "suspect"))
     if status.limiting_stage:
         parts.append(f"{status.limiting_stage} limits")
     parts += [f"OVERDUE {late.image} ({late.stage} {late.seconds:.0f} s)" for late in status.overdue]
     if status.runs and status.seconds_left is not None:
-        parts.append(duration(status.seconds_left))
+        parts.append(time_left(status.seconds_left))
     return "  ".join(parts)
 
 
@@ -207,15 +205,15 @@ def silence(status: ScoringStatus, seconds: float) -> str:
 
 def _quality(status: ScoringStatus) -> Line:
     aside = f"{status.images_quarantined} quarantined"
-    suspects = _plural(status.suspects, "suspect") if status.suspects else ""
+    suspects = plural(status.suspects, "suspect") if status.suspects else ""
     skipped = f"{status.images_skipped} done before" if status.images_skipped else ""
     style = "bold yellow" if status.images_quarantined or status.suspects else "bold"
     return Line(_columns("mIoU", ratio(status.miou), aside, skipped, suspects), style)
 
 
 def _speed(status: ScoringStatus) -> Line:
-    recent = f"{_number(status.megapixels_per_second_recent)} MPix/s"
-    mean = f"mean {_number(status.megapixels_per_second)}"
+    recent = f"{ratio(status.megapixels_per_second_recent, 1)} MPix/s"
+    mean = f"mean {ratio(status.megapixels_per_second, 1)}"
     return Line(_columns("speed", recent, mean, sparkline(status.speeds, CURVE_MINUTES)))
 
 
@@ -237,11 +235,11 @@ def _end(status: ScoringStatus) -> Line:
     if status.state != SCORING:
         ends = "finishing"
     if status.deadline is None:
-        return Line(_columns("end", ends, _plural(status.workers, "worker")))
+        return Line(_columns("end", ends, plural(status.workers, "worker")))
     deadline = f"deadline {_clock(status.deadline)}"
     comes = "comes first" if status.misses_deadline else ""
     style = "yellow" if status.misses_deadline else ""
-    return Line(_columns("end", ends, _plural(status.workers, "worker"), f"{deadline} {comes}"), style)
+    return Line(_columns("end", ends, plural(status.workers, "worker"), f"{deadline} {comes}"), style)
 
 
 def _held(status: ScoringStatus) -> Line:
@@ -261,16 +259,8 @@ def _columns(name: str, *cells: str) -> str:
 
 
 def _clock(moment: str) -> str:
-    """An ISO time as people read it, in this machine's time: 'Tue 04:12'."""
-    return f"{datetime.fromisoformat(moment).astimezone():%a %H:%M}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """An ISO time in this machine's time."""
+    return clock(datetime.fromisoformat(moment).astimezone())
 
 
 class StatusWriter:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -10,17 +9,17 @@ from typing import Any
 
 from seg.alarms import find_alarms
 from seg.data.images import Turned
-from seg.data.preprocess import Brightness, OutOfRange, count_outside
-from seg.errors import EXIT_CODES, FAILED, QUARANTINED, REFUSED, STOPPED_EARLY, RequestError, StoppedBy
-from seg.ledger.ledger import Ledger, read_ledger
+from seg.data.preprocess import OutOfRange
+from seg.errors import FAILED, REFUSED, STOPPED_EARLY, JobSummary, RequestError, StoppedBy
+from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import Outcome, Scored
 from seg.metrics import score_classes
 from seg.objects import summarise_objects
-from seg.report.report import write_report
-from seg.report.review import write_review
+from seg.report.report import gather, write_report, write_review
+from seg.report.survey import Survey
 from seg.requests import ScoreRequest
 from seg.score.exports import ExportKind, export_objects
-from seg.score.folder import look_into, refuse_changed
+from seg.score.folder import look_into, refuse_changed, survey_images
 from seg.score.notify import run_notify
 from seg.score.plan import ScorePlan
 from seg.score.progress import LANES
@@ -32,20 +31,15 @@ from seg.train.run_folder import check_folder
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreSummary:
-    """How a scoring ended: its folder, and what summary.json holds."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreSummary(JobSummary):
+    """How a scoring ended."""
 
     place: Place
-    values: dict[str, Any]
+    survey: Survey
+    """Of all that the folder holds."""
     is_kept: bool = False
     """The folder was only looked at, since nobody here may write to it: no results are to be made in it."""
-
-    @property
-    def exit_code(self) -> int:
-        """See docs/formats.md: 3 where the quarantine is not empty, unless the job did not finish."""
-        code = EXIT_CODES[self.values["stopped_by"]]
-        return QUARANTINED if code == 0 and self.values["images_quarantined"] else code
 
 
 @dataclass(slots=True)
@@ -64,6 +58,8 @@ class Command:
     """Of summary.json, once it is written."""
     turned: Turned = field(default_factory=Turned)
     """Images that it scored and that carry an orientation."""
+    outside: OutOfRange | None = None
+    """Images of the folder that are unlike those of the training; None: the model file knows no range."""
 
     def look(self, outcomes: Iterable[Outcome]) -> None:
         """Take what has arrived."""
@@ -72,27 +68,23 @@ class Command:
                 self.turned.add(outcome.image, outcome.orientation)
 
 
-def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, Any]:
+def summarise(plan: ScorePlan, survey: Survey, command: Command) -> dict[str, Any]:
     """What summary.json holds (docs/formats.md)."""
-    totals = ledger.totals(len(plan.card.classes))
+    totals, committed, images = survey.totals, survey.ledger.committed, plan.listing.images
     classes, trained = plan.card.classes, plan.card.class_shares
-    reasons = Counter(
-        reason for rows in ledger.quarantine_rows(["reason"]) for reason in rows["reason"].to_pylist()
-    )
-    images, outside = plan.listing.images, count_strangers(plan, ledger)
-    done = ledger.find_finished(images) | ledger.find_quarantined(images)
+    done = survey.find_finished(images) | survey.find_quarantined(images)
     progress = command.screen.progress
     seconds, pixels = progress.seconds, progress.status().pixels
     return {
         "images_found": len(images),
-        "images_scored": ledger.committed,
+        "images_scored": committed,
         "images_skipped": command.skipped,
-        "images_quarantined": reasons.total(),
+        "images_quarantined": survey.quarantined,
         "images_left": len(images) - int(done.sum()),
         "images_changed": command.changed,
         "images_ignored": plan.listing.ignored,
-        "images_out_of_range": None if outside is None else outside.images,
-        "quarantine_reasons": dict(reasons),
+        "images_out_of_range": command.outside and command.outside.images,
+        "quarantine_reasons": survey.reason_counts,
         "labelled": totals.labelled,
         "pixels": totals.pixels,
         "classes": classes,
@@ -103,7 +95,7 @@ def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, An
             totals.objects_found, totals.objects_missed, totals.objects_invented, classes
         ),
         "megapixels_per_second": pixels / 1e6 / seconds if seconds else None,
-        "images_per_second": ledger.committed / seconds if seconds else None,
+        "images_per_second": committed / seconds if seconds else None,
         "seconds": seconds,
         "seconds_starting": command.seconds_starting,
         "stage_seconds": totals.seconds,
@@ -111,14 +103,6 @@ def summarise(plan: ScorePlan, ledger: Ledger, command: Command) -> dict[str, An
         "model_sha256": plan.card.provenance.weights_sha256,
         "stopped_by": command.stopped_by,
     }
-
-
-def count_strangers(plan: ScorePlan, ledger: Ledger) -> OutOfRange | None:
-    """Scored images that are unlike those of the training; None: the model file knows no range."""
-    parts = ledger.rows(list(Brightness._fields))
-    return count_outside(
-        ([Brightness(**row) for row in rows.to_pylist()] for rows in parts), plan.card.intensities
-    )
 
 
 def is_read_only(out: Place) -> bool:
@@ -133,9 +117,9 @@ def look_back(plan: ScorePlan, request: ScoreRequest) -> ScoreSummary:
     RequestError: images are left to score, or something else would have to be written; as of `score`.
     """
     check_folder(plan.out, plan.identity, older_reader=True)
-    ledger = read_ledger(plan.out)
-    again = refuse_changed(plan, request, ledger)
-    folder = look_into(plan, ledger, {}, again=again, retry_quarantined=request.retry_quarantined)
+    survey = survey_images(plan, Ledger(plan.out))
+    again = refuse_changed(plan, request, survey.ledger)
+    folder = look_into(plan, survey, {}, again=again, retry_quarantined=request.retry_quarantined)
     if folder.num_left or request.export:
         left = (
             f"images are left to score: {folder.num_left}"
@@ -145,24 +129,25 @@ def look_back(plan: ScorePlan, request: ScoreRequest) -> ScoreSummary:
         mend = "mend its permissions, or give another `out`"
         raise RequestError(f"`out={plan.out}` cannot be written to by this user, and {left}; {mend}")
     log.info(f"nothing left to score; {plan.out} cannot be written to, so all in it stays as it is")
-    totals = ledger.totals(len(plan.card.classes))
     values = {
         "images_found": len(plan.listing.images),
         "images_scored": 0,
         "images_skipped": folder.skipped,
-        "images_quarantined": sum(rows.num_rows for rows in ledger.quarantine_rows(["image"])),
-        "labelled": totals.labelled,
+        "images_quarantined": survey.quarantined,
+        "labelled": survey.totals.labelled,
         "classes": plan.card.classes,
-        **asdict(score_classes(totals.confusion, plan.card.classes)),
+        **asdict(score_classes(survey.totals.confusion, plan.card.classes)),
         "stopped_by": StoppedBy.FINISHED,
     }
-    return ScoreSummary(plan.out, values, is_kept=True)
+    return ScoreSummary(place=plan.out, values=values, survey=survey, is_kept=True)
 
 
-def write_results(place: Place, export: ExportKind | None) -> list[str]:
+def write_results(summary: ScoreSummary, export: ExportKind | None) -> list[str]:
     """Write report.html, review.csv and what was asked for of exports/; where each is, a line each."""
-    lines = [f"report: {write_report(place)}", f"what to label next: {write_review(place)}"]
-    return lines + ([export_objects(place, export).line] if export else [])
+    place, survey = summary.place, summary.survey
+    lines = [f"report: {write_report(place, report=gather(place, survey))}"]
+    lines.append(f"what to label next: {write_review(place, survey=survey)}")
+    return lines + ([export_objects(place, export, survey.ledger).line] if export else [])
 
 
 @contextmanager

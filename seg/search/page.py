@@ -9,14 +9,13 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from seg.errors import ENDINGS
 from seg.figures.pages import TICKS, Tick, nice_ticks, open_templates, share
 from seg.files import write_bytes
-from seg.progress import time_span
 from seg.recipe import Params
 from seg.search.space import Axis, Space, ends, is_inside
 from seg.search.study import FEWEST_JUDGED, importance
 from seg.search.trials import OWN, SearchFigures, TrialRecord
+from seg.words import ENDINGS, time_span
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from rich.console import Group, RenderableType
 
 from seg.files import read_json, write_bytes, write_json
 from seg.plain_data import Kind, require, to_plain
-from seg.progress import Line, duration, heading, ratio
+from seg.progress import Line, heading
 from seg.recipe import Params, Recipe, as_tuples, short_value
 from seg.train.state import EpochResult, Journal, read_run, state_file
+from seg.words import ratio, time_left
 
 PARAMETERS, FAILURES, ENDING = "trial.json", "failures.json", "ended.json"
 FINISHED, PRUNED, ERRORED, RUNNING = "finished", "pruned", "errored", "running"
@@ -267,7 +268,7 @@ class TrialsReader:
     def picture(self, height: int) -> RenderableType:
         """The search, its counts, its best, and the trials that run: as many as a terminal has lines for."""
         counts = f"{self.done}/{self.total} trials"
-        first = heading(self.title, self.work_done / self.total, counts, duration(self.seconds_left))
+        first = heading(self.title, self.work_done / self.total, counts, time_left(self.seconds_left))
         statuses = [trial.status for trial in self.trials]
         each = (f"{statuses.count(status)} {status}" for status in (FINISHED, PRUNED, ERRORED, RUNNING))
         best, running, room = self._best(), self._running(), max(1, height - LINES_AROUND)

@@ -16,9 +16,10 @@ from rich.console import Group, RenderableType
 from seg.errors import RequestError
 from seg.files import read_json, show_text
 from seg.plain_data import require, to_plain
-from seg.progress import Line, duration, heading, ratio, sparkline
+from seg.progress import Line, heading, sparkline
 from seg.train.state import EpochResult, Journal, read_run
 from seg.train.training import Position, StepReport, Training, TrainingPlan, peak_memory_bytes
+from seg.words import ratio, time_left
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class BoardReader:
         """Four lines: the run, its quality, the step in hand, the machine."""
         over = self.journal.is_finished(self.plan.recipe)
         share = 1.0 if over else self._epochs / self.total
-        left = "" if over else duration(self.seconds_left)
+        left = "" if over else time_left(self.seconds_left)
         if left and self.plan.recipe.patience:
             left = f"at most {left}"
         count = f"epoch {max(self.done, self.progress.epoch if self.progress else 0)}/{self.total}"

@@ -1,4 +1,4 @@
-"""What a run keeps besides weights and state: identity, history, curves, summary (docs/formats.md)."""
+"""What a run keeps besides weights and state: identity, history, summary, pictures (docs/formats.md)."""
 
 import csv
 import hashlib
@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from seg.alarms import find_alarms
-from seg.data.images import READER, split_page
+from seg.data.images import READER, ImageFiles, split_page
 from seg.errors import RequestError
+from seg.figures import plots
 from seg.files import first_difference, is_leftover, replacing, write_bytes
 from seg.locks.folder_lock import FolderLock, is_lock
 from seg.metrics import score_classes
-from seg.pack.training_data import TrainingData
+from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import FROM_A_COPY, Plain, to_plain
+from seg.predict.predictor import open_predictor
+from seg.progress import progress
 from seg.recipe import Recipe
 from seg.storage import Place, as_place, refusing
 from seg.train.state import EpochResult, Journal
 
 READ_ANEW = frozenset({".tif", ".tiff"})
 """Endings of the files that READER reads otherwise than the reader before it."""
+MOST_EXAMPLES = 4
+"""Validation images in examples.png."""
 
 
 def is_read_anew(image: str) -> bool:
@@ -125,11 +131,9 @@ def write_history(folder: Path, journal: Journal) -> None:
     writer.writerow(column.name for column in fields(EpochResult))
     writer.writerows(astuple(result) for result in history)
     write_bytes(folder / "history.csv", text.getvalue().encode())
-    from seg.figures.plots import plot_curves
-
     epochs, losses, mious = zip(*((one.epoch, one.loss, one.miou) for one in history), strict=True)
     with replacing(folder / "curves.png") as temporary:
-        plot_curves(temporary, epochs, losses, mious)
+        plots.plot_curves(temporary, epochs, losses, mious)
 
 
 def training_summary(
@@ -158,3 +162,33 @@ def training_summary(
         "seconds": journal.seconds,
         "model_file": str(folder / "best.safetensors"),
     }
+
+
+def write_confusion(folder: Path, classes: tuple[str, ...], journal: Journal) -> None:
+    """Write confusion.png: the best epoch's matrix on validation."""
+    sheet = plots.draw_confusion(np.array(journal.best_confusion, np.int64), classes)
+    with replacing(folder / "confusion.png") as temporary:
+        sheet.save(temporary)
+
+
+def write_examples(folder: Path, data: TrainingData, recipe: Recipe) -> None:
+    """Write examples.png: image, truth, prediction and error of some validation images, evenly chosen."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    predictor, card = open_predictor(folder / "best.safetensors", device, precision=recipe.precision)
+    pack = open_packs(data, recipe)[1]
+    samples = {sample.name: sample for sample in data.split.validation}
+    count = min(MOST_EXAMPLES, len(pack.labelled))
+    rows = [pack.labelled[len(pack.labelled) * place // count] for place in range(count)]
+    examples = []
+    with progress("drawing examples", count) as advance:
+        for clip in (pack.clip(row, card.frames) for row in rows):
+            image = clip[-1]
+            frames = [frame.frame(card.statistics) for frame in clip]
+            ids = predictor.predict_frames(frames, image.own_size).ids.cpu().numpy()
+            pixels = ImageFiles().decode(samples[image.name].image, samples[image.name].page)
+            assert image.own_mask is not None, "a validation pack holds masks at own size"
+            examples.append(plots.Example(image.name, pixels, image.own_mask, ids))
+            advance()
+    sheet = plots.draw_predictions(examples, card.classes)
+    with replacing(folder / "examples.png") as temporary:
+        sheet.save(temporary)

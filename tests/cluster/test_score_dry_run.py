@@ -45,8 +45,8 @@ def test_a_dry_run_counts_what_the_same_command_would_score(
     ):
         later = 10**9 * ("rescore_changed" in options)
         os.utime(archive / "images" / scored, ns=(time_ns + later, time_ns + later))
-        values = look_only(ask(tmp_path, **options), idle)
-        assert (values["finished"], values["quarantined"], values["pending"]) == counts, options
+        plan = look_only(ask(tmp_path, **options), idle).plan
+        assert (plan.finished, plan.quarantined, len(plan.pending)) == counts, options
     assert read_tree(tmp_path / "out") == before
 
 
@@ -60,6 +60,6 @@ def test_a_dry_run_is_loud_where_few_label_files_fit_and_shows_their_pixels(
         (masks / f"s0/{frame}.png").rename(masks / f"s0/{frame}_mask.png")
     for options in ({}, {"archive": as_place(archive / "images"), "labels": as_place(masks)}):
         with pytest.warns(DataWarning, match=r"ONLY 1 of its 3 label files .* unused: s0/1_mask.png"):
-            values = look_only(ask(tmp_path, limit=1, **options), idle)
-        assert (values["labels_read"], values["label_ignored"]) == (1, 96)
-        assert sum(row["pixels"] for row in values["label_classes"]) == 63 * 96
+            labels = look_only(ask(tmp_path, limit=1, **options), idle).labels
+        assert labels is not None
+        assert (labels.looked_at, labels.pixels[-1], labels.pixels[:-1].sum()) == (1, 96, 63 * 96)

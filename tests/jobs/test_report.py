@@ -7,7 +7,7 @@ import pytest
 
 from jobs import report, status
 from jobs.run import run_job
-from seg.report.review import write_review
+from seg.report.report import write_review
 from seg.score.exports import ExportKind, export_objects
 from seg.score.progress import ScoringProgress
 from seg.score.status import StatusWriter

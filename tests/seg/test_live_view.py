@@ -9,17 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console, Group, RenderableType
 
 from seg.errors import StoppedBy
-from seg.progress import (
-    BLOCKS,
-    Line,
-    duration,
-    heading,
-    live_view,
-    ratio,
-    sparkline,
-    watch_here,
-    watch_thread,
-)
+from seg.progress import BLOCKS, Line, heading, live_view, sparkline, watch_here, watch_thread
 
 ODD = (float("nan"), float("inf"), float("-inf"))
 
@@ -186,28 +176,6 @@ def test_a_curve_goes_from_the_lowest_block_to_the_highest() -> None:
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == BLOCKS
     assert sparkline([9, 9, 0.5, None, 1], 3) == "▁ █"
     assert sparkline([0.25, 0.25], 8) == "▁▁"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (None, ""),
-        (0, "0 s left"),
-        (59.4, "59 s left"),
-        (90, "2 min left"),
-        (3599, "1 h 00 min left"),
-        (5 * 3600 + 7 * 60, "5 h 07 min left"),
-        (86399, "1 d 0 h left"),
-        (50 * 3600, "2 d 2 h left"),
-    ],
-)
-def test_a_time_left_reads_as_people_say_it(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_what_is_no_number_is_a_dash() -> None:
-    assert [ratio(value) for value in (None, float("nan"), 0.5)] == ["-", "-", "0.5000"]
-    assert [ratio(value, sign="+") for value in (float("nan"), 0.5, -0.5)] == ["-", "+0.5000", "-0.5000"]
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "  loss ▁█ ab…"), ("latin-1", "  loss  abcde")])

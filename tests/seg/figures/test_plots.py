@@ -20,9 +20,7 @@ from seg.figures.plots import (
     draw_predictions,
     list_classes,
     measure,
-    plot_confusion,
     plot_curves,
-    plot_predictions,
     short_count,
 )
 
@@ -100,7 +98,7 @@ def test_a_share_is_of_the_counted_pixels_at_own_size() -> None:
 @pytest.mark.parametrize("pixels", [np.zeros((1, 1), np.uint8), np.zeros((4, 3000, 3), np.uint8)])
 def test_images_of_any_size_make_a_figure(tmp_path: Path, pixels: np.ndarray) -> None:
     mask = np.full(pixels.shape[:2], 255, np.uint8)
-    plot_predictions(tmp_path / "figure.png", [Example("n" * 300, pixels, mask, mask * 0)], CLASSES)
+    draw_predictions([Example("n" * 300, pixels, mask, mask * 0)], CLASSES).save(tmp_path / "figure.png")
     height, width, _ = read_png(tmp_path / "figure.png").shape
     assert height < 700
     assert width < 4 * PANEL_PX + 200
@@ -112,7 +110,7 @@ def test_examples_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
     ):
         make_example(pixels=np.zeros((2, 3, 3), np.uint8))
     with pytest.raises(ValueError, match="no rows"):
-        plot_predictions(tmp_path / "figure.png", [], CLASSES)
+        draw_predictions([], CLASSES).save(tmp_path / "figure.png")
 
 
 def near(sheet: Sheet, array: int) -> list[str]:
@@ -182,7 +180,7 @@ def test_a_figure_on_a_cell_is_dark_on_light_and_light_on_dark() -> None:
 @pytest.mark.parametrize("count", [1, 2, 32])
 def test_a_confusion_matrix_is_saved(tmp_path: Path, count: int) -> None:
     names = ["$x_1$", "_hidden", *(f"a long name of class {n} that goes on" for n in range(30))][:count]
-    plot_confusion(tmp_path / "confusion.png", np.zeros((count, count), np.int64), names)
+    draw_confusion(np.zeros((count, count), np.int64), names).save(tmp_path / "confusion.png")
     height, width, _ = read_png(tmp_path / "confusion.png").shape
     assert min(height, width) > 100
     assert max(height, width) < 1500
@@ -190,7 +188,7 @@ def test_a_confusion_matrix_is_saved(tmp_path: Path, count: int) -> None:
 
 def test_a_matrix_of_another_number_of_classes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is \(2, 2\) for 3 classes"):
-        plot_confusion(tmp_path / "confusion.png", np.zeros((2, 2), np.int64), CLASSES)
+        draw_confusion(np.zeros((2, 2), np.int64), CLASSES).save(tmp_path / "confusion.png")
 
 
 @pytest.mark.parametrize(

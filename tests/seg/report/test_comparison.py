@@ -9,8 +9,15 @@ import pytest
 from seg.data.listing import natural_key
 from seg.errors import RequestError
 from seg.metrics import iou, mean_present
-from seg.report.comparison import Comparison, PairedSums, compare, resample
-from seg.report.comparison_page import draw_forest, spread_changes, write_comparison
+from seg.report.comparison import (
+    Comparison,
+    PairedSums,
+    compare,
+    draw_forest,
+    resample,
+    spread_changes,
+    write_comparison,
+)
 from seg.storage import as_place
 from tests.cluster.scores import make_row, random_rows, write_scores
 from tests.small import write_image

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seg.report.review import CHECKED, REVIEWED, Candidate, Spread, write_review
+from seg.report.report import write_review
+from seg.report.review import CHECKED, REVIEWED, Candidate, Spread
 from tests.cluster.scores import make_row, random_rows, write_scores
 
 

@@ -1,3 +1,4 @@
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seg.data.listing import natural_key
+from seg.errors import DamagedFile
 from seg.ledger.ledger import Ledger
-from seg.ledger.outcome import LEDGER_SCHEMA
-from seg.ledger.parts import OBJECT_COUNTS
-from seg.report.charts import DRIFT_BINS, distributions, drifts, object_figures
-from seg.report.survey import SURVEY_COLUMNS, Lowest, ObjectSurvey, Survey, natural_order, natural_text
+from seg.ledger.outcome import LEDGER_SCHEMA, Scored, to_table
+from seg.ledger.parts import OBJECT_COUNTS, PartName, Parts
+from seg.report.page import DRIFT_BINS, distributions, drifts, object_figures
+from seg.report.report import gather, write_report, write_review
+from seg.report.survey import Lowest, Survey, natural_order, read_scores
+from seg.storage import Place
 from tests.cluster.scores import make_row, random_rows, write_scores
+from tests.outcomes import make_aside, make_object, make_scored
 
 CLASSES = ("background", "disc", "dust")
 NAMES = st.text(st.sampled_from("ab/.-_#0129é٣"), min_size=1, max_size=8)
@@ -22,7 +27,6 @@ NAMES = st.text(st.sampled_from("ab/.-_#0129é٣"), min_size=1, max_size=8)
 
 @given(st.lists(NAMES, unique=True))
 def test_names_sort_as_the_archive_does(names: list[str]) -> None:
-    assert sorted(names, key=natural_text) == sorted(names, key=natural_key)
     order = natural_order(pa.chunked_array([names[:2], names[2:]], pa.string()))
     assert [names[place] for place in order] == sorted(names, key=natural_key)
 
@@ -35,16 +39,13 @@ def test_the_lowest_of_a_stream_are_those_of_the_whole(part: int) -> None:
     lowest = Lowest(10)
     for first in range(0, 64, part):
         chosen = slice(first, first + part)
-        lowest.add(values[chosen], pa.table({"image": names[chosen]}))
+        lowest.add(values[chosen], to_table(list(map(make_scored, names[chosen])), LEDGER_SCHEMA))
     expected = sorted((value, name) for value, name in zip(values, names, strict=True) if value >= 0)
-    assert [row["image"] for row in lowest.rows] == [name for _, name in expected[:10]]
+    assert [(value, image.image) for value, image in lowest.ranked] == expected[:10]
 
 
 def read_survey(folder: Path, rows: list[dict[str, Any]], part: int = 7) -> Survey:
-    survey = Survey(3, listed=5)
-    for table in Ledger(write_scores(folder, rows, part=part)).rows(SURVEY_COLUMNS):
-        survey.add(table)
-    return survey
+    return Survey(Ledger(write_scores(folder, rows, part=part)), 3)
 
 
 def mean_iou(flat: list[int]) -> float:
@@ -77,17 +78,100 @@ def test_a_survey_has_every_images_numbers_in_the_archives_order_and_the_exact_s
         expected = mean_iou(row["confusion"]) if row["labelled"] else float("nan")
         assert images.miou[place] == pytest.approx(expected, rel=1e-14, nan_ok=True)  # two roundings
     counted = [row for row in rows if row["labelled"]]
-    assert survey.labelled == len(counted) == 29
+    assert survey.totals.labelled == len(counted) == 29
     total = [sum(row["confusion"][k] for row in counted) for k in range(9)]
-    assert survey.confusion.ravel().tolist() == total
-    assert survey.class_pixels.tolist() == [sum(row["class_pixels"][c] for row in rows) for c in range(3)]
-    assert survey.objects.tolist() == [
+    assert survey.totals.confusion.ravel().tolist() == total
+    assert survey.totals.class_pixels.tolist() == [
+        sum(row["class_pixels"][c] for row in rows) for c in range(3)
+    ]
+    assert [getattr(survey.totals, name).tolist() for name in OBJECT_COUNTS] == [
         [sum(row[name][c] for row in counted) for c in range(3)] for name in OBJECT_COUNTS
     ]
 
 
-def test_the_ledger_gives_every_column_the_survey_reads() -> None:
-    assert set(SURVEY_COLUMNS) <= set(LEDGER_SCHEMA.names)
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each part was read, by its folder and stem."""
+    counted: Counter[str] = Counter()
+    read = Parts.read
+
+    def read_and_count(self: Parts, part: PartName, columns: list[str] | None = None) -> Any:
+        counted[f"{self.folder}/{part.stem}"] += 1
+        return read(self, part, columns)
+
+    monkeypatch.setattr(Parts, "read", read_and_count)
+    return counted
+
+
+def write_mixed(folder: Path) -> Place:
+    """Scores with objects and a quarantine, in several parts."""
+    first, *rows = random_rows(40, seed=7, unlabelled=9)
+    first["objects"] = (make_object(first["image"], 0),)
+    return write_scores(folder, [first, make_aside("z/1.png"), *rows, make_aside("z/2.png", "empty")])
+
+
+def test_report_and_review_of_one_survey_read_each_part_once(tmp_path: Path, reads: Counter[str]) -> None:
+    place = write_mixed(tmp_path)
+    survey = read_scores(place).survey()
+    write_report(place, report=gather(place, survey))
+    write_review(place, survey=survey)
+    assert {name.partition("/")[0] for name in reads} == {"ledger", "objects", "quarantine"}
+    assert set(reads.values()) == {1}
+
+
+def test_a_survey_kept_current_reads_new_parts_alone_and_is_that_of_the_whole(
+    tmp_path: Path, reads: Counter[str]
+) -> None:
+    place = write_mixed(tmp_path)
+    ledger = Ledger(place)
+    survey = Survey(ledger, 3)
+    for number in range(3):
+        labelled = make_row(f"new/{number}.png", np.diag([9, number, 0]), confidence=0.01 * number)
+        ledger.add(
+            [Scored(**labelled), make_aside(f"new/bad{number}.png"), Scored(**make_row(f"x{number}", None))]
+        )
+        ledger.commit()
+        survey.update()
+    survey.update()
+    assert set(reads.values()) == {1}
+    pages = []
+    for known in (survey, None):
+        write_report(place, report=gather(place, known))
+        write_review(place, survey=known)
+        pages.append([place.read(name) for name in ("report.html", "review.csv")])
+    assert pages[0] == pages[1]
+    assert survey.reason_counts == {"truncated": 4, "empty": 1}
+    images = ["new/1.png", "new/bad1.png", "nowhere.png"]
+    assert survey.find_finished(images).tolist() == [True, False, False]
+    assert survey.find_quarantined(images).tolist() == [False, True, False]
+
+
+def test_an_update_that_was_broken_off_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = write_mixed(tmp_path)
+    ledger = Ledger(place)
+    survey = Survey(ledger, 3)
+    for image in ("new/1.png", "new/2.png"):
+        ledger.add([Scored(**make_row(image, np.diag([9, 1, 0])))])
+        ledger.commit()
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(survey.least_confident, "add", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            survey.update()
+    survey.update()
+    whole = Survey(Ledger(place), 3)
+    assert survey.totals.confusion.tolist() == whole.totals.confusion.tolist()
+    assert len(survey.by_image()) == len(whole.by_image()) == 42
+
+
+def test_an_image_in_two_parts_is_refused_by_name(tmp_path: Path) -> None:
+    rows = random_rows(2, seed=0)
+    place = write_scores(tmp_path, [*rows, rows[0]], part=1)
+    with pytest.raises(DamagedFile, match=f"image {rows[0]['image']} is there twice, in .* and in "):
+        read_scores(place).survey()
 
 
 @pytest.mark.parametrize("count", [2, 12, 19, 163, 1200])
@@ -130,11 +214,11 @@ def test_objects_have_the_ratios_of_their_sums_and_counts_by_class(tmp_path: Pat
     rows = random_rows(3, seed=5)
     for place, counts in enumerate(((5, 1, 0), (1, 0, 3), (0, 2, 0))):  # found, missed, invented
         rows[place] |= {name: [0, count, 0] for name, count in zip(OBJECT_COUNTS, counts, strict=True)}
-    survey, objects = read_survey(tmp_path, rows), ObjectSurvey(3)
+    survey = read_survey(tmp_path, rows)
     for ids, areas, touching in (([1, 1, 2], [70, 90, 65], [True, False, False]), ([2], [100], [True])):
         columns = {"class_id": pa.array(ids, pa.int16()), "area": areas, "touches_border": touching}
-        objects.add(pa.table(columns))
-    disc, dust = object_figures(survey, objects, CLASSES)
+        survey.objects.add(pa.table(columns))
+    disc, dust = object_figures(survey, CLASSES)
     assert (disc.name, disc.found, disc.missed, disc.invented) == ("disc", 6, 3, 3)
     assert (disc.precision, disc.recall, disc.f1) == (6 / 9, 6 / 9, 12 / 18)
     assert (disc.predicted, disc.mean_area, disc.at_border) == (2, 80, 0.5)

@@ -1,5 +1,5 @@
-import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,52 +10,61 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from seg.data.listing import list_images
+from seg.data.formats.header import Header
+from seg.data.listing import Listing, list_images
 from seg.ledger.outcome import Outcome
 from seg.recipe import Tiling
 from seg.score import dry_run as dry_run_tables
-from seg.score.dry_run import DryRun, Truth, dry_run, survey_headers
+from seg.score.dry_run import (
+    DryRun,
+    Findings,
+    HeaderSurvey,
+    LabelSurvey,
+    Truth,
+    dry_run,
+    survey_headers,
+)
 from seg.score.predict import ImageScorer, ScorerSettings
 from seg.score.queue import Order
-from seg.score.rehearsal import Power
+from seg.score.rehearsal import Estimate, Power
 from seg.storage import Place, as_place
+from seg.words import file_size
+from tests.outcomes import make_aside, make_scored
 from tests.small import read_tree, write_model, write_odd_archive
 
 POWER = Power(workers=2, threads=1, cpus=2, on_gpu=False)
 BAD = {"bad.png": ("unreadable", b"no image\n" * 9), "a/empty.tif": ("empty", b"")}
 
 
-KIND = {"format": "PNG", "bit_depth": 8, "channels": 1, "height": 9, "width": 8, "images": 1}
-VALUES: dict[str, Any] = {
-    "archive": "/a/rather/long/name" * 9,
-    "images": 10,
-    "bytes": 5,
-    "ignored": {".md": 3},
-    "sequences": 1,
-    "labelled": 1000,
-    "finished": 0,
-    "quarantined": 0,
-    "pending": 10,
-    "headers_read": 20,
-    "bad_headers": {
-        "empty": [{"image": "folder/" * 20 + f"{k}.png", "detail": "no bytes"} for k in range(5)]
-    },
-    "kinds": [KIND | {"width": width} for width in range(20)],
-    "labels_read": 64,
-    "label_classes": [
-        {"class": "background", "pixels": 10**6, "share": 0.99, "trained": 0.93},
-        {"class": "a class with a rather long name", "pixels": 12, "share": 0.01, "trained": 0.07},
-    ],
-    "label_ignored": 7,
-    "bad_labels": [{"image": f"{k}.png", "detail": "label x/y.png is of another size"} for k in range(5)],
-    "timed": ["a"],
-    "timed_bad": [{"image": "b.png", "reason": "truncated", "detail": "the file ends after 10 bytes"}],
-    "workers": 1,
-    "seconds": 7200.0,
-    "bytes_to_write": 3 * 10**12,
-    "out": "s3://b/x",
-    "bytes_free": 2 * 10**9,
-}
+LISTING = Listing([f"{k}.png" for k in range(10)], {".md": 3}, np.ones(10, np.int64), np.ones(10, np.int64))
+KINDS = Counter({Header("PNG", 9, width, 1, 8): 1 for width in range(1, 21)})
+FOUND = Findings(
+    plan=DryRun(
+        archive=as_place("/a/rather/long/name" * 9),
+        listing=LISTING,
+        labels=LISTING.images,
+        sequences=1,
+        finished=0,
+        quarantined=0,
+        pending=LISTING.images,
+        truth=Truth(
+            place=as_place("/labels"),
+            names={},
+            classes=("background", "a class with a rather long name"),
+            label_map=(),
+            trained=(0.93, 0.07),
+        ),
+        out=as_place("/scores/x"),
+        power=Power(workers=1, threads=1, cpus=1, on_gpu=False),
+    ),
+    headers=HeaderSurvey(KINDS, {"empty": [("folder/" * 20 + f"{k}.png", "no bytes") for k in range(5)]}),
+    labels=LabelSurvey(
+        np.array([10**6, 12, 7]), 59, [(f"{k}.png", "label x/y.png is of another size") for k in range(5)]
+    ),
+    timed=[make_scored("a.png"), make_aside("b.png", detail="the file ends after 10 bytes")],
+    estimate=Estimate(10, 7200.0, 3 * 10**12),
+    bytes_free=2 * 10**9,
+)
 """More kinds and bad headers than are listed, and a disk that is too small."""
 
 
@@ -81,7 +90,6 @@ def plan_of(archive: Path, out: Path, **other: Any) -> DryRun:
         quarantined=1,
         pending=listing.images[3:],
         out=as_place(out),
-        masks=True,
         power=POWER,
     )
     return replace(plan, **other)
@@ -119,29 +127,30 @@ def test_a_dry_run_tells_what_there_is_and_writes_nothing(
 ) -> None:
     before = read_tree(tmp_path)
     plan, sampler = plan_of(archive, tmp_path / "out"), Sampler(scorer_settings)
-    values = dry_run(plan, sampler)
+    found = dry_run(plan, sampler)
     assert read_tree(tmp_path) == before
-    assert json.loads(json.dumps(values)) == values
     images = plan.listing.images
-    assert (values["images"], values["pending"]) == (len(images), len(images) - 3)
-    assert values["headers_read"] == len(images)
-    assert values["bytes"] == sum((archive / image.partition("#")[0]).stat().st_size for image in images)
-    assert values["ignored"] == {".md": 1}
-    assert values["labelled"] == 3
-    found = {bad["image"]: reason for reason, bads in values["bad_headers"].items() for bad in bads}
-    assert found == {image: reason for image, (reason, _) in BAD.items()}
-    assert sum(kind["images"] for kind in values["kinds"]) == len(images) - 2
-    kinds = {
-        (kind["format"], kind["bit_depth"], kind["channels"]): kind["images"] for kind in values["kinds"]
-    }
-    assert kinds["TIFF", 16, 3] == 1
+    assert found.headers.read == len(images)
+    num_bytes = sum((archive / image.partition("#")[0]).stat().st_size for image in images)
+    bad = {image: reason for reason, bads in found.headers.bad.items() for image, _ in bads}
+    assert bad == {image: reason for image, (reason, _) in BAD.items()}
+    kinds = found.headers.kinds
+    assert kinds.total() == len(images) - 2
+    looks = [(kind.format, kind.bit_depth, kind.channels) for kind in kinds.elements()]
+    assert looks.count(("TIFF", 16, 3)) == 1
     sound = [image for image in plan.pending if image not in BAD]
-    assert values["timed"] == sampler.images == [sound[0], sound[len(sound) // 2], sound[-1]]
+    assert (
+        [one.image for one in found.timed] == sampler.images == [sound[0], sound[len(sound) // 2], sound[-1]]
+    )
     masks = sum(len(content) for name, content in sampler.files.items() if name.startswith("masks/"))
     assert masks > 0
-    assert values["bytes_to_write"] > 1000 * len(plan.pending)
-    assert values["seconds"] > 0
+    assert found.estimate.bytes is not None
+    assert found.estimate.bytes > 1000 * len(plan.pending)
+    assert found.estimate.seconds
     shown = capsys.readouterr().out
+    assert re.search(rf"images +{len(images):,}, {file_size(num_bytes)} *\n", shown)
+    assert re.search(rf"labelled +3 \({3 / len(images):.1%}\) *\n", shown)
+    assert re.search(rf"to score +{len(images) - 3} *\n", shown)
     wanted = (f"archive {archive}", "1 .md", "2 in the ledger, 1 in quarantine", "bad.png: the content is no")
     for text in (*wanted, "16 bit RGB", "130 x 97", "with 2 workers", " free in "):
         assert text in shown
@@ -170,12 +179,11 @@ def test_a_dry_run_counts_the_pixels_of_labels_by_class_as_the_night_will(
         trained=(0.93, 0.07),
     )
     plan = plan_of(archive, tmp_path / "out", pending=[], truth=truth, labels=names)
-    values = dry_run(plan, lambda images, scratch: [])
-    assert [row["pixels"] for row in values["label_classes"]] + [values["label_ignored"]] == expected
-    assert [row["trained"] for row in values["label_classes"]] == [0.93, 0.07]
-    (bad,) = values["bad_labels"]
-    assert bad["image"] == "s1/frame-10.png"
-    assert values["labels_read"] == len(labels) + 1
+    found = dry_run(plan, lambda images, scratch: []).labels
+    assert found is not None
+    assert found.pixels.tolist() == expected
+    assert [image for image, _ in found.bad] == ["s1/frame-10.png"]
+    assert found.looked_at == len(labels) + 1
     shown = capsys.readouterr().out
     share = expected[1] / sum(expected[:2])
     assert re.search(rf"disc +{expected[1]:,} +{share:.2%} +7.00%", shown)
@@ -188,7 +196,7 @@ def test_a_terminal_gets_tables_that_fit(width: int, monkeypatch: pytest.MonkeyP
     console = Console(width=width, force_terminal=True, color_system=None)
     monkeypatch.setattr(dry_run_tables, "open_console", lambda **_: console)
     with console.capture() as captured:
-        dry_run_tables.print_dry_run(VALUES)
+        dry_run_tables.print_dry_run(FOUND)
     lines = captured.get().splitlines()
     assert sum("│" in line for line in lines) > 20
     assert max(map(len, lines)) <= width
@@ -200,8 +208,8 @@ def test_where_nothing_is_left_the_time_is_not_guessed(
     def never(images: list[str], scratch: Place) -> list[dict[str, Any]]:
         raise AssertionError(images)
 
-    values = dry_run(plan_of(archive, tmp_path / "out", pending=[]), never)
-    assert (values["seconds"], values["timed"]) == (None, [])
+    found = dry_run(plan_of(archive, tmp_path / "out", pending=[]), never)
+    assert (found.estimate.seconds, found.timed) == (None, [])
     assert "not known: nothing to score" in capsys.readouterr().out
 
 
@@ -221,12 +229,12 @@ def test_a_file_that_is_gone_is_a_bad_header(archive: Path) -> None:
 
 
 def test_what_does_not_fit_the_disk_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    dry_run_tables.print_dry_run(VALUES)
+    dry_run_tables.print_dry_run(FOUND)
     shown = capsys.readouterr().out
-    assert "about 3.0 TB, 2.0 GB free in s3://b/x; NOT ENOUGH" in shown
+    assert "about 3.0 TB, 2.0 GB free in /scores/x; NOT ENOUGH" in shown
     assert "8 more" in shown
     assert "and 2 more" in shown
     assert "b.png: truncated, the file ends after 10 bytes" in shown
     assert "2 h 00 min with 1 worker, besides" in shown
-    dry_run_tables.print_dry_run(VALUES | {"bytes_free": None})
-    assert "about 3.0 TB in s3://b/x " in capsys.readouterr().out
+    dry_run_tables.print_dry_run(replace(FOUND, bytes_free=None))
+    assert "about 3.0 TB in /scores/x " in capsys.readouterr().out

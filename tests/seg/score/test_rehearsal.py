@@ -80,7 +80,7 @@ def test_the_line_says_how_long_how_much_and_until_when() -> None:
         ready_line(estimate, EVENING, early) == f"{line}; the deadline Wed 04:00 leaves about {left} of them"
     )
     assert ready_line(Estimate(7, None, None), EVENING) == "ready, 7 images, how long they take is not known"
-    assert "0.3 MB" in ready_line(Estimate(3, 20.0, 300_000), EVENING)
+    assert "300.0 kB" in ready_line(Estimate(3, 20.0, 300_000), EVENING)
 
 
 def test_a_good_rehearsal_is_one_line_with_the_masks_it_wrote(
@@ -89,7 +89,7 @@ def test_a_good_rehearsal_is_one_line_with_the_masks_it_wrote(
     outcomes = [replace(outcome, mask_bytes=1000) for outcome in OUTCOMES]
     estimate = tell_ready(outcomes, Rest(4, 4000), as_place(tmp_path), CPU)
     assert estimate.bytes == 3000 + 4 * 1000
-    assert capsys.readouterr().err.startswith("ready, 4 images, about 4 s, 0.0 MB, ends at ")
+    assert capsys.readouterr().err.startswith("ready, 4 images, about 4 s, 7.0 kB, ends at ")
 
 
 def test_where_all_are_set_aside_it_is_said_loudly_with_the_reasons(tmp_path: Path) -> None:
@@ -113,5 +113,5 @@ def test_a_disk_that_is_too_small_is_warned_of(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     images = 2 * free // 1000
     place = as_place(tmp_path / "not" / "there yet")
-    with pytest.warns(DataWarning, match=r"there yet has [\d.]+ GB free, about [\d.]+ GB are needed"):
+    with pytest.warns(DataWarning, match=r"there yet` has [\d.]+ [GT]B free, about [\d.]+ [GT]B are needed"):
         tell_ready(OUTCOMES, Rest(images, 1000 * images), place, CPU)
