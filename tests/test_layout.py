@@ -31,7 +31,7 @@ def test_no_file_is_over_600_lines() -> None:
 SMALL = {
     "seg/ahead.py": "three subjects use it",
     "seg/data/__init__.py": "a registry",
-    "seg/data/frames.py": "scoring and labelling share it, and benches",
+    "seg/data/frames.py": "scoring, labelling and packs share it",
     "seg/models/__init__.py": "a registry",
     "seg/models/fcn.py": "a network",
     "seg/models/fcn32.py": "a network",

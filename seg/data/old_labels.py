@@ -84,12 +84,10 @@ def load_pickled(path: Path, on_array: OnArray) -> Any:
     """
     try:
         with path.open("rb") as file:
-            if file.read(len(npy.MAGIC)) != npy.MAGIC:
-                file.seek(0)
-                return _ask_reader(file, on_array)
+            is_npy = file.read(len(npy.MAGIC)) == npy.MAGIC
             file.seek(0)
-            array = npy.parse(file)
-            if array.shape or array.dtype != np.dtype(object):
+            array = npy.parse(file) if is_npy else None
+            if array is not None and (array.shape or array.dtype != np.dtype(object)):
                 raise pickled.Refused(f"holds an array of {array.dtype} {array.shape}, not one dictionary")
             return _ask_reader(file, on_array)
     except pickled.Refused as error:
