@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import STAGES, FoundObject, Quarantined, Scored
+from seg.ledger.parts import Totals
 
 BEGAN = datetime(2026, 1, 1, 18, tzinfo=UTC)
 
@@ -40,3 +42,11 @@ def make_object(image: str, x: int, **values: Any) -> FoundObject:
     known: dict[str, Any] = {"class_id": 1, "x": x, "y": 0, "width": 2, "height": 1, "area": 2, "iou": 0.75}
     known |= {"centroid_x": x + 0.5, "centroid_y": 0.0, "confidence": 0.9, "touches_border": True}
     return FoundObject(image=image, **(known | values))
+
+
+def totals_of(ledger: Ledger, num_classes: int) -> Totals:
+    """The sums over all its rows."""
+    totals = Totals.zeros(num_classes)
+    for rows in ledger.rows():
+        totals.add(rows)
+    return totals

@@ -7,21 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from seg.errors import DamagedFile
 from seg.files import persistently
 from seg.ledger import outcome
 from seg.ledger.outcome import FoundObject, Outcome, Quarantined, Scored
-from seg.ledger.parts import LISTS, PartName, Parts, Totals, encode_part, new_stem, next_revision
+from seg.ledger.parts import PartName, Parts, encode_part, new_stem, next_revision
 from seg.storage import Place, as_place
 
 PART_ROWS, PART_S = 256, 5.0
 """A part closes after so many rows or seconds: what a kill -9 costs at most."""
-TOTALS_COLUMNS = ["height", "width", *LISTS, *(f"seconds_{stage}" for stage in outcome.STAGES)]
 
 
 class ImageSize(NamedTuple):
@@ -103,14 +100,6 @@ class Ledger:
         """Every image in the quarantine."""
         return set(self._quarantine.column("image").to_pylist())
 
-    def find_finished(self, images: Sequence[str]) -> NDArray[np.bool_]:
-        """Which of the images are in the ledger, bool [N]; without the memory of a set of all names."""
-        return _find(images, self._ledger)
-
-    def find_quarantined(self, images: Sequence[str]) -> NDArray[np.bool_]:
-        """Which of the images are in the quarantine, bool [N]."""
-        return _find(images, self._quarantine)
-
     def stems(self) -> set[str]:
         """Names of the ledger's parts, by which new ones are told."""
         return self._ledger.stems()
@@ -153,13 +142,6 @@ class Ledger:
                 objects = next(tables, None)
             for row in images.to_pylist():
                 yield ImageSize(**row), found.get(row["image"], [])
-
-    def totals(self, num_classes: int) -> Totals:
-        """Sums over the whole ledger."""
-        totals = Totals.zeros(num_classes)
-        for rows in self.rows(TOTALS_COLUMNS):
-            totals.add(rows)
-        return totals
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """Gather rows, also none; commits as `commit_due` does."""
@@ -301,10 +283,6 @@ def read_ledger(place: Place) -> Ledger:
     ledger = Ledger(place)
     ledger.check()
     return ledger
-
-
-def _find(images: Sequence[str], parts: Parts) -> NDArray[np.bool_]:
-    return _is_in(pa.array(images, pa.string()), parts.column("image")).to_numpy(zero_copy_only=False)
 
 
 def _without(rows: pa.Table, images: pa.Array) -> pa.Table:

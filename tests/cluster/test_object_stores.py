@@ -21,7 +21,7 @@ from seg.locks import folder_lock
 from seg.locks.folder_lock import FolderLock, LostLock, StoreLock, check_owner
 from seg.storage import Place, as_place
 from seg.train.run_folder import claim_folder
-from tests.outcomes import make_aside, make_object, make_scored
+from tests.outcomes import make_aside, make_object, make_scored, totals_of
 from tests.s3 import BUCKET, S3, serve_s3
 
 
@@ -108,9 +108,9 @@ def test_a_ledger_on_a_store_does_what_a_local_one_does(store: Place) -> None:
     ledger.forget(["b"])
     ledger.forget_quarantined(["a aside", "d aside", "e aside"])
     reader = Ledger(store)
-    assert reader.find_finished(list("abcdef")).tolist() == [True, False, True, True, True, False]
+    assert reader.finished_images() == set("acde")
     assert reader.quarantined_images() == {"b aside", "c aside"}
-    assert reader.totals(2).confusion.tolist() == [[4, 8], [12, 16]]
+    assert totals_of(reader, 2).confusion.tolist() == [[4, 8], [12, 16]]
     assert sorted(name for rows in reader.objects() for name in rows["image"].to_pylist()) == list("acde")
     torn, _ = store.names("ledger")
     store.write(f"ledger/{torn}", b"PAR1 torn")

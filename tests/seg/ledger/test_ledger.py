@@ -21,7 +21,7 @@ from seg.ledger.ledger import PART_ROWS, Ledger
 from seg.ledger.outcome import LEDGER_SCHEMA, OBJECTS_SCHEMA, QUARANTINE_SCHEMA, Scored
 from seg.locks.folder_lock import LostLock
 from seg.storage import Place
-from tests.outcomes import make_aside, make_object, make_scored
+from tests.outcomes import make_aside, make_object, make_scored, totals_of
 
 
 def parts(folder: Path) -> list[str]:
@@ -104,7 +104,7 @@ def test_a_file_that_was_never_finished_is_not_read(tmp_path: Path) -> None:
         (tmp_path / folder / ".hidden.parquet").write_bytes(b"PAR1 torn")
     assert ledger.finished_images() == {"a"}
     assert ledger.quarantined_images() == set()
-    assert ledger.totals(2).confusion.tolist() == [[1, 2], [3, 4]]
+    assert totals_of(ledger, 2).confusion.tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 4])  # flushes: quarantine, its folder, ledger, its folder
@@ -132,7 +132,7 @@ def test_a_commit_stopped_anywhere_and_called_again_writes_each_row_once(
     ledger.commit()
     rows = [*ledger.rows(), *ledger.quarantine_rows()]
     assert Counter(name for part in rows for name in part["image"].to_pylist()) == {"a": 1, "b": 1}
-    assert ledger.totals(2).images == 1
+    assert totals_of(ledger, 2).images == 1
     assert not list(tmp_path.rglob(".*"))
 
 
@@ -165,7 +165,7 @@ def test_totals_are_the_exact_sums_however_the_rows_are_cut_into_parts(
         for number, batch in enumerate(batches):
             ledger.add([with_counts(f"{number}/{k}", matrix, k) for k, matrix in enumerate(batch)])
             ledger.commit()
-        totals = ledger.totals(3)
+        totals = totals_of(ledger, 3)
         matrices = [matrix for batch in batches for matrix in batch if matrix is not None]
         assert totals.confusion.tolist() == [
             [sum(matrix[3 * row + column] for matrix in matrices) for column in range(3)] for row in range(3)
@@ -242,7 +242,7 @@ def test_a_damaged_part_is_named_by_whoever_reads_it_and_its_images_are_scored_a
     for part in torn:
         part.write_bytes(cut(part.read_bytes()))
     reader = Ledger(tmp_path)
-    for read in (reader.check, reader.finished_images, lambda: reader.totals(2)):
+    for read in (reader.check, reader.finished_images, lambda: totals_of(reader, 2)):
         with pytest.raises(DamagedFile, match=rf"{torn[0]} is damaged \(.*\); the command that scored"):
             read()
     with pytest.raises(DamagedFile, match=rf"{torn[1]} is damaged"):
@@ -265,12 +265,11 @@ def check_look(folder: Path, torn: list[Path]) -> None:
     assert [str(line.message).partition(" is damaged (")[0] for line in said] == list(map(str, torn))
     assert looker.finished_images() == {"b"}
     assert looker.quarantined_images() == {"b aside"}
-    assert looker.find_finished(["b", "a"]).tolist() == [True, False]
 
 
 def check_both(ledger: Ledger) -> None:
     """Images a and b are there once, with their objects, and what was set aside beside them."""
-    assert ledger.totals(2).confusion.tolist() == [[2, 4], [6, 8]]
+    assert totals_of(ledger, 2).confusion.tolist() == [[2, 4], [6, 8]]
     assert sorted(table["image"].to_pylist() for table in ledger.objects()) == [["a"], ["b"]]
     assert sorted(table["image"].to_pylist() for table in ledger.quarantine_rows()) == [
         ["a aside"],
@@ -301,16 +300,6 @@ def test_images_whose_objects_are_damaged_are_scored_again(tmp_path: Path) -> No
     check_both(Ledger(tmp_path))
 
 
-def test_of_many_names_those_that_are_there_are_found(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    assert ledger.find_finished(["a", "b"]).tolist() == [False, False]
-    ledger.add([make_scored("b"), make_aside("c"), make_scored("é/ü.png")])
-    ledger.commit()
-    assert ledger.find_finished(["a", "b", "c", "é/ü.png"]).tolist() == [False, True, False, True]
-    assert ledger.find_quarantined(["a", "b", "c"]).tolist() == [False, False, True]
-    assert ledger.find_finished([]).tolist() == []
-
-
 def test_forgotten_images_are_scored_again_and_their_objects_go_with_them(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for images in ("abc", "de", "fg"):
@@ -324,7 +313,7 @@ def test_forgotten_images_are_scored_again_and_their_objects_go_with_them(tmp_pa
     assert len(parts(tmp_path)) == 7  # two of each and the quarantine's three
     assert {part: (tmp_path / part).read_bytes() for part in untouched} == untouched
     ledger.forget(["a"])
-    assert ledger.totals(2).confusion.sum() == 3
+    assert totals_of(ledger, 2).confusion.sum() == 3
     ledger.forget_quarantined(["a aside", "d aside", "e aside", "g"])
     assert ledger.quarantined_images() == {"b aside", "c aside", "f aside", "g aside"}
     ledger.forget_quarantined()

@@ -146,6 +146,18 @@ def test_a_survey_kept_current_reads_new_parts_alone_and_is_that_of_the_whole(
     assert survey.find_quarantined(images).tolist() == [False, True, False]
 
 
+def test_of_many_names_those_that_are_there_are_found(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    survey = Survey(ledger, 2)
+    assert survey.find_finished(["a", "b"]).tolist() == [False, False]
+    ledger.add([make_scored("b"), make_aside("c"), make_scored("é/ü.png")])
+    ledger.commit()
+    survey.update()
+    assert survey.find_finished(["a", "b", "c", "é/ü.png"]).tolist() == [False, True, False, True]
+    assert survey.find_quarantined(["a", "b", "c"]).tolist() == [False, False, True]
+    assert survey.find_finished([]).tolist() == []
+
+
 def test_an_update_that_was_broken_off_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = write_mixed(tmp_path)
     ledger = Ledger(place)
