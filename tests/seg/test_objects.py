@@ -1,4 +1,3 @@
-from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
@@ -152,4 +151,4 @@ def test_rows_have_none_where_a_number_is_undefined() -> None:
     }
     for ious, iou in ((None, None), (np.array([np.nan]), None), (np.array([0.75]), 0.75)):
         (found,) = object_rows("s/a.png", objects, ious)
-        assert asdict(found) == {**row, "iou": iou}
+        assert found._asdict() == {**row, "iou": iou}

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -197,7 +196,7 @@ def test_objects_are_kept_with_their_image(tmp_path: Path) -> None:
     ledger.commit()
     (table,) = ledger.objects()
     assert table.schema.equals(OBJECTS_SCHEMA)
-    assert table.to_pylist() == list(map(asdict, objects))
+    assert table.to_pylist() == [found._asdict() for found in objects]
     assert len(stems(tmp_path)) == 1
 
 

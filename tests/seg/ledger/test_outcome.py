@@ -1,18 +1,8 @@
 import pickle
-from dataclasses import asdict
 
 import pyarrow as pa
 
-from seg.ledger.outcome import (
-    BESIDE,
-    LEDGER_SCHEMA,
-    OBJECTS_SCHEMA,
-    QUARANTINE_SCHEMA,
-    FoundObject,
-    Quarantined,
-    Scored,
-    to_table,
-)
+from seg.ledger.outcome import LEDGER_SCHEMA, OBJECTS_SCHEMA, QUARANTINE_SCHEMA, to_table
 from tests.outcomes import make_aside, make_object, make_scored
 
 LEDGER = """
@@ -92,19 +82,12 @@ def test_a_table_holds_what_its_outcomes_do() -> None:
     counts = {"objects_found": (0, 2), "objects_missed": (0, 1), "objects_invented": (0, 0)}
     scored = [make_scored("a", [1, 2, 3, 0], objects=found, **counts), make_scored("é/ü#0")]
     aside = [make_aside("b"), make_aside("c", bytes=7, mtime_ns=2**62, label_path="c.txt")]
-    for rows, schema, kind in (
-        (scored, LEDGER_SCHEMA, Scored),
-        (aside, QUARANTINE_SCHEMA, Quarantined),
-        (found, OBJECTS_SCHEMA, FoundObject),
-    ):
+    for rows, schema in ((scored, LEDGER_SCHEMA), (aside, QUARANTINE_SCHEMA), (found, OBJECTS_SCHEMA)):
         table = to_table(rows, schema)
         assert table.schema.equals(schema)
-        wanted = [{name: value for name, value in asdict(row).items() if name not in BESIDE} for row in rows]
-        assert table.to_pylist() == [
-            {name: list(value) if isinstance(value, tuple) else value for name, value in row.items()}
-            for row in wanted
-        ]
-        assert all(isinstance(row, kind) for row in rows)
+        for row, kept in zip(rows, table.to_pylist(), strict=True):
+            wanted = {name: getattr(row, name) for name in schema.names}
+            assert kept == {k: list(v) if isinstance(v, tuple) else v for k, v in wanted.items()}
     assert to_table([], LEDGER_SCHEMA).num_rows == 0
 
 
