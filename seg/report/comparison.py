@@ -19,7 +19,7 @@ from seg.figures.pages import Tick, nice_ticks, open_templates, put_page, share
 from seg.figures.panels import IGNORED, class_colours
 from seg.ledger.ledger import Ledger, read_ledger
 from seg.ledger.outcome import Scored
-from seg.report.pictures import Picture, draw_both, picture_sources
+from seg.report.pictures import Picture, draw_panels, picture_sources
 from seg.report.report import archive_title
 from seg.report.survey import class_ious, hits_and_unions, mean_ious, natural_order, read_scores
 from seg.storage import Place
@@ -431,7 +431,7 @@ class Rows:
         notes: list[str] = []
         (source_a, source_b), (row_a, row_b) = self.sources, rows
         if source_a and source_b and row_a and row_b:
-            pictures, notes = draw_both(source_a, source_b, row_a, row_b)
+            pictures, notes = draw_panels((source_a, row_a), (source_b, row_b))
         return Row(change, self._links(change.image), pictures, notes)
 
     def _links(self, image: str) -> list[Link]:

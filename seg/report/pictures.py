@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,47 +62,26 @@ def picture_sources(scores: Scores) -> PictureSources | None:
     )
 
 
-def draw_panels(sources: PictureSources, row: Scored) -> tuple[list[Picture], list[str]]:
-    """Image, truth, prediction and error of a scored image, and a sentence for each that cannot be shown."""
-    notes: list[str] = []
-    size = shown_size(row.height, row.width)
+def draw_panels(*scorings: tuple[PictureSources, Scored]) -> tuple[list[Picture], list[str]]:
+    """Image, truth and prediction of an image, and a sentence for each that cannot be shown.
+
+    Of one scoring also the error; of two the predictions A and B, image and truth being those of the first.
+    """
+    (sources, row), notes = scorings[0], list[str]()
     image = _attempt("image", notes, lambda: _read_image(sources, row, notes))
     pictures = [] if image is None else [draw_image("image", image)]
-    masks = {
-        "truth": _attempt("label", notes, lambda: _read_truth(sources, row)),
-        "prediction": _attempt("mask", notes, lambda: _read_ids(sources, row)),
-    }
-    small = _shrink(masks, size)
-    pictures += _draw_masks(small, sources.classes)
-    if len(small) == 2:
+    masks = {"truth": _attempt("label", notes, lambda: _read_truth(sources, row))}
+    if len(scorings) == 1:
+        masks["prediction"] = _attempt("mask", notes, lambda: _read_ids(sources, row))
+    else:
+        for letter, scoring in zip("AB", scorings, strict=True):
+            masks[f"prediction {letter}"] = _attempt(f"mask of {letter}", notes, partial(_read_ids, *scoring))
+    size, colours = shown_size(row.height, row.width), panels.class_colours(sources.classes)
+    small = {caption: shrink_mask(mask, size) for caption, mask in masks.items() if mask is not None}
+    pictures += [draw_mask(caption, mask, colours) for caption, mask in small.items()]
+    if small.keys() == {"truth", "prediction"}:
         pictures.append(draw_error(small["truth"], small["prediction"], sources.classes))
     return pictures, notes
-
-
-def draw_both(
-    sources_a: PictureSources, sources_b: PictureSources, row_a: Scored, row_b: Scored
-) -> tuple[list[Picture], list[str]]:
-    """Image, truth and the predictions of two scorings, of the ledger rows of one image; else as above."""
-    notes: list[str] = []
-    image = _attempt("image", notes, lambda: _read_image(sources_a, row_a, notes))
-    pictures = [] if image is None else [draw_image("image", image)]
-    masks = {
-        "truth": _attempt("label", notes, lambda: _read_truth(sources_a, row_a)),
-        "prediction A": _attempt("mask of A", notes, lambda: _read_ids(sources_a, row_a)),
-        "prediction B": _attempt("mask of B", notes, lambda: _read_ids(sources_b, row_b)),
-    }
-    small = _shrink(masks, shown_size(row_a.height, row_a.width))
-    return [*pictures, *_draw_masks(small, sources_a.classes)], notes
-
-
-def _shrink(
-    masks: dict[str, NDArray[np.uint8] | None], size: tuple[int, int]
-) -> dict[str, NDArray[np.uint8]]:
-    return {caption: shrink_mask(mask, size) for caption, mask in masks.items() if mask is not None}
-
-
-def _draw_masks(masks: dict[str, NDArray[np.uint8]], classes: Sequence[str]) -> list[Picture]:
-    return [draw_mask(caption, mask, panels.class_colours(classes)) for caption, mask in masks.items()]
 
 
 class _Changed(Exception):

@@ -95,7 +95,7 @@ class Gallery:
     def show(self, row: Scored) -> page.ImageFigures:
         """A row with its pictures."""
         if row.image not in self._shown:
-            drawn = draw_panels(self.sources, row) if self.sources else None
+            drawn = draw_panels((self.sources, row)) if self.sources else None
             self._shown[row.image] = self.describe(row, *(drawn or ([], [])))
         return self._shown[row.image]
 
