@@ -40,13 +40,14 @@ fix: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Three files at a time, each test on one core: half of the tests' time is waiting for processes to start.
+# Three files at a time, each test on one core: half of the tests' time is waiting for processes to start. Of files
+# that share a Ray (tests/conftest.py) it is one.
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# The long kills, minutes each; two files at a time, as most are more than one process.
+# The long kills, minutes each; two files at a time, as most are more than one process, and each its own Ray.
 faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m long -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long -n 2 --dist loadscope --no-loadscope-reorder
 
 # A hundred thousand damaged and invented inputs at every reader, half an hour on 2 cores; exit code 1: a find.
 # FUZZ="--docs docs/security.md" puts the table there, --seed N makes other inputs.

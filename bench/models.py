@@ -7,15 +7,13 @@ of them a step.
 """
 
 import json
-import multiprocessing
 import os
 import platform
 import resource
 import tempfile
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -25,6 +23,7 @@ import torchvision
 import tyro
 from torch import Tensor, nn
 
+from bench.setup import in_processes, time_ms
 from seg.models.build import build, output_weights
 from seg.pack.crops import CropSampler
 from seg.pack.training_data import open_packs, open_training_data
@@ -149,14 +148,11 @@ def time_steps(task: Task) -> dict[str, dict[str, Any]]:
         contenders[PEERS[task.recipe.name][0]] = Contender(task, is_peer=True)
     batch = contenders["fringe"].first_batch()
     rows: dict[str, dict[str, Any]] = {name: {"forward_ms": [], "step_ms": []} for name in contenders}
-    for turn in range(1 + task.repeat):
+    for turn in range(task.repeat):
         order = list(contenders.items())
         for name, contender in order if turn % 2 else order[::-1]:  # each comes first in turn
-            forward = time_ms(lambda it=contender: it.predict(batch[0]), contender.device)
-            step = time_ms(lambda it=contender: it.step(*batch), contender.device)
-            if turn:  # the first warms up
-                rows[name]["forward_ms"].append(forward)
-                rows[name]["step_ms"].append(step)
+            rows[name]["forward_ms"].append(time_ms(partial(contender.predict, batch[0])))
+            rows[name]["step_ms"].append(time_ms(partial(contender.step, *batch)))
     for name, contender in contenders.items():
         rows[name]["parameters"] = sum(part.numel() for part in contender.model.parameters()) / 1e6
     return rows
@@ -167,14 +163,6 @@ def memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
-def time_ms(call: Callable[[], object], device: torch.device) -> float:
-    started = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - started)
 
 
 def shrunk(recipe: Recipe, side_px: int) -> Recipe:
@@ -188,12 +176,6 @@ def find_data(recipe: Recipe, shared: Path, simulated: Path) -> tuple[Recipe, Pa
     if recipe.dataset == "camvid-rgb":  # only the layout with ids is there
         recipe = replace(recipe, dataset="camvid", label_map=((11, 255),))
     return recipe, shared / FOLDERS[recipe.dataset] if recipe.dataset in FOLDERS else simulated
-
-
-def alone(measure: Callable[..., Any], *arguments: object) -> Any:
-    """Measure in a fresh process: its peak memory is its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, *arguments).result()
 
 
 def main(
@@ -215,11 +197,12 @@ def main(
         simulate_archive(simulated, Simulation(num_sequences=2, num_frames=4), workers=2, advance=_quiet)
         for name in recipes:
             recipe, data = find_data(RECIPES[name], shared.resolve(), simulated)
-            losses = alone(learn, Task(shrunk(recipe, learn_px), data, steps))
+            losses = in_processes(1, learn, [Task(shrunk(recipe, learn_px), data, steps)])[0]
             task = Task(recipe, data, repeat)
-            for by, found in alone(time_steps, task).items():
+            for by, found in in_processes(1, time_steps, [task])[0].items():
                 is_peer = by != "fringe"
-                found |= {"peak_mb": alone(peak_mb, task, is_peer), "losses": None if is_peer else losses}
+                (peak,) = in_processes(1, partial(peak_mb, is_peer=is_peer), [task])
+                found |= {"peak_mb": peak, "losses": None if is_peer else losses}
                 rows.append({"recipe": name, "by": by, **found})
                 _print_row(recipe, rows[-1])
     print(json.dumps(rows))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.scoring_setup import BATCH, Bench
+from bench.setup import BATCH, Bench, time_ms
 from bench.table import Row
 from seg.data.frames import Frame
 from seg.data.images import Pixels, decode_image
@@ -142,10 +142,8 @@ def measure_monai(bench: Bench) -> Iterator[Row]:
         )
         ours, theirs = partial(subject.count_ours, predictor), partial(subject.count_monai, modes[blend])
         subject.check_alike(ours(), theirs())
-        found = bench.take_turns(
-            {"ours": partial(bench.time_ms, ours), "theirs": partial(bench.time_ms, theirs)},
-            1 if bench.quick else TURNS,
-        )
+        contenders = {"ours": partial(time_ms, ours), "theirs": partial(time_ms, theirs)}
+        found = bench.take_turns(contenders, more=1 if bench.quick else TURNS)
         what = f"{name}, {blend}"
         yield Row(what, found["ours"], f"MONAI, {modes[blend]}", found["theirs"], "share", 100)
 

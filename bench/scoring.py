@@ -20,9 +20,9 @@ import tyro
 from bench.monai_contender import measure_monai
 from bench.scoring_limits import measure_listing, measure_memory, measure_resume
 from bench.scoring_loops import measure_pipeline
-from bench.scoring_setup import RECIPE, Bench
 from bench.scoring_stages import measure_rows, measure_stages
-from bench.table import Row, bench_folder, print_table
+from bench.setup import CPU_RECIPE, Bench, bench_folder, count_cores
+from bench.table import Row, print_table
 from bench.values import Value
 
 MEASUREMENTS: dict[str, Callable[[Bench], Iterator[Row | Value]]] = {
@@ -47,8 +47,8 @@ def describe(bench: Bench) -> str:
     """What the numbers belong to."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "opencv-python"))
     return (
-        f"{platform.machine()}, {bench.cores} cores, Python {platform.python_version()}, {versions}\n"
-        f"{RECIPE}, {bench.precision}; {bench.repeat} turns"
+        f"{platform.machine()}, {count_cores()} cores, Python {platform.python_version()}, {versions}\n"
+        f"{CPU_RECIPE}, {bench.precision}; {bench.repeat} turns"
     )
 
 
@@ -68,8 +68,9 @@ def main(
     """
     with bench_folder(folder) as place:
         bench = Bench(quick=quick, repeat=1 if quick else repeat, precision=precision, folder=place)
-        bench.prepare()
-        torch.set_num_threads(bench.cores)
+        bench.simulate()
+        bench.train_model()
+        torch.set_num_threads(count_cores())
         measurements = ((name, partial(MEASUREMENTS[name], bench)) for name in rows)
         print_table(describe(bench), measurements, reason_to_skip)
 

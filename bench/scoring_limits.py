@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bench.scoring_setup import BATCH, Bench, score
+from bench.setup import BATCH, Bench, count_cores, score
 from bench.values import Value
 from seg.data.labels import encode_mask
 from seg.ledger.ledger import Ledger
@@ -55,7 +55,7 @@ def measure_resume(bench: Bench) -> Iterator[Value]:
     words = (root, "--model", bench.model, "--precision", bench.precision)
     score((*words, "--limit", 3, "--workers", 0), out)
     finish_by_hand(root, out)
-    finished = score((*words, "--workers", 0 if bench.quick else bench.cores), out)
+    finished = score((*words, "--workers", 0 if bench.quick else count_cores()), out)
     if (finished.summary["images_scored"], finished.summary["images_skipped"]) != (0, count):
         raise SystemExit("the folder was not finished: not timed")
     yield Value(f"the same command on {count} finished images", [finished.seconds], "s", RESUME_S)
@@ -131,7 +131,7 @@ def _command(pid: int) -> bytes:
 
 def measure_memory(bench: Bench) -> Iterator[Value]:
     """A job's process, and its workers, over 200 frames."""
-    count, workers = (12, 0) if bench.quick else (200, bench.cores)
+    count, workers = (12, 0) if bench.quick else (200, count_cores())
     archive = bench.link_archive(count)
     watch, out = MemoryWatch(), bench.new_folder()
     words = (archive, "--model", bench.model, "--precision", bench.precision, "--workers", workers)

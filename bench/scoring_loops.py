@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.scoring_setup import BATCH, Bench, Finished, in_processes, score, steady_ms
+from bench.setup import BATCH, Bench, Finished, count_cores, in_processes, score, steady_ms
 from bench.table import Row
 from seg.data.images import decode_image
 from seg.data.labels import decode_label, encode_mask
@@ -135,7 +135,7 @@ class Contest:
 
 def measure_pipeline(bench: Bench) -> Iterator[Row]:
     """Steady rates, as time an image; starts and ends of jobs apart."""
-    contest, cores = Contest(bench), bench.cores
+    contest, cores = Contest(bench), count_cores()
     jobs = {"in this process": (0, cores)}
     if not bench.quick:
         jobs |= {f"{cores} Ray workers": (cores, 1), "1 Ray worker": (1, cores)}

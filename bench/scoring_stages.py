@@ -1,21 +1,21 @@
 """What each stage of scoring a frame costs one core, and what a row costs the job's process."""
 
 import hashlib
-import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.benchmark import timer
 
-from bench.scoring_setup import BATCH, Bench, steady_ms
+from bench.setup import BATCH, Bench, count_cores, once_ms, steady_ms, time_ms
 from bench.values import Value
 from cluster.scorer_pool import Limits, ScorerPool
 from cluster.scorer_workers import RayCrew
@@ -42,106 +42,98 @@ HEAVIER = "interferogram-icnet"
 """A recipe that prepares frames with more than a resize."""
 
 
-@dataclass(slots=True)
-class Stopwatch:
-    """Milliseconds of each stage, a list a stage."""
-
-    found: dict[str, list[float]] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Time a block."""
-        started = time.perf_counter()
-        yield
-        self.found.setdefault(stage, []).append(1e3 * (time.perf_counter() - started))
+Result = TypeVar("Result")
 
 
 class TimedModel(nn.Module):
-    """A network that notes how long its forward passes take."""
+    """A network that notes how long its forward passes take, a sum for each prediction that was begun."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.took_ms = model, 0.0
+        self.model = model
+        self.took_ms: list[float] = []
 
     def forward(self, crops: Tensor) -> Tensor:
         """The network's own."""
-        started = time.perf_counter()
+        started = timer()
         logits = self.model(crops)
-        self.took_ms += 1e3 * (time.perf_counter() - started)
+        self.took_ms[-1] += 1e3 * (timer() - started)
         return logits
 
 
 class Stages:
-    """The stages of one image after the other, on one thread."""
+    """The stages of one image after the other, on one thread, each again and again."""
 
     def __init__(self, bench: Bench) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        self.bench, self.watch = bench, Stopwatch()
+        self.bench = bench
+        self.found: dict[str, list[float]] = defaultdict(list)
         model, self.card = load_model(bench.model)
         self.model = TimedModel(model).eval()
 
+    def take(self, stage: str, call: Callable[[], Result]) -> Result:
+        """Time a stage; what it returns."""
+        self.found[stage].append(time_ms(call))
+        return call()
+
     def run(self, image: Path, label: Path) -> None:
         """Everything that a worker does for one image."""
-        timed, card = self.watch.timed, self.card
-        with timed("read, from the page cache"):
-            data, truth_data = image.read_bytes(), label.read_bytes()
-        with timed("hash, SHA-256"):
-            hashlib.sha256(data).hexdigest()
-        with timed("decode the image"):
-            pixels = decode_image(data)
+        take, card = self.take, self.card
+        data = take("read, from the page cache", image.read_bytes)
+        truth_data = label.read_bytes()
+        take("hash, SHA-256", lambda: hashlib.sha256(data).hexdigest())
+        pixels = take("decode the image", lambda: decode_image(data))
         bmp = bytes(cv2.imencode(".bmp", pixels)[1])
-        with timed("(decode it as BMP)"):
-            decode_image(bmp)
-        with timed("mean and deviation of its pixels"):
-            describe_pixels(pixels)
+        take("(decode it as BMP)", lambda: decode_image(bmp))
+        take("mean and deviation of its pixels", lambda: describe_pixels(pixels))
         size = (pixels.shape[0], pixels.shape[1])
-        with timed("decode its mask of truth"):
-            truth = read_label(truth_data, label, size, card.classes)
-        background = Background(np.zeros(size, np.float32), num_frames=1)
-        with timed(f"(preprocess as {HEAVIER}: background, CLAHE)"):
-            preprocess(pixels, RECIPES[HEAVIER].preprocessing, background)
-        with timed("preprocess"):
-            working = preprocess(pixels, card.preprocessing)
-            frame = working, choose_statistics(working, card.preprocessing, card.statistics)
+        truth = take("decode its mask of truth", lambda: read_label(truth_data, label, size, card.classes))
+        background, heavier = Background(np.zeros(size, np.float32), num_frames=1), RECIPES[HEAVIER]
+        what = f"(preprocess as {HEAVIER}: background, CLAHE)"
+        take(what, lambda: preprocess(pixels, heavier.preprocessing, background))
+        working = take("preprocess", lambda: preprocess(pixels, card.preprocessing))
+        frame = working, choose_statistics(working, card.preprocessing, card.statistics)
         for precision in ("float32", "bf16"):
             ids, probability = self._predict(frame, size, precision)
-        with timed("count pixels"):
-            count_pixels(ids, truth.mask, len(card.classes))
-        with timed("find and match objects"):
+        take("count pixels", lambda: count_pixels(ids, truth.mask, len(card.classes)))
+
+        def find_and_match() -> None:
             found = find_objects(ids.numpy(), len(card.classes), MIN_OBJECT_PX, probability.numpy())
             matches = match_objects(found, truth, len(card.classes), MIN_OBJECT_PX)
             object_rows(image.name, found, matches.ious)
-        with timed("encode the mask"):
-            mask = encode_mask(ids.numpy())
-        with timed("write the mask, flushed"):
-            as_place(self.bench.folder).write("stage.png", mask)
+
+        take("find and match objects", find_and_match)
+        mask = take("encode the mask", lambda: encode_mask(ids.numpy()))
+        place = as_place(self.bench.folder)
+        take("write the mask, flushed", lambda: place.write("stage.png", mask))
 
     def _predict(self, frame: Any, size: tuple[int, int], precision: str) -> tuple[Tensor, Tensor]:
         predictor = Predictor(
             self.model, self.card.tiling, batch=BATCH, device=torch.device("cpu"), precision=precision
         )
-        self.model.took_ms = 0.0
-        started = time.perf_counter()
-        prediction = predictor.predict_frames([frame], size, probability=True)
-        took_ms = 1e3 * (time.perf_counter() - started)
-        found = {f"model, {precision}": self.model.took_ms}
+
+        def predict() -> Any:
+            self.model.took_ms.append(0.0)
+            return predictor.predict_frames([frame], size, probability=True)
+
+        self.model.took_ms.clear()
+        whole_ms = time_ms(predict)
+        model_ms = median(self.model.took_ms)
+        self.found[f"model, {precision}"].append(model_ms)
         if precision == "bf16":
-            found["windows, upsampling, ids, confidence"] = took_ms - self.model.took_ms
-        for stage, value in found.items():
-            self.watch.found.setdefault(stage, []).append(value)
+            self.found["windows, upsampling, ids, confidence"].append(whole_ms - model_ms)
+        prediction = predict()
         assert prediction.probability is not None, "it was asked for"
         return prediction.ids, prediction.probability
 
 
 def measure_stages(bench: Bench) -> Iterator[Value]:
-    """Each stage of a frame, one core, after a warm-up."""
+    """Each stage of a frame, one core."""
     stages = Stages(bench)
-    images = sorted((bench.frames / "images").rglob("*.png"))
-    for image in (images[0], *images):
-        label = bench.frames / "masks" / image.relative_to(bench.frames / "images")
-        stages.run(image, label)
-    found = {stage: values[1:] for stage, values in stages.watch.found.items()}
+    for image in sorted((bench.frames / "images").rglob("*.png")):
+        stages.run(image, bench.frames / "masks" / image.relative_to(bench.frames / "images"))
+    found = stages.found
     for stage, values in found.items():
         yield Value(f"a frame: {stage}", values, "ms")
     others = [values for stage, values in found.items() if not stage.startswith(("model", "("))]
@@ -211,7 +203,7 @@ def measure_rows(bench: Bench) -> Iterator[Value]:
     count = 1000 if bench.quick else 10_000
     images = [f"s/{number:06}.png" for number in range(count)]
     ledger = Ledger(bench.new_folder())
-    took_ms = bench.time_ms(lambda: add_all(ledger, ([make_outcome(image)] for image in images)))
+    took_ms = once_ms(lambda: add_all(ledger, ([make_outcome(image)] for image in images)))
     yield Value("a row: into the ledger", [took_ms / count], "ms")
     if not bench.quick:
         with compute_session() as session:
@@ -230,9 +222,9 @@ def pool_ms(bench: Bench, images: list[str]) -> float:
     out = as_place(bench.new_folder())
     pool = ScorerPool(
         RayCrew(make_settings(out), make_scorer=NoScorer),
-        ScoreQueue(find_groups(iter(images), lambda *_: False), workers=bench.cores),
+        ScoreQueue(find_groups(iter(images), lambda *_: False), workers=count_cores()),
         lambda task: Order(task.image, task.attempt),
-        workers=bench.cores,
+        workers=count_cores(),
         inflight=out.below("inflight"),
         stopping=Stopping(),
         limits=Limits(),
@@ -240,7 +232,7 @@ def pool_ms(bench: Bench, images: list[str]) -> float:
     ledger, arrived_s = Ledger(out), []
     for outcomes in pool.outcomes():
         ledger.add(outcomes)
-        arrived_s += [time.perf_counter()] * len(outcomes)
+        arrived_s += [timer()] * len(outcomes)
     ledger.commit()
     return steady_ms(arrived_s, first=len(images) // 10, last=0)
 

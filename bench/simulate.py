@@ -4,8 +4,8 @@ import json
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from statistics import median
 
@@ -13,6 +13,7 @@ import numpy as np
 import scipy
 import tyro
 
+from bench.setup import time_ms
 from seg.simulate.archive import write_frame
 from seg.simulate.holograms import DIFFICULTIES, Scene, make_background, simulate_frame
 
@@ -21,13 +22,9 @@ LIMIT_S = 2.5
 
 
 def time_s(call: Callable[[int], object], repeat: int) -> list[float]:
-    """Seconds of each of `repeat` calls, given 1, 2, ..., after a warm-up call, given 0."""
-    seconds = []
-    for number in range(repeat + 1):
-        started = time.perf_counter()
-        call(number)
-        seconds.append(time.perf_counter() - started)
-    return seconds[1:]
+    """Seconds of a call, `repeat` times over, given 0, 1, 2, ...: each is another frame's."""
+    numbers = count()
+    return [time_ms(lambda: call(next(numbers))) / 1e3 for _ in range(repeat)]
 
 
 def measure(scene: Scene, repeat: int) -> dict[str, list[float]]:

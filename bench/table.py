@@ -1,12 +1,8 @@
 """A table of two contenders' times a row, with what the row claims of them."""
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -78,16 +74,6 @@ HEADER = f"{'':34}{'ms, median (range)':>25}  {'against':34}{'ms, median (range)
 def spread(times_ms: list[float]) -> str:
     """Median and range."""
     return f"{median(times_ms):.4g} ({min(times_ms):.4g}-{max(times_ms):.4g})"
-
-
-@contextmanager
-def bench_folder(folder: Path | None) -> Iterator[Path]:
-    """The folder, which then also is the cache of the jobs that the block starts; None: a temporary one."""
-    with ExitStack() as stack:
-        place = (folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))).resolve()
-        place.mkdir(parents=True, exist_ok=True)
-        os.environ["FRINGE_CACHE"] = str(place)
-        yield place
 
 
 def print_table(

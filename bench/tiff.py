@@ -1,6 +1,6 @@
 """How long does a TIFF take to decode? seg.data.images against OpenCV, which read it until issue S.
 
-python -m bench.tiff [--repeat 15] [--side-px 3072] [--compressions none lzw deflate zstd]
+python -m bench.tiff [--repeat 5] [--side-px 3072] [--compressions none lzw deflate zstd]
 
 Contenders take turns; times are of CPU. Uncompressed, ours may take 10 % more than OpenCV; the rest is told,
 not judged.
@@ -9,7 +9,7 @@ not judged.
 import io
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from itertools import product
@@ -22,6 +22,7 @@ import tyro
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.setup import time_ms
 from bench.table import Row, print_table
 from bench.values import Value
 from seg.data.images import decode_image
@@ -54,11 +55,8 @@ def by_opencv(data: bytes) -> NDArray[Any] | None:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-def time_ms(call: Callable[[], object]) -> float:
-    """CPU of one call, all threads together: a busy machine counts less."""
-    began = time.process_time()
-    call()
-    return 1e3 * (time.process_time() - began)
+cpu_ms = partial(time_ms, clock=time.process_time)
+"""CPU of a call, all threads together: a busy machine counts less."""
 
 
 def measure(side_px: int, repeat: int, compressions: tuple[str, ...], bits: int) -> Iterator[Row | Value]:
@@ -72,19 +70,19 @@ def measure(side_px: int, repeat: int, compressions: tuple[str, ...], bits: int)
             if found is not None and not np.array_equal(found, pixels):
                 raise SystemExit(f"{what}: {name} reads other pixels: not timed")
         if other is None:
-            times = [time_ms(partial(decode_image, data)) for _ in range(repeat)]
+            times = [cpu_ms(partial(decode_image, data)) for _ in range(repeat)]
             yield Value(f"{what} (OpenCV does not read it)", times, "ms")
             continue
         ours, theirs = [], []
         for _ in range(repeat):
-            ours.append(time_ms(partial(decode_image, data)))
-            theirs.append(time_ms(partial(by_opencv, data)))
+            ours.append(cpu_ms(partial(decode_image, data)))
+            theirs.append(cpu_ms(partial(by_opencv, data)))
         limit = 10 if compression == "none" else None
         yield Row(what, ours, "Pillow and OpenCV", theirs, "above", limit)
 
 
 def main(
-    repeat: int = 15, side_px: int = 3072, compressions: tuple[str, ...] = ("none", "lzw", "deflate", "zstd")
+    repeat: int = 5, side_px: int = 3072, compressions: tuple[str, ...] = ("none", "lzw", "deflate", "zstd")
 ) -> None:
     """Print a line a kind of file, then one JSON line."""
     cv2.setNumThreads(1)

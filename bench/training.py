@@ -8,7 +8,6 @@ named. The recipe is the one that jobs take on such a device, without a backgrou
 """
 
 import platform
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,12 +22,13 @@ import torch
 import tyro
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.benchmark import timer
 
 from bench.gpu_time import NUM_STEPS, profile_steps
 from bench.reference_loops import REFERENCE_LOOPS, DecodedCrops
-from bench.table import Row, bench_folder, print_table
+from bench.setup import CPU_RECIPE, Bench, bench_folder, count_cores, once_ms, time_ms
+from bench.table import Row, print_table
 from bench.training_on_ray import measure_ray
-from bench.training_setup import CPU_RECIPE, Bench, count_cores
 from seg import metrics
 from seg.data.layout import Sample
 from seg.metrics import confusion_matrix
@@ -50,7 +50,7 @@ class DecodedPack(Pack):
         super().__init__(path)
         self.samples = samples
 
-    def window(self, row: int, frames: int) -> list[PackedImage]:
+    def clip(self, row: int, frames: int) -> list[PackedImage]:
         """The packed image, with pixels and mask from its files."""
         sample = self.samples[row]
         assert frames == 1, "only single frames are decoded here"
@@ -81,10 +81,11 @@ def measure_crops(bench: Bench) -> Iterator[Row]:
             raise SystemExit("the pack's crops are not those of the files: not timed")
 
     def crop_ms(sampler: CropSampler, epochs: int) -> float:
-        took_ms = bench.time_ms(lambda: [sum(1 for _ in sampler.batches(epoch)) for epoch in range(epochs)])
+        took_ms = time_ms(lambda: [sum(1 for _ in sampler.batches(epoch)) for epoch in range(epochs)])
         return took_ms / (epochs * sampler.steps_per_epoch * sampler.batch)
 
-    found = bench.take_turns({"pack": lambda: crop_ms(packed, 8), "png": lambda: crop_ms(decoded, 1)})
+    contenders = {"pack": lambda: crop_ms(packed, 8), "png": lambda: crop_ms(decoded, 1)}
+    found = bench.take_turns(contenders, warm_up=True)
     yield Row(f"a crop of {side_px} px", found["pack"], "decoded from its PNGs", found["png"], "times", 20)
 
 
@@ -110,19 +111,19 @@ class ResidentSteps:
 class Alternation:
     """Takes a bare step after each step of a training, as its listener; both meet the same noise."""
 
-    def __init__(self, bench: Bench, bare: ResidentSteps) -> None:
-        self.bench, self.bare = bench, bare
+    def __init__(self, bare: ResidentSteps) -> None:
+        self.bare = bare
         self.ours_ms: list[float] = []
         self.bare_ms: list[float] = []
         self.resumed: float | None = None
 
     def __call__(self, report: StepReport) -> None:
         """Note what the training's step took, crops and waiting included; an epoch's first one warms up."""
-        self.bench.wait_for_device()
+        ended = timer()  # when a GPU has done what it was given
         if report.step > 1 and self.resumed is not None:
-            self.ours_ms.append(1e3 * (time.perf_counter() - self.resumed))
-            self.bare_ms.append(self.bench.time_ms(self.bare.step))
-        self.resumed = time.perf_counter()
+            self.ours_ms.append(1e3 * (ended - self.resumed))
+            self.bare_ms.append(once_ms(self.bare.step))
+        self.resumed = timer()
 
 
 def on_step(_: StepReport) -> None:
@@ -137,7 +138,7 @@ def crop_ms(result: EpochResult) -> float:
 def measure_loop(bench: Bench) -> Iterator[Row]:
     """Our loop's steps against bare ones, in turn; then its validation, which no limit is set for."""
     recipe = replace(bench.recipe, epochs=bench.repeat)
-    alternation = Alternation(bench, ResidentSteps(bench.open_training(recipe)))
+    alternation = Alternation(ResidentSteps(bench.open_training(recipe)))
     for _ in bench.open_training(recipe).epochs(alternation):
         pass
     yield Row("a step in the whole loop", alternation.ours_ms, "a bare step", alternation.bare_ms, "above", 5)
@@ -168,12 +169,13 @@ def measure_metrics(bench: Bench) -> Iterator[Row]:
     def count_ms() -> float:
         counted.zero_()
         pieces = predict_pieces(predictor, training.validation_pack.clips(frames=1), training.statistics)
-        return sum(bench.time_ms(partial(add, *pair)) for pair in pieces) + bench.time_ms(summarise)
+        return sum(once_ms(partial(add, *pair)) for pair in pieces) + once_ms(summarise)
 
     count_ms()
     if not np.array_equal(counted.cpu().numpy(), training.validate()):
         raise SystemExit("what is counted here is not what validation counts: not timed")
-    found = bench.take_turns({"metrics": count_ms, "all": lambda: bench.time_ms(training.validate)})
+    contenders = {"metrics": count_ms, "all": lambda: once_ms(training.validate)}
+    found = bench.take_turns(contenders, warm_up=True)
     what = f"metrics of {len(training.validation_pack)} images"
     yield Row(what, found["metrics"], "their validation", found["all"], "share", 1)
 
@@ -182,7 +184,7 @@ class ReferenceRun:
     """A reference system's loop on a network of its own, with the beginning of ours."""
 
     def __init__(self, bench: Bench, recipe: Recipe, name: str) -> None:
-        self.bench, self.loop = bench, REFERENCE_LOOPS[name]
+        self.loop = REFERENCE_LOOPS[name]
         training = bench.open_training(recipe)
         self.learner, data = training.learner, training.plan.data
         self.learner.model.to(memory_format=torch.contiguous_format)
@@ -192,7 +194,7 @@ class ReferenceRun:
     def crop_ms(self) -> float:
         """What a crop takes in an epoch."""
         train = partial(self.loop.train_epoch, self.batches, self.learner, self.num_classes)
-        return self.bench.time_ms(train) / self.num_crops
+        return once_ms(train) / self.num_crops
 
 
 PLAIN = "camvid U-Net"
@@ -217,7 +219,7 @@ def measure_references(bench: Bench) -> Iterator[Row]:
     contenders = {name: ReferenceRun(few, in_float32, name).crop_ms for name in REFERENCE_LOOPS}
     contenders |= {"ours": train, "ours, float32": lambda: crop_ms(next(float32_epochs))}
     contenders["like ours"] = ReferenceRun(few, recipe, PLAIN).crop_ms
-    found = few.take_turns(contenders)
+    found = few.take_turns(contenders, warm_up=True)
     for name in REFERENCE_LOOPS:
         yield Row("a crop in the whole loop", found["ours"], f"in {name}'s", found[name], "times", 2)
     num_crops = ours.sampler.steps_per_epoch * recipe.batch

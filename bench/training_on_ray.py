@@ -5,12 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.setup import Bench, count_cores, once_ms
 from bench.table import Row
-from bench.training_setup import Bench, count_cores
 
 TRAIN_JOB = Path(__file__).parents[1] / "jobs" / "train.py"
 
@@ -45,7 +44,7 @@ def run_training_job(
     """The lines of history.csv of a training, on a Ray of its own if on any, and the seconds of it all."""
     recipe, out = bench.recipe, Path(tempfile.mkdtemp(dir=bench.folder, prefix="job-"))
     options = {
-        "--data": (bench.archive,),
+        "--data": (bench.frames,),
         "--out": (out,),
         "--workers": (workers,),
         "--epochs": (epochs,),
@@ -55,12 +54,15 @@ def run_training_job(
     } | ({"--cpus-per-worker": (threads,)} if workers else {})
     words = [str(word) for name, values in options.items() for word in (name, *values)]
     environment = os.environ | {"RAY_ADDRESS": "local", "OMP_NUM_THREADS": str(threads)}
-    started = time.perf_counter()
-    job = subprocess.run(
-        [sys.executable, TRAIN_JOB, recipe.name, *words], env=environment, capture_output=True, check=False
-    )
-    seconds = time.perf_counter() - started
-    if job.returncode:
-        raise SystemExit(f"{' '.join(words)}: exit code {job.returncode}\n{job.stderr.decode()[-2000:]}")
+    log = out.with_suffix(".log")
+
+    def run() -> None:
+        with log.open("wb") as said:
+            command = [sys.executable, TRAIN_JOB, recipe.name, *words]
+            job = subprocess.run(command, env=environment, stdout=said, stderr=said, check=False)
+        if job.returncode:
+            raise SystemExit(f"{' '.join(words)}: exit code {job.returncode}\n{log.read_text()[-2000:]}")
+
+    seconds = once_ms(run) / 1e3
     with (out / "history.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file)), seconds

@@ -2,14 +2,15 @@
 
 import json
 import platform
-import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.setup import time_ms
 from seg.predict.tiling import Span
 from seg.predict.upsampling import Resampling, classes_at_own_size, margins_over_first
 
@@ -31,7 +32,7 @@ CONTENDERS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-def main(repeat: int = 7, side_px: int = 3072, threads: int = 1) -> None:
+def main(repeat: int = 5, side_px: int = 3072, threads: int = 1) -> None:
     """Print a line a contender and number of classes, then one JSON line."""
     torch.set_num_threads(threads)
     print(
@@ -43,14 +44,11 @@ def main(repeat: int = 7, side_px: int = 3072, threads: int = 1) -> None:
         logits = torch.randn(num_classes, side_px // 3, side_px // 3, generator=random)
         expected = by_torch(logits, side_px)
         for name, contender in CONTENDERS.items():
-            differing = int((contender(logits, side_px) != expected).sum())  # also the warm-up
+            differing = int((contender(logits, side_px) != expected).sum())
             if differing > side_px:  # rounding decides a pixel in a few thousand rows at most
                 raise SystemExit(f"{name} differs in {differing} pixels: not timed")
-            rows[f"{name}, {num_classes} classes"] = times = []
-            for _ in range(repeat):
-                started = time.perf_counter()
-                contender(logits, side_px)
-                times.append(1e3 * (time.perf_counter() - started))
+            call = partial(contender, logits, side_px)
+            rows[f"{name}, {num_classes} classes"] = times = [time_ms(call) for _ in range(repeat)]
             spread = f"({min(times):.0f}-{max(times):.0f})"
             print(f"{name:22}{num_classes:3} classes {median(times):8.1f} ms {spread}, {differing} px differ")
     print(json.dumps(rows))

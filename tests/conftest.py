@@ -1,7 +1,10 @@
-"""Fixtures that several folders of tests share."""
+"""Fixtures that several folders of tests share, and how files of tests are spread over processes."""
 
+import os
+import secrets
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from numpy.typing import NDArray
+from xdist.scheduler import LoadScopeScheduling
 
+from cluster.session import ENVIRONMENT, Session
 from seg.screen import show_log
+from tests.s3 import S3, serve_s3
 
 settings.register_profile("fringe", deadline=None, derandomize=True)  # nothing timed, nothing random
 settings.load_profile("fringe")
@@ -21,10 +27,79 @@ settings.load_profile("fringe")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Ray reads these once a process, and some modules load it when they are imported; no token of the user's
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+TESTS = Path(__file__).parent
+SHARE_RAY = (
+    *("cluster/test_train.py", "cluster/test_search.py", "cluster/test_scorer_pool.py"),
+    *("cluster/test_crop_sharding.py", "cluster/test_packing.py", "cluster/test_plan.py"),
+    "cluster/test_score.py",  # the last: jobs that it runs in its own process end Ray
+)
+"""One process's, with one Ray, which takes 8 s to start."""
+LONG_FILES = (
+    *("cluster/test_job_submit.py", "faults/test_training_faults.py", "cluster/test_tracking.py"),
+    *("jobs/test_label.py", "seg/train/test_training.py", "jobs/test_bad_input.py"),
+    *("faults/test_scoring_kills.py", "faults/test_scoring_faults.py", "seg/models/test_overfit.py"),
+    *("seg/score/test_predict.py", "seg/models/test_models.py", "test_real_images.py"),
+)
+"""Half a minute and more: they begin first, so that none is left alone at the end."""
+
+
+def file_of(nodeid: str) -> str:
+    """A test's file, as in the tuples above."""
+    return nodeid.partition("::")[0].removeprefix("tests/")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray come first: of two files at a time, no long one is left alone at the end."""
-    start_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in start_ray)
+    """Files that share a Ray come first, then the long ones."""
+    order = {file: place for place, file in enumerate(SHARE_RAY + LONG_FILES)}
+    items.sort(key=lambda item: order.get(file_of(item.nodeid), len(order)))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    """Who runs what, where tests are spread over processes by file."""
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+class FileScheduling(LoadScopeScheduling):
+    """A file is one process's, and all that share a Ray are the same one's."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = file_of(nodeid)
+        return "ray" if file in SHARE_RAY else file
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End Ray after the last file that shares it: its processes are never quite idle."""
+    ray = sys.modules.get("ray")
+    if (
+        ray
+        and (nextitem is None or item.path != nextitem.path)
+        and (nextitem is None or file_of(nextitem.nodeid) not in SHARE_RAY)
+    ):
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Session]:
+    """A session whose own Ray runs and does not end between tests, nor between files."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        session = Session(len(os.sched_getaffinity(0)), 0, 0, connected=ray.is_initialized())
+        session.start()
+        yield session
+
+
+@pytest.fixture
+def idle() -> Session:
+    """A session without Ray: work that needs none leaves it so."""
+    return Session(len(os.sched_getaffinity(0)), 0, 0, connected=False)
 
 
 SHARED = Path(__file__).parents[1] / "../shared/data"
@@ -105,6 +180,13 @@ def draw_disc(
     image = np.where(mask == 1, 170, 80) + random.normal(0, 8, size)
     mask[3] = 255
     return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    """An S3 server with an empty bucket, for the tests of a file."""
+    with serve_s3() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

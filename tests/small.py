@@ -7,13 +7,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from seg.data.preprocess import Statistics
 from seg.ledger.ledger import Ledger
@@ -21,6 +24,7 @@ from seg.model_file import ModelCard, load_model, save_model
 from seg.models.build import build, takes_frames
 from seg.pack.training_data import open_training_data
 from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling
+from seg.train.state import EpochResult, read_run
 from seg.train.training import TrainingPlan
 from tests.conftest import draw_disc
 
@@ -29,27 +33,34 @@ CLASSES = ("background", "disc")
 TINY_WORDS = (
     *("interferogram-small", "--preprocessing.shrink", "1", "--precision", "float32"),
     *("--crops.size-px", "64", "64", "--crops.per-image", "2", "--batch", "4"),
-    *("--tiling.crop-px", "64", "64", "--tiling.halo-px", "16"),
+    *("--tiling.crop-px", "64", "64", "--tiling.halo-px", "16", "--backbone", "mobilenet_v2"),
 )
 """A recipe for images of 64 pixels and more, as a user types it."""
 
 
-def write_model(
-    path: Path,
+def write_model(path: Path, **shape: Any) -> Path:
+    """A model file with random weights that predicts several classes: each is the likeliest somewhere."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_model_file(**shape))
+    return path
+
+
+@lru_cache(maxsize=4)
+def _model_file(
     *,
     classes: tuple[str, ...] = CLASSES,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preprocessing = Preprocessing(),  # noqa: B008  # frozen
     architecture: str = "unet",
     statistics: Statistics | None = None,
     label_map: tuple[tuple[int, int], ...] = (),
     frames: int = 1,
-) -> Path:
-    """A model file with random weights that predicts several classes: each is the likeliest somewhere."""
-    preprocessing = preprocessing or Preprocessing()
+) -> bytes:
+    # a third of the default's weights to draw, write, hash and read each time
+    backbone = "mobilenet_v2" if architecture == "unet" else None
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build(
-            architecture, backbone=None, num_classes=len(classes), channels=preprocessing.channels
+            architecture, backbone=backbone, num_classes=len(classes), channels=preprocessing.channels
         ).eval()
         with torch.inference_mode():
             window = (frames,) if takes_frames(architecture) else ()
@@ -59,7 +70,7 @@ def write_model(
             score.bias.data -= logits.movedim(1, 0).flatten(1).median(1).values
     card = ModelCard(
         architecture=architecture,
-        backbone=None,
+        backbone=backbone,
         classes=classes,
         label_map=label_map,
         preprocessing=preprocessing,
@@ -67,8 +78,9 @@ def write_model(
         tiling=Tiling(crop_px=(64, 64), halo_px=16),
         frames=frames,
     )
-    save_model(path, model, card)
-    return path
+    with TemporaryDirectory() as folder:
+        save_model(Path(folder) / "model", model, card)
+        return (Path(folder) / "model").read_bytes()
 
 
 def predict_alone(path: Path, number: int, **changes: Any) -> Path:
@@ -83,6 +95,7 @@ def predict_alone(path: Path, number: int, **changes: Any) -> Path:
 
 TINY = Recipe(
     name="tiny",
+    backbone="mobilenet_v2",
     crops=Crops(size_px=(64, 64), per_image=3, flip_rows=True, on_object_share=0.5),
     optimizer=Optimizer(lr=3e-3),
     batch=4,
@@ -98,6 +111,19 @@ def open_plan(root: Path, folder: Path, **changes: Any) -> TrainingPlan:
     recipe = replace(TINY, **changes)
     data = open_training_data(root, recipe, seed=1)
     return TrainingPlan(recipe=recipe, data=data, seed=1, folder=folder, parent="test")
+
+
+TIMES = {"seconds", "validation_seconds", "crops_per_second", "wait_share", "memory_bytes"}
+"""Columns of a training's history that differ from run to run."""
+
+
+def what_is_left(folder: Path) -> tuple[list[EpochResult], dict[str, bytes]]:
+    """A run's journal but for its times, and the weights of its best epoch."""
+    journal = read_run(folder)
+    assert journal is not None
+    history = [replace(result, **dict.fromkeys(TIMES, 0)) for result in journal.history]
+    weights = load_file(folder / "best.safetensors")
+    return history, {name: value.numpy().tobytes() for name, value in weights.items()}
 
 
 def write_odd_archive(root: Path) -> dict[str, Path | None]:
@@ -185,16 +211,18 @@ def read_tree(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def wait_until(condition: Callable[[], object], what: str, *, within_s: float = 60) -> None:
-    """Return once the condition holds; fail past the deadline."""
+def wait_until(
+    condition: Callable[[], object], what: str, *, within_s: float = 60, every_s: float = 0.02
+) -> None:
+    """Return once the condition holds; fail past the deadline. every_s: between two looks, which cost."""
     deadline, pause = time.monotonic() + within_s, threading.Event()
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
-        pause.wait(0.02)
+        pause.wait(every_s)
 
 
 def start_job(
-    verb: str, *words: object, log: IO[str] | None = None, **variables: object
+    verb: str, *words: object, log: IO[str] | None = None, cwd: Path | None = None, **variables: object
 ) -> subprocess.Popen[str]:
     """A job as a process of its own, as a user starts it; its output is kept for `communicate`.
 
@@ -203,6 +231,7 @@ def start_job(
     return subprocess.Popen(
         [sys.executable, ROOT / "jobs" / f"{verb}.py", *map(str, words)],
         env=os.environ | {name: str(value) for name, value in variables.items()},
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=log or subprocess.PIPE,
         text=True,

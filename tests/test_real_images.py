@@ -1,11 +1,9 @@
 """Scoring real images from ../shared/data; skipped, visibly, where they are not there."""
 
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 
 from cluster.score import score
 from cluster.session import Session
@@ -17,11 +15,6 @@ from seg.storage import as_place
 from tests.small import count_by_hand, ledger_rows, sum_ledger, write_model
 
 FITTED = Statistics((105.0, 108.0, 110.0), (75.0, 77.0, 75.0), 8)
-
-
-@pytest.fixture
-def idle() -> Session:
-    return Session(len(os.sched_getaffinity(0)), 0, 0, connected=False)
 
 
 def test_camvids_validation_images_are_counted_as_by_hand(

@@ -12,7 +12,7 @@ import torch
 
 from bench.scoring_limits import MemoryWatch, finish_by_hand, write_names
 from bench.scoring_loops import Loop, run_loop
-from bench.scoring_setup import steady_ms
+from bench.setup import steady_ms
 from bench.table import Row
 from bench.values import Value
 from cluster.score import score

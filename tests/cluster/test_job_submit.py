@@ -10,9 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 import pytest
 
 from seg.model_file import load_model
+from tests.small import wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -85,7 +84,7 @@ def head(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
             start_new_session=True,
         )
     try:
-        wait_for(
+        wait_until(
             lambda: "Ray runtime started" in log.read_text() or process.poll() is not None,
             "head",
             within_s=120,
@@ -168,19 +167,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def wait_for(condition: Callable[[], object], what: str, *, within_s: float) -> None:
-    """Return once the condition holds; fail past the deadline."""
-    deadline, pause = time.monotonic() + within_s, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
-        pause.wait(0.1)
-
-
 def stop(head: subprocess.Popen[bytes], marker: Path) -> None:
     """End the head and what it started, known by its RAY_TMPDIR, which nothing else has."""
     head.kill()  # first, or it reports the others' deaths; and SIGTERM would take it over 20 s
     head.wait()
-    wait_for(lambda: not killed_under(marker), "Ray's processes to end", within_s=20)
+    wait_until(lambda: not killed_under(marker), "Ray's processes to end", within_s=20)
 
 
 def killed_under(marker: Path) -> list[int]:
@@ -211,10 +202,14 @@ def say(request: pytest.FixtureRequest, line: str) -> None:
     reporter.write_line(f"{request.node.nodeid}: {line}")
 
 
-def test_the_bare_command_leaves_a_model_file_beside_the_heads_jobs(head: Head) -> None:
-    done = head.submit("python", "jobs/train.py")
+# one epoch of the recipe's eight; nothing else is given, so all defaults are at work
+@pytest.mark.parametrize("words", [("--epochs", "1"), pytest.param((), marks=pytest.mark.long)])
+def test_the_bare_command_leaves_a_model_file_beside_the_heads_jobs(
+    head: Head, words: tuple[str, ...]
+) -> None:
+    done = head.submit("python", "jobs/train.py", *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    (run,) = (head.folder / "runs").iterdir()
+    run = max((head.folder / "runs").iterdir(), key=lambda folder: folder.stat().st_ctime_ns)
     _, card = load_model(run / "best.safetensors")
     assert card.classes == ("background", "cell")
     summary = json.loads((run / "summary.json").read_text())

@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,13 +21,7 @@ from seg.locks.folder_lock import FolderLock, LostLock, StoreLock, check_owner
 from seg.storage import Place, as_place
 from seg.train.run_folder import claim_folder
 from tests.outcomes import make_aside, make_object, make_scored, totals_of
-from tests.s3 import BUCKET, S3, serve_s3
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with serve_s3() as server:
-        yield server
+from tests.s3 import BUCKET, S3
 
 
 @pytest.fixture

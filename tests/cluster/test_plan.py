@@ -65,5 +65,6 @@ def test_a_model_file_of_another_network_is_refused_by_the_first_worker(
     request = ScoreRequest(
         archive=as_place(write_archive()), model=model, out=as_place(tmp_path / "out"), workers=1
     )
-    with pytest.raises(RequestError, match=r"lacks tensor features\..* it is of another architecture"):
+    text = r"has the unknown tensor features\..* it is of another architecture"
+    with pytest.raises(RequestError, match=text):
         score(request, session)

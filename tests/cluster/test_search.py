@@ -35,6 +35,7 @@ from tests.small import TINY_WORDS, own_processes, predict_alone, read_tree, sta
 
 TINY = replace(
     RECIPES["interferogram-small"],
+    backbone="mobilenet_v2",
     preprocessing=Preprocessing(shrink=1),
     crops=Crops(size_px=(64, 64)),
     tiling=Tiling(crop_px=(128, 128), halo_px=16),
@@ -42,9 +43,9 @@ TINY = replace(
     epochs=2,
     precision="float32",
 )
-OWN = {"optimizer.lr": 3e-3, "loss": "cross_entropy", "backbone": "resnet18"}
+OWN = {"optimizer.lr": 3e-3, "loss": "cross_entropy", "backbone": "mobilenet_v2"}
 HERE = Session(cpus=2, gpus=0, gpus_possible=0, connected=False)
-ONE_BACKBONE = "backbone=choice(resnet18)"
+ONE_BACKBONE = "backbone=choice(mobilenet_v2)"
 TOO_LARGE = "tiling.crop_px=choice((128,128),(16777216,16777216))"
 """Windows of 2^48 bytes, which no process can address: a trial that predicts by them runs out of memory."""
 

@@ -34,6 +34,7 @@ from tests.small import wait_until
 
 TINY = replace(
     RECIPES["interferogram-small"],
+    backbone="mobilenet_v2",
     preprocessing=Preprocessing(shrink=1),
     crops=Crops(size_px=(64, 64)),
     tiling=Tiling(crop_px=(64, 64), halo_px=16),

@@ -21,6 +21,7 @@ from tests.small import ledger_rows, write_image
 
 PLAIN = replace(
     RECIPES["interferogram-small"],
+    backbone="mobilenet_v2",
     preprocessing=Preprocessing(),
     crops=Crops(size_px=(32, 64), per_image=2),
     tiling=Tiling(crop_px=(64, 64), halo_px=16),
@@ -48,6 +49,7 @@ KINDS: dict[str, Recipe] = {
         PLAIN,
         preprocessing=Preprocessing(background_every=1),
         model="icnet-gru",
+        backbone=None,
         frames=3,
         crops=Crops(size_px=(64, 96)),
         tiling=WHOLE,

@@ -2,15 +2,10 @@
 
 import ctypes
 import json
-import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-
-import torch
 
 from seg.files import is_leftover, persistently
 from seg.ledger import ledger
@@ -18,51 +13,8 @@ from seg.ledger.ledger import Ledger
 from seg.requests import ScoreRequest
 from seg.storage import as_place
 from tests.faults.file_events import MOVED_HERE, OPENED, Event
+from tests.forked import Disturb, Job, fork_job
 from tests.small import count_by_hand, ledger_rows, read_tree, sum_ledger
-
-Disturb = Callable[[], None]
-
-PRELOAD = [
-    *(
-        "torch",
-        "pandas",
-        "seg.score.predict",
-        "cluster.score",
-        "cluster.score",
-    ),
-    *("seg.score.summary", "cluster.session", "jobs.tables", "jobs.score"),
-]
-"""What a job would import; pyarrow imports pandas where it is there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A scoring in a process of its own."""
-
-    process: BaseProcess
-    log: Path
-    """What it says, on both streams."""
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it runs."""
-        return self.process.is_alive()
-
-    def wait(self, within_s: float = 120) -> int | None:
-        """Its exit code, once it has ended by itself."""
-        self.process.join(within_s)
-        assert not self.is_alive, f"not within {within_s} s: {self.said}"
-        return self.process.exitcode
-
-    def kill(self) -> None:
-        """Kill -9."""
-        self.process.kill()
-        self.process.join()
-
-    @property
-    def said(self) -> str:
-        """What it has said."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
 
 def ask(archive: Path, model: Path, out: Path, **options: object) -> ScoreRequest:
@@ -84,33 +36,15 @@ class Command:
 
     def start(self, *more: object, disturb: Disturb | None = None) -> Job:
         """Start it. disturb: called in its process before it begins, picklable."""
-        self.log.unlink(missing_ok=True)
         words = (self.archive, "--model", self.model, "--out", self.out, *self.options, *more)
-        context = torch.multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
-        variables = {"RAY_ADDRESS": "local", "FRINGE_CACHE": str(self.log.parent / "cache")}
-        arguments = (list(map(str, words)), self.log, variables | (self.variables or {}), disturb)
-        process = context.Process(target=_score_here, args=arguments)
-        process.start()
-        return Job(process, self.log)
+        variables = {"FRINGE_CACHE": self.log.parent / "cache"} | (self.variables or {})
+        return fork_job("score", *words, log=self.log, disturb=disturb, **variables)
 
     def finish(self, *more: object, disturb: Disturb | None = None) -> Job:
         """Run it to its end."""
         job = self.start(*more, disturb=disturb)
         job.wait()
         return job
-
-
-def _score_here(words: Sequence[str], log: Path, variables: dict[str, str], disturb: Disturb | None) -> None:
-    from jobs.score import main
-
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ |= variables
-    if disturb:
-        disturb()
-    sys.exit(main(words))
 
 
 def be_impatient() -> None:

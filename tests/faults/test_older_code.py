@@ -10,22 +10,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
-from seg.train.state import EpochResult, read_run
+from seg.train.state import read_run
 from tests.conftest import write_discs
 from tests.faults.scoring_jobs import check_alike
-from tests.small import ROOT, TINY_WORDS, wait_until, write_model
+from tests.small import ROOT, TINY_WORDS, wait_until, what_is_left, write_model
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 BEFORE = "6fadaee67fabcf1b0f3e1f445eda6eee032f91ef"
 """The last commit in which cluster/ held a scoring, before seg/ became the whole product."""
-TIMES = {"seconds", "validation_seconds", "crops_per_second", "wait_share", "memory_bytes"}
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +82,6 @@ def lines(file: Path) -> int:
     return len(file.read_text().splitlines()) if file.is_file() else 0
 
 
-def what_is_left(folder: Path) -> tuple[list[EpochResult], dict[str, bytes]]:
-    """A run's journal but for its times, and the weights of its best epoch."""
-    journal = read_run(folder)
-    assert journal is not None
-    history = [replace(result, **dict.fromkeys(TIMES, 0)) for result in journal.history]
-    weights = load_file(folder / "best.safetensors")
-    return history, {name: value.numpy().tobytes() for name, value in weights.items()}
-
-
 def test_a_run_of_older_code_goes_on_bit_for_bit(old: Path, archive: Path, tmp_path: Path) -> None:
     words = (*TINY_WORDS, "--data", archive, "--workers", 0, "--epochs", 6)
     cache, out = tmp_path / "cache", tmp_path / "run"
@@ -108,7 +96,7 @@ def test_a_run_of_older_code_goes_on_bit_for_bit(old: Path, archive: Path, tmp_p
 @pytest.mark.ray
 def test_a_search_of_older_code_goes_on_to_the_same_trials(old: Path, archive: Path, tmp_path: Path) -> None:
     words = (*TINY_WORDS, "--data", archive, "--trials", 3, "--epochs", 2)
-    words = (*words, "--search", "backbone=choice(resnet18)", "--cpus-per-trial", 2)
+    words = (*words, "--search", "backbone=choice(mobilenet_v2)", "--cpus-per-trial", 2)
     cache, out = tmp_path / "cache", tmp_path / "search"
     ended = lambda: len(list(out.glob("trials/*/ended.json")))  # noqa: E731
     begin(old, "tune", *words, "--out", out, cache=cache, until=lambda: ended() >= 1)

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from tests.faults.scoring_jobs import (
     count_reads,
     finished_images,
 )
+from tests.forked import DieAt
 from tests.small import archive_labels, own_processes, wait_until, write_model
 
 
@@ -195,33 +196,6 @@ def test_workers_killed_at_random_lose_nothing_and_count_nothing_twice(
 
 
 # each boundary between two writes
-
-
-@dataclass(slots=True)
-class DieAt:
-    """Ends the process that calls it, as kill -9 does, before or after the n-th file gets its name."""
-
-    boundary: int | None
-    passed: int = 0
-
-    def __call__(self) -> None:
-        rename = Path.replace
-
-        def replace_or_die(file: Path, target: Path) -> Path:
-            if not {"inflight", "masks"} & set(target.parts):  # not those of each image
-                self.pass_one()
-                rename(file, target)
-                self.pass_one()
-                return target
-            return rename(file, target)
-
-        Path.replace = replace_or_die  # type: ignore[method-assign]
-
-    def pass_one(self) -> None:
-        """Die or live."""
-        if self.passed == self.boundary:
-            os._exit(77)
-        self.passed += 1
 
 
 @pytest.mark.long

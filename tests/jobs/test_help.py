@@ -1,9 +1,11 @@
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 
+from jobs import train, tune
 from seg.recipes import RECIPES
 from tests.small import ROOT
 
@@ -13,13 +15,24 @@ JOBS = [
 SLOW = {"torch", "torchvision", "ray", "cv2", "numpy", "scipy", "matplotlib", "pyarrow", "optuna"}
 
 
-def run(verb: str, *words: str, cwd: Path) -> tuple[str, set[str]]:
-    """What a job prints in a fresh process, and the packages that it imported."""
-    command = [sys.executable, "-X", "importtime", ROOT / "jobs" / f"{verb}.py", *words]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    modules = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
-    return done.stdout, {module.partition(".")[0] for module in modules}
+Help = Callable[[str], tuple[str, set[str]]]
+
+
+@pytest.fixture(scope="module")
+def ask_help(tmp_path_factory: pytest.TempPathFactory) -> Help:
+    """What a job's --help prints in a fresh process, and the packages that it imported; asked once each."""
+
+    @cache
+    def ask(verb: str) -> tuple[str, set[str]]:
+        command = [sys.executable, "-X", "importtime", ROOT / "jobs" / f"{verb}.py", "--help"]
+        cwd = tmp_path_factory.mktemp(verb)
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert list(cwd.iterdir()) == []
+        modules = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+        return done.stdout, {module.partition(".")[0] for module in modules}
+
+    return ask
 
 
 def test_there_are_these_jobs() -> None:
@@ -27,12 +40,11 @@ def test_there_are_these_jobs() -> None:
 
 
 @pytest.mark.parametrize("verb", JOBS)
-def test_help_answers_without_loading_what_is_slow(verb: str, tmp_path: Path) -> None:
-    output, packages = run(verb, "--help", cwd=tmp_path)
+def test_help_answers_without_loading_what_is_slow_and_writes_nothing(ask_help: Help, verb: str) -> None:
+    output, packages = ask_help(verb)
     assert output.startswith("usage: ")
     assert "tyro" in packages  # or this would see nothing
     assert packages & SLOW == set()
-    assert list(tmp_path.iterdir()) == []
 
 
 OPTIONS = {
@@ -51,15 +63,17 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("verb", OPTIONS)
-def test_help_names_what_scripts_rely_on(verb: str, tmp_path: Path) -> None:
-    output, _ = run(verb, "--help", cwd=tmp_path)
+def test_help_names_what_scripts_rely_on(ask_help: Help, verb: str) -> None:
+    output, _ = ask_help(verb)
     words = output.replace("[", " ").replace("]", " ").replace(",", " ").split()
     assert [option for option in OPTIONS[verb].split() if option not in words] == []
 
 
-@pytest.mark.parametrize("verb", ["train", "tune"])
-def test_recipes_off_a_terminal_are_a_line_each_name_first_tab_separated(verb: str, tmp_path: Path) -> None:
-    output, _ = run(verb, "--list", cwd=tmp_path)
-    lines = output.splitlines()
+@pytest.mark.parametrize("main", [train.main, tune.main])
+def test_recipes_off_a_terminal_are_a_line_each_name_first_tab_separated(
+    main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split("\t")[0] for line in lines] == list(RECIPES)
     assert {len(line.split("\t")) for line in lines} == {5}

@@ -22,8 +22,10 @@ from seg.label.files import LabelFiles
 from seg.label.picture import GROUND, NOTICE, PAPER, box_colours
 from seg.label.proposals import Proposer
 from seg.label.window import TITLE
-from tests.small import read_tree, start_job, wait_until, write_image, write_model
+from tests import small
+from tests.small import read_tree, start_job, write_image, write_model
 
+wait_until = partial(small.wait_until, every_s=0.05)  # a look at the screen reads 3 MB
 WINDOW_PX = (700, 640)
 CLASSES = ("background", "cell", "dust")
 
@@ -59,17 +61,17 @@ class Screen:
     def windows(self) -> list[str]:
         return self.do("search", "--onlyvisible", "--name", f"^{TITLE}$").split()
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """What the screen shows, [H, W, 3], blue first: the XWD file that Xvfb keeps (XWDFile.h)."""
+    def where(self, colour: tuple[int, int, int]) -> NDArray[np.bool_]:
+        """Where the screen shows a colour (blue first), [H, W]: the XWD file that Xvfb keeps (XWDFile.h)."""
         data = self.pixels_file.read_bytes()
         header = np.frombuffer(data[:100], ">u4")
         start, width, height, line_bytes = header[0] + 12 * header[19], header[4], header[5], header[12]
-        rows = np.frombuffer(data, np.uint8, height * line_bytes, start).reshape(height, -1, 4)
-        return rows[:, :width, :3]
+        rows = np.frombuffer(data, "<u4", height * line_bytes // 4, start).reshape(height, -1)
+        return (rows[:, :width] & 0xFFFFFF) == int.from_bytes(colour, "little")
 
     def find(self, colour: tuple[int, int, int]) -> tuple[int, int, int, int] | None:
         """Left, top, right, bottom of all pixels of a colour."""
-        rows, columns = np.nonzero((self.pixels() == colour).all(2))
+        rows, columns = np.nonzero(self.where(colour))
         if not len(rows):
             return None
         return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
@@ -192,7 +194,7 @@ TRUTH = ((203, 151, 700, 633), (1100, 905, 1799, 1500))
 
 def bright_rectangles(screen: Screen) -> list[tuple[int, int, int, int]]:
     """Left, top, right, bottom of the white rectangles on the screen, the left one first."""
-    white = (screen.pixels() == 255).all(2).astype(np.uint8)
+    white = screen.where((255, 255, 255)).astype(np.uint8)
     _, _, found, _ = cv2.connectedComponentsWithStats(white)
     return sorted((x, y, x + w, y + h) for x, y, w, h, pixels in found[1:].tolist() if pixels > 1000)
 
@@ -233,7 +235,7 @@ def test_boxes_drawn_around_what_is_seen_are_where_it_is_in_the_file_and_survive
     assert screen.find(colours[1]) is not None  # its words
     job.press("p", lambda: len(bright_rectangles(screen)) == 2)
     left, _, right, bottom = cell
-    shown = (screen.pixels()[:, left - 4 : right + 4] == colours[1]).all(2).nonzero()[0]
+    shown = screen.where(colours[1])[:, left - 4 : right + 4].nonzero()[0]
     assert abs(shown.max() + 1 - bottom) <= 2
     job.press("d", lambda: job.lines("s/1.txt") == 1)  # the last
     assert edges_of(job.saved()["s/1.txt"]) == saved[:1]
@@ -259,9 +261,10 @@ def test_keys_confirm_undo_delete_and_move_and_looking_writes_nothing(
     job.draw(*first)
     job.draw(*second)
     inside = (first[0] + 9, first[1] + 9)
-    thick = int((screen.pixels() == box_colours(CLASSES)[1]).all(2).sum())
+    colour = box_colours(CLASSES)[1]
+    thick = int(screen.where(colour).sum())
     screen.do("mousemove", *inside)
-    wait_until(lambda: (screen.pixels() == box_colours(CLASSES)[1]).all(2).sum() > thick, "the pointed box")
+    wait_until(lambda: screen.where(colour).sum() > thick, "the pointed box")
     two = edges_of(job.saved()["s/1.txt"])
     job.press("d", lambda: job.lines("s/1.txt") == 1)
     assert edges_of(job.saved()["s/1.txt"]) == two[1:]
@@ -355,14 +358,6 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return line.removeprefix("label: ")
 
 
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)  # a job takes it over
-
-
-@pytest.mark.usefixtures("own_signals")
 def test_a_wrong_request_is_2_and_one_sentence_and_nothing_is_written(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -385,7 +380,6 @@ def test_a_wrong_request_is_2_and_one_sentence_and_nothing_is_written(
     assert read_tree(tmp_path) == before
 
 
-@pytest.mark.usefixtures("own_signals")
 def test_a_model_with_other_classes_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -397,7 +391,6 @@ def test_a_model_with_other_classes_is_refused(
     )
 
 
-@pytest.mark.usefixtures("own_signals")
 def test_two_images_that_share_a_label_are_refused_also_where_a_queue_names_one(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +22,7 @@ from seg.recipe import Preprocessing, Tiling
 
 CARD = ModelCard(
     architecture="unet",
-    backbone="resnet18",
+    backbone="mobilenet_v2",
     classes=("background", "cell", "ä"),
     label_map=((11, 255), (1, 2)),
     preprocessing=Preprocessing(channels=3, shrink=2.5, normalisation="fitted"),
@@ -34,16 +35,23 @@ CARD = ModelCard(
 )
 
 
-@pytest.fixture
-def model_file(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file that nobody changes."""
+    path = tmp_path_factory.mktemp("saved") / "m.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_model(tmp_path / "m.safetensors", make_model(), CARD)
-    return tmp_path / "m.safetensors"
+        save_model(path, make_model(), CARD)
+    return path
+
+
+@pytest.fixture
+def model_file(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(saved, tmp_path))
 
 
 def make_model() -> torch.nn.Module:
-    return build("unet", backbone="resnet18", num_classes=3, channels=3)
+    return build("unet", backbone="mobilenet_v2", num_classes=3, channels=3)
 
 
 def test_a_model_file_gives_back_weights_and_card(tmp_path: Path) -> None:

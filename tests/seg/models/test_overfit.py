@@ -11,6 +11,7 @@ from seg.metrics import confusion_matrix, iou, mean_present
 from seg.models import MODELS
 from seg.models.build import build, output_weights, takes_frames
 from seg.models.fcn32 import FCN32
+from seg.predict.predictor import has_fast_bf16
 from seg.train.losses import build_loss, mean_loss
 
 SIDE_PX = 64
@@ -52,7 +53,7 @@ def read_roads(data: Path) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def measure_miou(model: nn.Module, images: Tensor, truth: Tensor) -> float:
     model.eval()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
         ids = model(images).argmax(1).to(torch.uint8)
     return mean_present(iou(confusion_matrix(truth.flatten(1).numpy(), ids.flatten(1), 2).numpy()))
 
@@ -67,7 +68,7 @@ def overfit(model: nn.Module, images: Tensor, truth: Tensor, lr: float) -> tuple
     optimizer, miou = torch.optim.Adam(groups), 0.0
     for step in range(1, MAX_STEPS + 1):
         model.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
             logits = model(images)
         optimizer.zero_grad()
         mean_loss(*loss(logits, truth)).backward()
