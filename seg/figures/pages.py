@@ -59,7 +59,7 @@ def put_page(place: Place, name: str, content: bytes, out: Path | None = None) -
         where, why = out or f"{place}/{name}", os.strerror(error.errno)
         raise RequestError(
             f"{where} cannot be written ({why}); mend the folder's permissions, or put the page elsewhere: "
-            "give `out=FILE`"
+            "jobs/report.py takes `out=FILE`"
         ) from None
     return f"{place.uri}/{name}" if out is None else str(out)
 

@@ -83,6 +83,6 @@ def test_a_finished_folder_that_is_read_only_can_be_read(
         assert report.main([str(out)]) == 2
         assert capfd.readouterr().err == (
             f"report: {out}/report.html cannot be written (Permission denied); mend the folder's "
-            "permissions, or put the page elsewhere: give --out FILE\n"
+            "permissions, or put the page elsewhere: jobs/report.py takes --out FILE\n"
         )
     assert read_tree(out) == before
