@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from jobs.run import parse_words, run_job
 from seg.errors import RequestError
+from seg.requests import PLACE, Place
 from seg.screen import say
 
 
@@ -17,7 +18,7 @@ from seg.screen import say
 class Args:
     """Write report.html and review.csv of a scores folder again; compare two of the same labelled images."""
 
-    folders: Positional[Annotated[tuple[str, ...], arg(metavar="DIR [DIR]")]]
+    folders: Positional[Annotated[tuple[Annotated[Place, PLACE], ...], arg(metavar="DIR [DIR]")]]
     """The --out of a scoring, or of two: A, and B that is compared with it."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """The page; default: report.html in the folder, or comparison-B.html in the first. With FILE.html of a
@@ -34,9 +35,8 @@ def _report(args: Args) -> int:
     from seg.report.comparison import compare, write_comparison  # here, so that --help loads no torch
     from seg.report.report import gather, write_report, write_review
     from seg.report.survey import read_scores
-    from seg.storage import as_place
 
-    places = [as_place(folder) for folder in args.folders]
+    places = args.folders
     if len(places) == 2:
         comparison = compare(*places)
         print_differences(comparison)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from jobs.run import parse_words, run_job
+from seg.requests import PLACE, Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Args:
     Exit code: 0 while it works, or its own where it has ended; 1 also where it gives no sign of life.
     """
 
-    folder: Positional[Annotated[str, arg(metavar="DIR")]]
+    folder: Positional[Annotated[Place, PLACE]]
     """What was --out of the scoring: a folder, s3://... or gs://..."""
     watch: bool = False
     """Go on until it has ended, or Ctrl-C."""
@@ -33,9 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _status(args: Args) -> int:
     from seg.score.status import show_status  # here, so that --help loads nothing slow
-    from seg.storage import as_place
 
-    return show_status(as_place(args.folder), watch=args.watch, as_json=args.json)
+    return show_status(args.folder, watch=args.watch, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class ScorePlan:
     labels: layout.Labels
     """Of the listing's images."""
     sequences: Sequences | None
-    """None where neither background nor window asks for them."""
+    """None where neither background nor clip asks for them."""
     identity: Mapping[str, Plain]
     """What run.json holds."""
     deadline: datetime | None
@@ -57,11 +57,11 @@ class ScorePlan:
             task.alone,
             label=self.labels.names.get(image),
             sequence=found.sequence(image) if found else "",
-            window=tuple(found.clip(image, self.card.frames)[:-1]) if found else (),
+            earlier=tuple(found.clip(image, self.card.frames)[:-1]) if found else (),
         )
 
     def belong(self, one: str, other: str) -> bool:
-        """Whether neighbours go to one worker: they share a file, or a window."""
+        """Whether neighbours go to one worker: they share a file, or a clip."""
         if self.card.frames > 1 and self.sequences is not None:
             return self.sequences.sequence(one) == self.sequences.sequence(other)
         file, page = split_page(one)

@@ -39,8 +39,8 @@ class Order(Task):
 
     label: str | None = None
     sequence: str = ""
-    """Empty also where neither background nor window asks for it."""
-    window: tuple[str, ...] = ()
+    """Empty also where neither background nor clip asks for it."""
+    earlier: tuple[str, ...] = ()
     """Earlier frames that a sequence model sees, oldest first."""
 
 

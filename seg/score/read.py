@@ -168,7 +168,7 @@ class Work:
         """About what it takes from now until its mask is written."""
         if not self.frames or self.pixels is None:
             return 0
-        frames = {id(pixels): pixels for pixels, _ in self.frames}.values()  # a window may repeat one
+        frames = {id(pixels): pixels for pixels, _ in self.frames}.values()  # a clip may repeat one
         own = 0 if self.truth is None else self.truth.size
         working = sum(pixels.nbytes for pixels in frames)
         return working + own + COUNTED_BYTES * self.pixels.height * self.pixels.width
@@ -232,7 +232,7 @@ class ImageReader:
                 work.background_frames = background.num_frames if background else 0
                 frame = self.frames.make(pixels, background)
                 self.neighbours.keep(image, frame)
-                earlier = [self._neighbour(name, order.sequence) for name in order.window]
+                earlier = [self._neighbour(name, order.sequence) for name in order.earlier]
                 work.frames = as_clip(earlier, frame)
         except ImageError as error:
             work.set_aside(error)
@@ -251,12 +251,12 @@ class ImageReader:
     def _take_memory(self, turn: Turn, order: Order, file: FileBytes | Stack) -> None:
         """Wait for an image's turn to be decoded: nobody is at work at it meanwhile.
 
-        Frames of its window that have to be read too are taken to be like it.
+        Frames of its clip that have to be read too are taken to be like it.
         """
         self.inflight.wait(order.image)
         page = split_page(order.image)[1]
         wanted = announced_bytes(file, page, self.frames, order.sequence)
-        turn.take(wanted * 2 if order.window else wanted)
+        turn.take(wanted * 2 if order.earlier else wanted)
 
     def _find_background(self, image: str, sequence: str, pixels: Pixels) -> Background | None:
         """Its background. Who waits for another's measuring does not work; who measures, anew each frame."""
@@ -277,7 +277,7 @@ class ImageReader:
         return [(name, split_page(name)[0]) for name in found["frames"]]
 
     def _neighbour(self, image: str, sequence: str) -> Frame | None:
-        """An earlier frame of the window, as the model sees it; None where it cannot be used."""
+        """An earlier frame of the clip, as the model sees it; None where it cannot be used."""
         found, frame = self.neighbours.find(image)
         if not found:
             try:

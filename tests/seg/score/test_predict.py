@@ -53,7 +53,7 @@ def score(settings: ScorerSettings, images: list[str]) -> dict[str, dict[str, An
 
 
 def request(image: str, label: str | None = None, window: Sequence[str] = ()) -> Order:
-    return Order(image, label=label, sequence="s", window=tuple(window))
+    return Order(image, label=label, sequence="s", earlier=tuple(window))
 
 
 def score_rows(settings: ScorerSettings, orders: list[Order]) -> dict[str, dict[str, Any]]:
