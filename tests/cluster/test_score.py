@@ -413,11 +413,11 @@ def test_the_quarantine_is_tried_again_where_that_is_asked_for(
 def test_a_deadline_that_comes_too_soon_stops_at_once_and_keeps_the_promise_of_exit_code_4(
     write_archive: WriteArchive, score_in_process: Score
 ) -> None:
-    archive = write_archive(sequences=2, frames=20)
+    archive = write_archive(sequences=2, frames=150)
     soon = (datetime.now().astimezone() + timedelta(seconds=1.5)).isoformat()
     stopped = score_in_process(archive, deadline=soon)
     assert (stopped.exit_code, stopped.values["stopped_by"]) == (STOPPED_EARLY, "deadline")
-    assert stopped.values["images_left"] == 40 - stopped.values["images_scored"]
+    assert stopped.values["images_left"] == 300 - stopped.values["images_scored"]
 
 
 def test_images_in_flight_when_a_job_died_are_tried_last_and_alone(

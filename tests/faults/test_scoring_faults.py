@@ -82,7 +82,7 @@ def check_bad_images(folder: Path, images: dict[str, Bad | None], archive: Path)
     assert summary["quarantine_reasons"] == Counter(bad.reason for bad in images.values() if bad)
 
 
-@pytest.mark.filterwarnings("always:NONE of the 3 images of the rehearsal")
+@pytest.mark.filterwarnings("ignore:NONE of the 3 images of the rehearsal")
 def test_sixty_images_bad_in_twelve_ways_cost_themselves_alone(
     model: Path, tmp_path: Path, idle: Session
 ) -> None:

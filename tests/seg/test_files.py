@@ -172,6 +172,8 @@ def test_a_write_is_not_tried_again_where_waiting_cannot_help(
 WAITING = """
 from pathlib import Path
 from seg.files import persistently
+from seg.screen import show_log
+show_log()
 persistently(lambda: Path("/dev/full").write_bytes(b"content"), "state")
 """
 
@@ -189,7 +191,9 @@ import subprocess, sys, threading
 from functools import partial
 from pathlib import Path
 from seg.files import persistently, write_bytes
+from seg.screen import show_log
 
+show_log()
 disk = Path(sys.argv[1])
 mount = ["mount", "-t", "tmpfs", "-o"]
 subprocess.run([*mount, "size=64k", "tmpfs", disk], check=True)
