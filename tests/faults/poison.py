@@ -35,6 +35,7 @@ def _exit() -> None:
 
 def _crash() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
+    threading.Event().wait()  # the main thread may be the one that gets it, a moment later
 
 
 def _take_too_much_memory() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from seg.errors import ImageError, TruncatedImage, UnreadableImage, UnsupportedI
 MAGIC = b"BM"
 CORE_BYTES = 12
 """Of the header of OS/2 1: sides of 16 bits, palette entries of three bytes."""
+BAND_ROWS = 256
+"""Rows that are copied at a time."""
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error)
 """What Pillow raises on a damaged file; UnidentifiedImageError is an OSError."""
 
@@ -44,12 +47,25 @@ def decode(data: bytes) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=("BMP",)) as opened:
             kind = _describe(opened)
-            pixels = np.asarray(opened.convert("RGB" if kind.is_palette else opened.mode), np.uint8)
+            opened.load()
+            header, bands = kind.header, (opened.crop(box) for box in _bands(opened))
+            colours = () if header.channels == 1 else (3,)
+            pixels = np.empty((header.height, header.width, *colours), np.uint8)
+            for number, band in enumerate(bands):
+                rows = np.asarray(band.convert("RGB") if kind.is_palette else band, np.uint8)
+                rows = rows[:, :, 0] if rows.ndim > pixels.ndim else rows
+                pixels[BAND_ROWS * number : BAND_ROWS * (number + 1)] = rows
             if opened.mode == "1":
-                pixels = pixels * np.uint8(255)  # the two colours of the palette are black and white
+                pixels *= np.uint8(255)  # the two colours of the palette are black and white
     except PILLOW_ERRORS as error:
         raise _damage(data, f"the image is damaged: {error}") from None
-    return np.ascontiguousarray(pixels[:, :, 0]) if pixels.ndim > 2 and kind.header.channels == 1 else pixels
+    return pixels
+
+
+def _bands(opened: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of BAND_ROWS rows: Pillow has four bytes for each pixel of colour, of which one copy is enough."""
+    for top in range(0, opened.height, BAND_ROWS):
+        yield 0, top, opened.width, min(opened.height, top + BAND_ROWS)
 
 
 def _check_depth(file: BinaryIO) -> None:
