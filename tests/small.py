@@ -69,6 +69,7 @@ def _model_file(
         if score.bias is not None and len(score.bias) == len(classes):
             score.bias.data -= logits.movedim(1, 0).flatten(1).median(1).values
     card = ModelCard(
+        validation={},  # which older code wants
         architecture=architecture,
         backbone=backbone,
         classes=classes,

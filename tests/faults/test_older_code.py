@@ -116,7 +116,7 @@ def test_a_scores_folder_of_older_code_goes_on_to_the_same_integers(
     old: Path, archive: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model.safetensors"
-    write_model(model, validation={})  # which older code wants
+    write_model(model)
     words = (archive, "--model", model, "--workers", 0, "--batch", 1)
     begun, whole = tmp_path / "begun", tmp_path / "whole"
     start(old, "score", *words, "--out", begun, "--limit", 3, cache=tmp_path).communicate()

@@ -63,7 +63,7 @@ def decode(data: bytes) -> NDArray[np.uint8]:
 
 
 def _bands(opened: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes of BAND_ROWS rows: Pillow has four bytes for each pixel of colour, of which one copy is enough."""
+    """Boxes of BAND_ROWS rows: Pillow has four bytes for each pixel of colour, and one copy is enough."""
     for top in range(0, opened.height, BAND_ROWS):
         yield 0, top, opened.width, min(opened.height, top + BAND_ROWS)
 
