@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from seg.ledger.outcome import Outcome
-from seg.model_file import ModelCard
+from seg.model_card import ModelCard
 from seg.predict.predictor import Piece, Prediction, Predictor, Rectangle, mean_confidence, open_predictor
 from seg.score.predict import count_pixels, finish
 from seg.score.queue import Order, WorkersKeepDying

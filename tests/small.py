@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 from seg.data.preprocess import Statistics
 from seg.ledger.ledger import Ledger
-from seg.model_file import ModelCard, load_model, save_model
+from seg.model_card import ModelCard
+from seg.model_file import load_model, save_model
 from seg.models.build import build, takes_frames
 from seg.pack.training_data import open_training_data
 from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from seg.data.background import Background
 from seg.data.images import Pixels
 from seg.errors import RequestError, UnsupportedImage
 from seg.recipe import Preprocessing
+
+if TYPE_CHECKING:  # who only reads needs no torch
+    from torch import Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Shares of full range, red first, that torchvision's pretrained weights were trained with."""
@@ -164,12 +165,12 @@ def choose_statistics(working: Pixels, settings: Preprocessing, fitted: Statisti
     return fitted
 
 
-def normalise(crops: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalise(crops: "Tensor", mean: "Tensor", std: "Tensor") -> "Tensor":
     """Float32 of the crops' shape and device, from uint8, uint16 or float32 [N, ..., channels, h, w].
 
     mean, std: float64 [N or 1, ..., channels] in stored intensities; a channel without variance becomes 0.
     """
-    scale = torch.where(std > 0, 1 / std, torch.ones_like(std))
+    scale = (1 / std).where(std > 0, 1)
     shape = (*mean.shape, 1, 1)
     return (crops.float() - mean.float().view(shape)) * scale.float().view(shape)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from seg.data.frames import Frame
 from seg.data.images import Pixels
 from seg.data.preprocess import Statistics
-from seg.model_file import ModelCard, load_model
+from seg.model_card import ModelCard
+from seg.model_file import load_model
 from seg.predict import upsampling
 from seg.predict.tiling import Grid, Span, Tile, TilePixels, place_grid
 from seg.recipe import Tiling

@@ -12,7 +12,8 @@ from seg.data.labels import IGNORE, LabelMap, refuse_all_ignored
 from seg.data.listing import Listing, Sequences, list_images, refuse_unlisted
 from seg.data.splits import file_sha256
 from seg.errors import RequestError
-from seg.model_file import ModelCard, load_model, read_model
+from seg.model_card import ModelCard
+from seg.model_file import load_model, read_model
 from seg.plain_data import Plain
 from seg.predict.upsampling import check_blend
 from seg.requests import ScoreRequest

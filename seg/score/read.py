@@ -25,7 +25,7 @@ from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, annou
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
 from seg.files import persistently
 from seg.ledger.outcome import STAGES, Quarantined
-from seg.model_file import ModelCard
+from seg.model_card import ModelCard
 from seg.plain_data import require_fields
 from seg.recipe import Tiling
 from seg.score.blame import DECODE, READ, InFlight

@@ -19,7 +19,8 @@ from seg.errors import RequestError, TrainingDiverged
 from seg.files import persistently
 from seg.locks.folder_lock import check_owner
 from seg.metrics import confusion_matrix
-from seg.model_file import ModelCard, Provenance, code_version, package_versions, save_model
+from seg.model_card import ModelCard, Provenance
+from seg.model_file import code_version, package_versions, save_model
 from seg.models.build import build, output_weights
 from seg.pack.crops import Batch, CropSampler
 from seg.pack.pack import Pack, PackedImage

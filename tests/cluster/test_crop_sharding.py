@@ -10,7 +10,8 @@ from cluster import crop_sharding
 from cluster.crop_sharding import CropPredictor, ImageAssembly, Share, score_crops
 from cluster.session import Session
 from seg.ledger.outcome import Outcome, Quarantined, Scored
-from seg.model_file import ModelCard, read_model
+from seg.model_card import ModelCard
+from seg.model_file import read_model
 from seg.recipe import Preprocessing, Tiling
 from seg.score.predict import ImageScorer
 from seg.score.queue import Order, WorkersKeepDying

@@ -44,7 +44,8 @@ def model_seeds() -> list[bytes]:
     from torch import nn
 
     from seg.data.preprocess import Statistics
-    from seg.model_file import ModelCard, Provenance, save_model
+    from seg.model_card import ModelCard, Provenance
+    from seg.model_file import save_model
     from seg.recipe import Preprocessing, Tiling
 
     card = ModelCard(

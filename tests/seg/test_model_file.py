@@ -16,7 +16,8 @@ from torch import Tensor
 
 from seg.data.preprocess import IntensityRange, Statistics
 from seg.errors import RequestError
-from seg.model_file import ModelCard, Provenance, load_model, read_model, save_model, weights_sha256
+from seg.model_card import ModelCard, Provenance
+from seg.model_file import load_model, read_model, save_model, weights_sha256
 from seg.models.build import build
 from seg.recipe import Preprocessing, Tiling
 

@@ -15,7 +15,8 @@ from cluster.session import Session
 from seg.errors import DataWarning, RequestError
 from seg.files import write_json
 from seg.ledger.ledger import Ledger
-from seg.model_file import ModelCard, save_model
+from seg.model_card import ModelCard
+from seg.model_file import save_model
 from seg.models.build import build
 from seg.objects import find_objects
 from seg.recipe import Preprocessing, Tiling

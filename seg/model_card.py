@@ -1,0 +1,109 @@
+"""What a model file says of its weights: its card, readable without torch (docs/formats.md)."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from math import isclose
+from pathlib import Path
+
+from seg.data.preprocess import IntensityRange, Statistics
+from seg.errors import RequestError
+from seg.plain_data import FROM_A_COPY, Plain, from_plain, parse_json, require_fields
+from seg.recipe import Preprocessing, Tiling
+
+FORMAT_VERSION = 1
+METADATA_KEY = "fringe"
+CARD_DIGEST = "metadata_sha256"
+"""In provenance, of all else there and in the other fields; files from before have none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provenance:
+    """Where a model file's weights come from."""
+
+    recipe: object = None
+    """As plain data, as that of another version has other fields."""
+    data_fingerprint: str | None = None
+    code_version: str | None = None
+    packages: dict[str, str] | None = None
+    """Versions."""
+    seed: int | None = None
+    parent: str | None = None
+    """The run or trial."""
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """What a model file says of its weights; plain data, stored whole."""
+
+    architecture: str
+    backbone: str | None
+    classes: tuple[str, ...]
+    label_map: tuple[tuple[int, int], ...]
+    preprocessing: Preprocessing
+    statistics: Statistics | None
+    tiling: Tiling
+    model_options: tuple[tuple[str, int], ...] = ()
+    frames: int = 1
+    """K of a sequence model, the frames it sees at once; else 1."""
+    sequence: str = ""
+    """The recipe's regular expression for an image's sequence."""
+    intensities: tuple[IntensityRange, ...] = ()
+    """What the training images span as stored, a range for each bit depth; empty: an older file."""
+    class_shares: tuple[float, ...] = ()
+    """Share of each class in the pixels of the training labels that are not ignored; empty: an older file."""
+    validation: object = None
+    """Figures on the validation images, as plain data, for whoever reads the file."""
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def channels(self) -> int:
+        """Channels the model sees."""
+        return self.preprocessing.channels
+
+
+def parse_card(path: Path, text: str) -> ModelCard:
+    """The card in a model file's metadata. RequestError, naming file and field: it is none, or damaged."""
+    where = f"model {path}: its metadata {METADATA_KEY!r}"
+    values = require_fields({}, parse_json(text, where), where)
+    version = values.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise RequestError(
+            f"model {path}: format_version is {version}, this fringe reads {FORMAT_VERSION}; train it again"
+        )
+    ours = {name: value for name, value in values.items() if name != "channels"}  # that is for others
+    provenance = values.get("provenance")
+    # the digest is of this file: another that has the card gets its own
+    digest = provenance.pop(CARD_DIGEST, None) if isinstance(provenance, dict) else None
+    try:
+        card: ModelCard = from_plain(ModelCard, ours)
+        _check_card(card)
+    except (ValueError, re.error) as error:
+        raise RequestError(
+            f"model {path}: its metadata does not fit format {FORMAT_VERSION}: {error}; {FROM_A_COPY}"
+        ) from None
+    if digest not in (None, card_digest(values | {"format_version": version})):
+        raise RequestError(f"{where} is damaged: it does not fit its {CARD_DIGEST}; {FROM_A_COPY}")
+    return card
+
+
+def _check_card(card: ModelCard) -> None:
+    """ValueError, re.error: values that no training writes, and that would fail far from here."""
+    if not card.classes or len(set(card.classes)) < len(card.classes):
+        raise ValueError(f"classes are {', '.join(card.classes) or 'none'}")
+    if card.frames < 1 or any(not 0 <= number <= 255 for pair in card.label_map for number in pair):
+        raise ValueError(f"frames is {card.frames}, label_map {card.label_map}")
+    re.compile(card.sequence)
+    shares = card.class_shares
+    if shares and (
+        len(shares) != len(card.classes) or min(shares) < 0 or not isclose(sum(shares), 1, rel_tol=1e-6)
+    ):
+        count = len(card.classes)
+        raise ValueError(f"class_shares are no {count} shares from 0 to 1 that add up to 1")
+
+
+def card_digest(values: Plain) -> str:
+    """Sha256, in hexadecimal, of a card as plain data without its own digest."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
