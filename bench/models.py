@@ -27,7 +27,7 @@ from bench.setup import in_processes, time_ms
 from seg.models.build import build, output_weights
 from seg.pack.crops import CropSampler
 from seg.pack.training_data import open_packs, open_training_data
-from seg.predict.predictor import autocast
+from seg.predict.passes import autocast
 from seg.recipe import STRIDE_PX, Recipe
 from seg.recipes import RECIPES
 from seg.simulate.archive import Simulation, simulate_archive

@@ -18,7 +18,8 @@ from seg.data.images import Pixels, decode_image
 from seg.data.preprocess import choose_statistics, normalise, preprocess
 from seg.metrics import confusion_matrix, iou
 from seg.models.build import build
-from seg.predict.predictor import Predictor, autocast
+from seg.predict.passes import autocast
+from seg.predict.predictor import Predictor
 from seg.recipe import Recipe, Tiling
 from seg.recipes import RECIPES
 

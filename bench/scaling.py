@@ -1,9 +1,10 @@
 """How long would an archive take on 1, 8 or 64 GPUs, and what would bind? A calculation (docs/scaling.md).
 
-python -m bench.scaling [--cpu-ms 200] [--row-ms 1] [--cores-per-gpu 8] [--storage-gb-s 1 10] ...
+python -m bench.scaling [--cpu-ms 178] [--row-ms 1] [--cores-per-gpu 8] [--more-cores 0 16] ...
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import tyro
 
@@ -25,7 +26,7 @@ class Costs:
     gpu_ms: float
     """Of a GPU, for the model."""
     cpu_ms: float
-    """Of a core, for all but the model."""
+    """Of a core, to read and to finish it."""
     row_ms: float
     """Of the job's process."""
     frame_mb: float
@@ -38,6 +39,9 @@ class Cluster:
 
     gpus: int
     cores_per_gpu: float
+    """Beside each GPU; one of them has the process that predicts."""
+    more_cores: float
+    """For each GPU, on machines without one."""
     storage_gb_s: float
 
 
@@ -45,7 +49,7 @@ def find_rates(costs: Costs, cluster: Cluster) -> dict[str, float]:
     """Frames a second that each part could do, were it alone; the lowest binds."""
     return {
         "model": 1e3 * cluster.gpus / costs.gpu_ms,
-        "cores": 1e3 * cluster.gpus * cluster.cores_per_gpu / costs.cpu_ms,
+        "cores": 1e3 * cluster.gpus * (cluster.cores_per_gpu - 1 + cluster.more_cores) / costs.cpu_ms,
         "storage": 1e3 * cluster.storage_gb_s / costs.frame_mb,
         "job": 1e3 / costs.row_ms,
     }
@@ -60,26 +64,30 @@ def model_ms(recipe: Recipe, megapixels_per_second: float) -> float:
 
 def main(
     frames: int = 100_000,
-    cpu_ms: float = 200.0,
+    cpu_ms: float = 178.0,
     row_ms: float = 1.0,
     frame_mb: float = 6.5,
     cores_per_gpu: float = 8.0,
+    more_cores: tuple[float, ...] = (0.0, 16.0),
     storage_gb_s: tuple[float, ...] = (1.0, 10.0),
 ) -> None:
-    """Print a table in Markdown: hours and what binds, by network, storage and number of GPUs."""
-    print(f"| network, its time a frame | storage | {' | '.join(f'GPUs: {gpus}' for gpus in GPUS)} |")
-    print("| --- | --- |" + " --- |" * len(GPUS))
+    """Print a table in Markdown: hours and what binds, by network, storage, cores and number of GPUs."""
+    columns = " | ".join(f"GPUs: {gpus}" for gpus in GPUS)
+    print(f"| network, its time a frame | storage | cores elsewhere, a GPU | {columns} |")
+    print("| --- | --- | --- |" + " --- |" * len(GPUS))
     for name, rate in PUBLISHED.items():
         gpu_ms = model_ms(RECIPES[name], rate)
         costs = Costs(gpu_ms=gpu_ms, cpu_ms=cpu_ms, row_ms=row_ms, frame_mb=frame_mb)
-        for bandwidth in storage_gb_s:
+        for bandwidth, more in product(storage_gb_s, more_cores):
             cells = []
             for gpus in GPUS:
-                cluster = Cluster(gpus=gpus, cores_per_gpu=cores_per_gpu, storage_gb_s=bandwidth)
+                cluster = Cluster(
+                    gpus=gpus, cores_per_gpu=cores_per_gpu, more_cores=more, storage_gb_s=bandwidth
+                )
                 rates = find_rates(costs, cluster)
                 binds = min(rates, key=lambda part: rates[part])
                 cells.append(f"{frames / rates[binds] / 3600:.2g} h, {binds}")
-            print(f"| {name}, {gpu_ms:.0f} ms | {bandwidth:g} GB/s | {' | '.join(cells)} |")
+            print(f"| {name}, {gpu_ms:.0f} ms | {bandwidth:g} GB/s | {more:g} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How fast is scoring? The whole job against plain loops and MONAI; its limits; what each stage costs.
 
 python -m bench.scoring [--rows pipeline monai ...] [--precision bf16] [--repeat 2] [--quick] [--folder DIR]
+                        [--pool DIR]
 
 Everything runs on CPU cores, as a user starts it: jobs are processes, with a Ray of their own. Contenders
 take turns, so that they share a busy machine's noise. docs/scaling.md goes on from what this prints.
@@ -58,16 +59,20 @@ def main(
     repeat: int = 2,
     quick: bool = False,
     folder: Path | None = None,
+    pool: Path | None = None,
 ) -> None:
     """Print a line a row, then one JSON line.
 
     rows: what to measure, keys of MEASUREMENTS. precision: of the model; in bf16 it is fast, and all the rest
     counts for more. repeat: turns of each contender. quick: small frames, one turn and no Ray, to see in a
     minute whether all works. folder: where frames, model and results go, and frames and model are found
-    again; None: a temporary one.
+    again; None: a temporary one. pool: a checkout of the last commit whose scoring was a pool of workers
+    (06315da), to be measured beside.
     """
     with bench_folder(folder) as place:
-        bench = Bench(quick=quick, repeat=1 if quick else repeat, precision=precision, folder=place)
+        bench = Bench(
+            quick=quick, repeat=1 if quick else repeat, precision=precision, folder=place, pool=pool
+        )
         bench.simulate()
         bench.train_model()
         torch.set_num_threads(count_cores())

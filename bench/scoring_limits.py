@@ -120,7 +120,7 @@ def find_workers(pid: int) -> list[int]:
     own = {pid}
     while grown := {child for child, parent in parents.items() if parent in own} - own:
         own |= grown
-    return [child for child in own if _command(child).startswith(b"ray::ScoringWorker")]
+    return [child for child in own if _command(child).startswith(b"ray::MapWorker")]
 
 
 def _command(pid: int) -> bytes:

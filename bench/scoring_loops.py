@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.setup import BATCH, Bench, Finished, count_cores, in_processes, score, steady_ms
+from bench.setup import BATCH, SCORE_JOB, Bench, Finished, count_cores, in_processes, score, steady_ms
 from bench.table import Row
 from seg.data.images import decode_image
 from seg.data.labels import decode_label, encode_mask
@@ -20,8 +20,9 @@ from seg.data.preprocess import choose_statistics, preprocess
 from seg.metrics import confusion_matrix
 from seg.model_file import load_model
 from seg.predict.predictor import Predictor
-from seg.score.predict import BUSY
+from seg.score.pipeline import BUSY
 
+APART, POOL = "three stages apart, 1 that predicts", "the pool that was before"
 REHEARSED = 3
 """Images that a scoring tries one by one before it feeds its workers."""
 
@@ -85,11 +86,11 @@ class Contest:
         """Of each job, what it took beyond its images at its steady rate."""
         self.expected: NDArray[np.int64] | None = None
 
-    def run_job(self, name: str, workers: int, threads: int) -> float:
+    def run_job(self, name: str, workers: int, threads: int, *more: object, job: Path = SCORE_JOB) -> float:
         """Milliseconds an image takes a job of so many workers, once all of them are fed."""
         out = self.bench.new_folder()
-        options = ("--workers", workers, "--threads", threads, "--precision", self.bench.precision)
-        finished = score((self.archive, "--model", self.bench.model, *options), out)
+        options = ("--workers", workers, "--threads", threads, "--precision", self.bench.precision, *more)
+        finished = score((self.archive, "--model", self.bench.model, *options), out, job=job)
         self._check(np.array(finished.summary["confusion"]))
         found = self._note(name, finished, max(workers, 1))
         print(
@@ -140,12 +141,21 @@ def measure_pipeline(bench: Bench) -> Iterator[Row]:
     if not bench.quick:
         jobs |= {f"{cores} Ray workers": (cores, 1), "1 Ray worker": (1, cores)}
     contenders = {name: partial(contest.run_job, name, *counts) for name, counts in jobs.items()}
+    others: dict[str, tuple[int, int]] = {}
+    if not bench.quick:
+        others[APART] = (1, 1)
+        contenders[APART] = partial(contest.run_job, APART, 1, 1, "--stages", "apart")
+    if bench.pool is not None:
+        others[POOL] = (cores, 1)
+        old = bench.pool.resolve() / "jobs" / "score.py"
+        contenders[POOL] = partial(contest.run_job, POOL, cores, 1, job=old)
     contenders["loop"] = partial(contest.run_loops, 1, cores, contest.count // 2)
     contenders["loops"] = partial(contest.run_loops, cores, 1, contest.count // cores)
     found = bench.take_turns(contenders)
     for name, (_, threads) in jobs.items():
         what = f"an image, {name} x {threads} threads"
         yield Row(what, found[name], f"a plain loop, {cores} threads", found["loop"], "rate", 0.9)
+    jobs |= others
     for name in jobs:
         yield Row(f"the same, {name}", found[name], f"{cores} plain loops, 1 thread", found["loops"], "rate")
     for name in jobs:

@@ -3,22 +3,25 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import timer
 
 from bench.setup import BATCH, Bench, count_cores, once_ms, steady_ms, time_ms
 from bench.values import Value
-from cluster.scorer_pool import Limits, ScorerPool
-from cluster.scorer_workers import RayCrew
+from cluster import score_stages
+from cluster.placement import Operator, Stages
+from cluster.score import DatasetSource
+from cluster.score_stages import answers_table, node_id, read_parcels
 from cluster.session import compute_session
 from seg.data.background import Background
 from seg.data.images import decode_image
@@ -28,11 +31,12 @@ from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import FoundObject, Outcome, Scored
 from seg.model_file import load_model
 from seg.objects import find_objects, match_objects, object_rows
-from seg.predict.predictor import Predictor
+from seg.predict.predictor import Piece, PixelCounter, Predictor
 from seg.recipe import Tiling
 from seg.recipes import RECIPES
 from seg.score.deadline import Stopping
-from seg.score.predict import count_pixels
+from seg.score.limits import Limits
+from seg.score.parcels import Answered, Round, Stage
 from seg.score.queue import Order, ScoreQueue, find_groups
 from seg.score.read import ScorerSettings, describe_pixels
 from seg.storage import Place, as_place
@@ -61,7 +65,7 @@ class TimedModel(nn.Module):
         return logits
 
 
-class Stages:
+class StageTimes:
     """The stages of one image after the other, on one thread, each again and again."""
 
     def __init__(self, bench: Bench) -> None:
@@ -96,7 +100,15 @@ class Stages:
         frame = working, choose_statistics(working, card.preprocessing, card.statistics)
         for precision in ("float32", "bf16"):
             ids, probability = self._predict(frame, size, precision)
-        take("count pixels", lambda: count_pixels(ids, truth.mask, len(card.classes)))
+        whole = slice(0, size[0]), slice(0, size[1])
+        piece = Piece(whole, ids, (slice(0, 1), slice(0, 1)), probability)
+
+        def count() -> None:
+            counter = PixelCounter(len(card.classes), torch.device("cpu"), truth.mask)
+            counter.add(piece)
+            counter.counts()
+
+        take("count pixels", count)
 
         def find_and_match() -> None:
             found = find_objects(ids.numpy(), len(card.classes), MIN_OBJECT_PX, probability.numpy())
@@ -134,7 +146,7 @@ class Stages:
 
 def measure_stages(bench: Bench) -> Iterator[Value]:
     """Each stage of a frame, one core."""
-    stages = Stages(bench)
+    stages = StageTimes(bench)
     for image in sorted((bench.frames / "images").rglob("*.png")):
         stages.run(image, bench.frames / "masks" / image.relative_to(bench.frames / "images"))
     found = stages.found
@@ -144,24 +156,19 @@ def measure_stages(bench: Bench) -> Iterator[Value]:
     yield Value("a frame: all but the model", [sum(parts) for parts in zip(*others, strict=True)], "ms")
 
 
-class NoScorer:
-    """Stands in for a scorer: returns an outcome at once."""
+class NoStage:
+    """Stands in for all stages: answers at once."""
 
-    def __init__(self, settings: ScorerSettings, *, process: str) -> None:
-        self.settings = settings
+    def __init__(self, round_: Round) -> None:
+        self.stage = Stage(round_, "model", node_id())
+        self.stage.is_ready()
 
-    def submit(self, order: Order) -> Future[Outcome]:
-        """What comes of a frame with ten objects."""
-        found: Future[Outcome] = Future()
-        found.set_result(make_outcome(order.image))
-        return found
-
-    def notes(self) -> dict[str, Any]:
-        """Nothing is ever in work."""
-        return {}
-
-    def close(self) -> None:
-        """Nothing is held."""
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        """Frames with ten objects, scored."""
+        for parcel in read_parcels(table):
+            with self.stage.notes(parcel.name):
+                answers = [Answered(make_outcome(order.image), {}) for order in parcel.orders]
+            yield answers_table(answers)
 
 
 def make_outcome(image: str) -> Outcome:
@@ -212,7 +219,9 @@ def measure_rows(bench: Bench) -> Iterator[Value]:
     if not bench.quick:
         with compute_session() as session:
             session.start()
-            yield Value("a row: handed out, back from Ray, into the ledger", [pool_ms(bench, images)], "ms")
+            for most in (1, 8, 64):
+                what = f"a row: through Ray Data in parcels of {most}, into the ledger"
+                yield Value(what, [dataset_ms(bench, images[: 300 * most], most)], "ms")
 
 
 def add_all(ledger: Ledger, arrivals: Iterator[list[Outcome]]) -> None:
@@ -221,20 +230,25 @@ def add_all(ledger: Ledger, arrivals: Iterator[list[Outcome]]) -> None:
     ledger.commit()
 
 
-def pool_ms(bench: Bench, images: list[str]) -> float:
-    """Milliseconds a row takes workers that do nothing, without the first tenth."""
+def dataset_ms(bench: Bench, images: list[str], most: int) -> float:
+    """Milliseconds a row takes stages that do nothing, without the first tenth."""
+    score_stages.STAGES["score"] = NoStage
     out = as_place(bench.new_folder())
-    pool = ScorerPool(
-        RayCrew(make_settings(out), make_scorer=NoScorer),
+    out.make_folders("inflight")
+    order = lambda task: Order(task.image, task.attempt)  # noqa: E731
+    plan: Any = SimpleNamespace(out=out, settings=make_settings(out), card=None, order=order)
+    stage = Operator(name="score", processes=count_cores(), cpus=1, calls=2, ahead=3)
+    source = DatasetSource(
+        plan,
         ScoreQueue(find_groups(iter(images), lambda *_: False), workers=count_cores()),
-        lambda task: Order(task.image, task.attempt),
-        workers=count_cores(),
-        inflight=out.below("inflight"),
-        stopping=Stopping(),
+        Stopping(),
         limits=Limits(),
+        stages=Stages((stage,)),
+        device="cpu",
     )
+    source.parcel_size = lambda images: most  # type: ignore[method-assign]
     ledger, arrived_s = Ledger(out), []
-    for outcomes in pool.outcomes():
+    for outcomes in source.outcomes():
         ledger.add(outcomes)
         arrived_s += [timer()] * len(outcomes)
     ledger.commit()

@@ -70,6 +70,8 @@ class Bench:
     device: torch.device = CPU
     precision: Literal["float32", "bf16"] = "bf16"
     """Of scoring."""
+    pool: Path | None = None
+    """A checkout of the last commit whose scoring was a pool of workers; None: it is not measured."""
 
     @property
     def recipe(self) -> Recipe:
@@ -175,25 +177,30 @@ def score(
     *,
     watch: Callable[[subprocess.Popen[bytes]], None] | None = None,
     code: int = 0,
+    job: Path = SCORE_JOB,
 ) -> Finished:
     """Run jobs/score.py, on a Ray of its own if on any, as a user does; SystemExit: another exit code.
 
-    watch: called once the process runs; returns when nothing more is to be seen.
+    watch: called once the process runs; returns when nothing more is to be seen. job: that of another
+    checkout, which `make setup` has made.
     """
+    own = job.parents[1] / ".venv" / "bin" / "python"
+    python = str(own) if job != SCORE_JOB else sys.executable
     log = out.with_name(f"{out.name}.log")
     ended: list[int] = []
 
     def run() -> None:
         with log.open("wb") as file:
-            job = subprocess.Popen(
-                [sys.executable, SCORE_JOB, *map(str, words), "--out", str(out)],
+            process = subprocess.Popen(
+                [python, job, *map(str, words), "--out", str(out)],
+                cwd=job.parents[1],  # where Ray's workers look for modules
                 env=os.environ | {"RAY_ADDRESS": "local"},
                 stdout=file,
                 stderr=file,
             )
             if watch:
-                watch(job)
-            ended.append(job.wait())
+                watch(process)
+            ended.append(process.wait())
 
     seconds = once_ms(run) / 1e3
     if ended != [code]:

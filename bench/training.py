@@ -35,12 +35,13 @@ from seg.metrics import confusion_matrix
 from seg.pack.crops import CropSampler
 from seg.pack.pack import Pack, PackedImage
 from seg.pack.training_data import open_packs
-from seg.predict.predictor import Predictor, autocast
+from seg.predict.passes import autocast
+from seg.predict.predictor import Predictor
 from seg.recipe import Recipe
 from seg.recipes import RECIPES
 from seg.train.losses import mean_loss
 from seg.train.state import EpochResult
-from seg.train.training import StepReport, Training, predict_pieces
+from seg.train.training import StepReport, Training, predict_clips
 
 
 class DecodedPack(Pack):
@@ -168,8 +169,13 @@ def measure_metrics(bench: Bench) -> Iterator[Row]:
 
     def count_ms() -> float:
         counted.zero_()
-        pieces = predict_pieces(predictor, training.validation_pack.clips(frames=1), training.statistics)
-        return sum(once_ms(partial(add, *pair)) for pair in pieces) + once_ms(summarise)
+        clips = training.validation_pack.clips(frames=1)
+        pairs = (
+            (truth[piece.own], piece.ids)
+            for truth, pieces in predict_clips(predictor, clips, training.statistics)
+            for piece in pieces
+        )
+        return sum(once_ms(partial(add, *pair)) for pair in pairs) + once_ms(summarise)
 
     count_ms()
     if not np.array_equal(counted.cpu().numpy(), training.validate()):

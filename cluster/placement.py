@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 AUTOSCALER_MINUTES = 15.0
 """How long a cluster that starts nodes is waited for, where nothing else is said."""
 POLL_S = 1.0
+SHARES_EACH = 4
+"""Shares of an image for each worker, so that they end together."""
 ROUNDING = 1e-6
 """Ten trials of 0.1 GPUs share one."""
 
@@ -78,7 +80,8 @@ def place(asked: Asked, session: Session) -> Placement:
     number of workers, or no share of a GPU.
     """
     if asked.workers == 0:
-        return Placement(workers=0, gpus=float(session.gpus > 0), threads=asked.threads or session.cpus)
+        gpus = float(session.gpus > 0 and asked.gpus != 0)
+        return Placement(workers=0, gpus=gpus, threads=asked.threads or session.cpus)
     gpus = float(session.gpus_possible > 0) if asked.gpus is None else asked.gpus
     if not 0 <= gpus <= 1:
         raise RequestError(
@@ -127,6 +130,87 @@ def place_scoring(request: ScoreRequest, session: Session) -> Placement:
         )
     log.info(_describe(placed))
     return placed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operator:
+    """Processes of one stage of a scoring, all alike."""
+
+    name: str
+    """Key of cluster.score_stages.STAGES."""
+    processes: int
+    cpus: float
+    """Of each."""
+    gpus: float = 0.0
+    calls: int = 1
+    """Parcels that each works at."""
+    ahead: int = 2
+    """Parcels that each has, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What a scoring's processes do: each all of it, or each a stage."""
+
+    operators: tuple[Operator, ...]
+    shares: int = 1
+    """Works that each image is divided into, so that several processes predict it."""
+
+    @property
+    def predictors(self) -> int:
+        """Processes that have a model."""
+        return next(one.processes for one in self.operators if one.name in ("score", "predict"))
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """Of each stage, by the name that a mark has."""
+        marks = {"score": "model", "read": "read", "predict": "model", "finish": "write"}
+        return {marks[one.name]: one.processes for one in self.operators}
+
+    @property
+    def lanes(self) -> dict[str, int] | None:
+        """Threads of each stage; None: each process has all stages."""
+        if len(self.operators) == 1:
+            return None
+        return self.processes | {"decode": self.processes["read"]}
+
+    def alone(self) -> "Stages":
+        """The same for images that are to be alone: one process, with one at a time."""
+        cpus = max(one.cpus for one in self.operators)
+        gpus = max(one.gpus for one in self.operators)
+        return Stages((Operator(name="score", processes=1, cpus=cpus, gpus=gpus, ahead=1),))
+
+    def __str__(self) -> str:
+        if len(self.operators) == 1:
+            return f"{self.predictors} processes that read, predict and write"
+        return ", ".join(f"{one.processes} that {one.name}" for one in self.operators)
+
+
+def place_stages(request: ScoreRequest, placed: Placement, session: Session) -> Stages:
+    """Together in each worker; or apart, reading and writing on the CPUs that the workers leave.
+
+    Apart is for GPUs, which any CPU then feeds. On CPUs alone together is as fast, and starts sooner
+    (bench/results).
+    """
+    workers, threads = max(1, placed.most), request.threads
+    shared = request.shard == "crops"
+    apart = shared or (placed.gpus > 0 if request.stages == "auto" else request.stages == "apart")
+    if not apart:
+        score = Operator(name="score", processes=workers, cpus=threads, gpus=placed.gpus, calls=2, ahead=3)
+        return Stages((score,))
+    left = max(0, session.cpus - workers * threads)
+    finishers = 1 if shared else max(1, left // 4)  # one, which puts all shares of an image together
+    readers = max(1, left - finishers)
+    cpus = min(1.0, left / (readers + finishers))
+    return Stages(
+        (
+            Operator(name="read", processes=readers, cpus=cpus, calls=2),
+            Operator(name="predict", processes=workers, cpus=threads, gpus=placed.gpus, ahead=3),
+            # without a CPU of its own, so that it has a place also where a node with many is gone
+            Operator(name="finish", processes=finishers, cpus=0, calls=1 if shared else 2),
+        ),
+        SHARES_EACH * workers if shared else 1,
+    )
 
 
 def place_trial(request: SearchRequest, session: Session) -> Placement:

@@ -1,76 +1,100 @@
-"""Scoring an archive: plan, lock the folder, leave out what is done, let workers score, commit here."""
+"""Scoring by Ray Data: parcels of images through its stages, on whatever nodes there are; no commits here."""
 
+import logging
+import os
+import queue
+import secrets
+import signal
+import threading
 import time
-import warnings
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from cluster.placement import place_scoring
-from cluster.scorer_pool import Limits, ScorerPool
-from cluster.scorer_workers import Crew, LocalCrew, RayCrew
-from cluster.session import Session
-from seg.data.listing import sequence_of
-from seg.data.preprocess import count_outside
-from seg.errors import DamagedFile, DataWarning, StoppedBy
-from seg.ledger.ledger import Ledger
-from seg.ledger.outcome import Outcome
-from seg.locks.folder_lock import LostLock
+from cluster.placement import Placement, Stages, place_scoring, place_stages
+from cluster.session import Session, quiet_loggers
+from seg.data.images import split_page
+from seg.errors import ImageError
+from seg.ledger.outcome import Outcome, Quarantined, Scored
 from seg.requests import ScoreRequest
-from seg.score.deadline import Pace, Stopping, heeding_ctrl_c
-from seg.score.dry_run import DryRun, Findings, Truth, dry_run
-from seg.score.folder import (
-    ScoreFolder,
-    look_into,
-    open_folder,
-    refuse_changed,
-    settle_folder,
-    survey_images,
-)
-from seg.score.plan import ScorePlan, plan_scoring
-from seg.score.predict import ImageScorer
-from seg.score.queue import ScoreQueue, Task, find_groups
-from seg.score.read import ScorerSettings
-from seg.score.rehearsal import Power, intensity_warning
-from seg.score.screen import Rehearsal, Screen, Tell
+from seg.score import job
+from seg.score.blame import Note, write_suspects
+from seg.score.deadline import Pace, StopFlag, Stopping
+from seg.score.dry_run import Findings
+from seg.score.limits import Limits
+from seg.score.parcels import Answered, Mark, Parcel, Round, fill_parcels, images_in_parcel
+from seg.score.plan import ScorePlan
+from seg.score.queue import Died, ScoreQueue, Task, Unbegun, WorkersKeepDying
+from seg.score.rehearsal import Power
+from seg.score.screen import Tell
 from seg.score.status import Held
-from seg.score.summary import Command, ScoreSummary, is_read_only, look_back, summarise
-from seg.storage import Place
-from seg.train.run_folder import check_folder, holding
+from seg.score.summary import ScoreSummary
+from seg.score.watch import Watch
+
+if TYPE_CHECKING:  # Ray is loaded once a session has set what it reads then
+    import ray.data
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 0.5
+"""Once a scoring is to stop: how long no row comes before what is left is not waited for."""
+BLOCKS = 1000
+"""Blocks that parcels are handed over in, at most: Ray Data holds some 50 KB for each."""
+PARCELS_EACH = 4
+"""Parcels that each worker gets at least, where there are so many images, so that all end together."""
+NAMED = 5
+"""Images that a message names."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Workplace:
-    """What a scoring runs on."""
-
-    workers: int
-    """0: this process."""
-    gpus: float
-    """Of each worker; of this process, 1 where it has any."""
-    limits: Limits
-    """When workers are ended; of this process, which cannot be, when an image is named."""
-    session: Session
-    power: Power
-    """What an estimate goes by."""
-
-    def open_crew(self, settings: ScorerSettings) -> Crew:
-        """Its workers, none of which is started. Starts Ray where it is needed and does not run."""
-        if not self.workers:
-            return LocalCrew(settings)
-        self.session.start()
-        return RayCrew(settings, self.gpus)
+class ScoringStalled(Exception):
+    """Nothing moved for so long, also after workers were started again."""
 
 
-def choose_workplace(request: ScoreRequest, session: Session) -> Workplace:
+def score(request: ScoreRequest, session: Session) -> ScoreSummary:
+    """Score what is left of an archive: see seg/score/job.py."""
+    return job.score(request, choose_workplace(request, session))
+
+
+def look_only(request: ScoreRequest, session: Session) -> Findings:
+    """Print what a scoring would meet and cost, and return it."""
+    return job.look_only(request, choose_workplace(request, session))
+
+
+def choose_workplace(request: ScoreRequest, session: Session) -> job.Workplace:
     """What a request asks for, or what there is. RequestError: there is no such room."""
     placed = place_scoring(request, session)
-    stall_s = 60 * request.stall_minutes if placed.workers else None
-    limits = Limits(image_limit_s(request), stall_s)
-    workers, threads = max(1, placed.most), request.threads
-    power = Power(workers=workers, threads=threads, cpus=session.cpus, on_gpu=placed.gpus > 0)
-    return Workplace(workers=placed.most, gpus=placed.gpus, limits=limits, session=session, power=power)
+    workers, device = placed.most, device_of(placed)
+    limits = Limits(image_limit_s(request), 60 * request.stall_minutes if workers else None)
+    stages = place_stages(request, placed, session)
+    power = Power(
+        workers=max(1, workers),
+        threads=request.threads,
+        cpus=session.cpus,
+        on_gpu=placed.gpus > 0,
+        stages=stages.lanes,
+    )
+    if not workers:
+        return job.Workplace(workers=0, device=device, limits=limits, power=power)
+
+    def open_source(plan: ScorePlan, queue: ScoreQueue, stopping: Stopping) -> "DatasetSource":
+        session.start()
+        return DatasetSource(plan, queue, stopping, limits=limits, stages=stages, device=device)
+
+    return job.Workplace(
+        workers=workers,
+        device=device,
+        limits=limits,
+        power=power,
+        open_source=open_source,
+        open_metrics=_open_metrics,
+    )
+
+
+def device_of(placed: Placement) -> str:
+    """What a scoring's processes are told to predict on: not what torch finds, which Ray no longer hides."""
+    return "cuda" if placed.gpus else "cpu"
 
 
 def image_limit_s(request: ScoreRequest) -> float | None:
@@ -84,203 +108,321 @@ def image_limit_s(request: ScoreRequest) -> float | None:
     return request.image_timeout_s or None
 
 
-def score(request: ScoreRequest, session: Session) -> ScoreSummary:
-    """Score what is left of an archive, commit as it comes, write summary.json.
-
-    RequestError: archive, model, labels or folder do not fit each other; nothing is written then.
-    """
-    workplace = choose_workplace(request, session)
-    plan = plan_scoring(request)
-    if is_read_only(plan.out):
-        return look_back(plan, request)
-    check_folder(plan.out, plan.identity, older_reader=True)
-    again = refuse_changed(plan, request, Ledger(plan.out, leave_out_damaged=True))
-    with holding(plan.out, plan.identity, what="scoring", older_reader=True) as lock:
-        plan = settle_folder(plan, exports=request.export is not None)
-        folder = open_folder(plan, lock.check, again=again, retry_quarantined=request.retry_quarantined)
-        open_metrics = _open_metrics if workplace.workers else None
-        screen = Screen(folder, workplace.workers, workplace.limits.image_s, open_metrics)
-        command = Command(folder.skipped, screen, changed=len(again))
-        with _summarised(folder, command):
-            if folder.num_left:
-                command.stopped_by = _score_left(folder, request, workplace, command)
-    return ScoreSummary(place=plan.out, values=command.values, survey=folder.survey)
-
-
 def _open_metrics(title: str) -> Tell:
     from cluster.prometheus import ScoreMetrics  # here: it loads ray, which a scoring in this process lacks
 
     return ScoreMetrics(title).update
 
 
-@contextmanager
-def _summarised(folder: ScoreFolder, command: Command) -> Iterator[None]:
-    """Commit, and write summary.json and status.json, however the block ends."""
-    try:
-        yield
-        _write_summary(folder, command)
-    except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        command.stopped_by = StoppedBy.INTERRUPT if interrupted else StoppedBy.ERROR
-        with suppress(OSError, LostLock, DamagedFile):  # maybe the error itself, which is what is told
-            _write_summary(folder, command, cause=f"{type(error).__name__}: {error}")
-        raise
-    for text in (command.outside and intensity_warning(command.outside), command.turned.warning):
-        if text:
-            warnings.warn(DataWarning(text), stacklevel=2)
+class DatasetSource:
+    """Outcomes of a queue's images, each once, whatever dies: rounds of a Ray dataset, until none is left.
 
+    First all that are no suspects, in company; then the suspects, one by one in the whole cluster. What
+    arrived is never made again. An image with which a process died twice, the second time alone, is set
+    aside.
+    """
 
-def _write_summary(folder: ScoreFolder, command: Command, cause: str = "") -> None:
-    folder.check_owner()
-    folder.ledger.commit()
-    folder.survey.update()
-    command.screen.end(command.stopped_by, cause)
-    command.outside = count_outside(folder.survey.brightness(), folder.plan.card.intensities)
-    command.values = summarise(folder.plan, folder.survey, command)
-    folder.plan.out.write_json("summary.json", command.values)
+    def __init__(
+        self,
+        plan: ScorePlan,
+        queue: ScoreQueue,
+        stopping: Stopping,
+        *,
+        limits: Limits,
+        stages: Stages,
+        device: str,
+    ) -> None:
+        """Ray runs. `stages`: what is where; device: what is predicted on."""
+        self.plan, self.queue, self.stopping, self.limits = plan, queue, stopping, limits
+        self.stages, self.device = stages, device
+        self.is_up = False
+        self.pace = Pace()
+        self.inflight = plan.out.below("inflight")
+        self._name, self._rounds, self._parcels = f"round-{secrets.token_hex(4)}", 0, 0
+        self._stalls_at: list[int] = []
+        self._finished = 0
+        self._nodes: Counter[tuple[str, str]] = Counter()
+        self._watch: Watch | None = None
+        self._overdue: set[str] = set()
+        """Images of processes that were ended from here."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every image has its row."""
+        return self.queue.is_complete
 
-def _score_left(
-    folder: ScoreFolder, request: ScoreRequest, workplace: Workplace, command: Command
-) -> StoppedBy:
-    """Score what is left; why that ended."""
-    folder.plan.write_sequences([*folder.pending, *folder.suspects])
-    rehearsal = Rehearsal(folder, workplace.power)
-    stopping = Stopping(folder.plan.deadline)
-    progress, began = command.screen.progress, time.monotonic()
-    with heeding_ctrl_c(stopping), command.screen.shown():
-        source = _open_source(folder, request, workplace, rehearsal.images, stopping)
-        with closing(source.outcomes()) as arrivals:
-            for arrived in arrivals:
-                if source.is_up and not command.seconds_starting:
-                    command.seconds_starting = time.monotonic() - began
-                    command.screen.begin()
-                outcomes = [folder.complete(outcome) for outcome in arrived]
-                folder.ledger.add(outcomes)
-                progress.suspects = source.num_suspects
-                if source.is_stopped:
-                    progress.finish()
-                    folder.ledger.commit()  # at once: who stopped us may lose patience
-                rehearsal.look(outcomes)
-                command.look(outcomes)
-                command.screen.look(outcomes, source.held())
-    return StoppedBy.FINISHED if source.is_complete else stopping.asked or StoppedBy.FINISHED
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing is handed out any more."""
+        return self.queue.stopped
 
-
-def _open_source(
-    folder: ScoreFolder,
-    request: ScoreRequest,
-    workplace: Workplace,
-    rehearsal: list[str],
-    stopping: Stopping,
-) -> "ScorerPool | CropSource":
-    plan = folder.plan
-    if request.shard == "crops":
-        workplace.session.start()
-        return CropSource(folder, workplace, rehearsal, stopping)
-    workers = min(max(1, workplace.workers), folder.num_left)
-    first = frozenset(rehearsal)
-    queue = ScoreQueue(
-        find_groups((image for image in folder.pending if image not in first), plan.belong),
-        rehearsal=rehearsal,
-        suspects=folder.suspects,
-        workers=workers,
-    )
-    return ScorerPool(
-        workplace.open_crew(plan.settings),
-        queue,
-        plan.order,
-        workers=workers,
-        inflight=folder.inflight,
-        stopping=stopping,
-        limits=workplace.limits,
-    )
-
-
-@dataclass(slots=True)
-class CropSource:
-    """Outcomes of `shard=crops`: each image in turn, over all workers; those of the rehearsal first."""
-
-    folder: ScoreFolder
-    workplace: Workplace
-    rehearsal: list[str]
-    stopping: Stopping
-    is_up: bool = False
-    """Whether a share of an image has come."""
-    is_complete: bool = False
-    is_stopped: bool = False
-    """Nothing is handed out any more: told of a pool alone."""
-    num_suspects: int = 0
-    pace: Pace = field(default_factory=Pace)
-
-    def outcomes(self) -> Generator[list[Outcome], None, None]:
-        """As they come, a list with each share of an image."""
-        from cluster.crop_sharding import score_crops
-
-        plan, began = self.folder.plan, time.monotonic()
-        orders = list(map(plan.order, self._tasks()))
-        workers, gpus = self.workplace.workers, self.workplace.gpus
-        for arrived in score_crops(plan.settings, plan.card, orders, workers, gpus=gpus):
-            self.is_up = True
-            yield arrived
-            if arrived:
-                self.pace.add(time.monotonic() - began)
-                began = time.monotonic()
-                if self.stopping.check(self.pace) is not None:
-                    return
-        self.is_complete = True
+    @property
+    def num_suspects(self) -> int:
+        """Images that wait to be tried alone."""
+        return len(self.queue.suspects)
 
     def held(self) -> list[Held]:
-        """Nobody tells."""
-        return []
+        """What is in work, as far as its notes tell; the longest first."""
+        return self._watch.held() if self._watch else []
 
-    def _tasks(self) -> list[Task]:
-        first = frozenset(self.rehearsal)
-        images = self.rehearsal + [image for image in self.folder.pending if image not in first]
-        suspects = self.folder.suspects.items()
-        return [Task(image) for image in images] + [Task(image, note.attempt) for image, note in suspects]
+    def outcomes(self) -> Generator[list[Outcome], None, None]:
+        """Outcomes as they come, also none, at least once a second; those set aside may lack size and time.
+
+        RequestError: of a worker that could not start. OSError: of storage that stays away. ScoringStalled,
+        WorkersKeepDying: no restart helps. However it ends, what was in flight is noted as suspect.
+        """
+        while not self.queue.is_done:
+            before = self._finished, len(self.queue.suspects), len(self._stalls_at)
+            yield from self._run_round()
+            after = self._finished, len(self.queue.suspects), len(self._stalls_at)
+            if not self.queue.stopped and before == after:
+                raise WorkersKeepDying("no image came back, though none is known to have ended its process")
+        self._tell_nodes()
+
+    def _run_round(self) -> Generator[list[Outcome], None, None]:
+        self._rounds += 1
+        name = f"{self._name}-{self._rounds}"
+        company = self.queue.has_company
+        parcels = list(self._company() if company else self._suspects())
+        stages = self.stages if company else self.stages.alone()
+        round_ = Round(
+            name=name,
+            settings=self.plan.settings,
+            card=self.plan.card,
+            device=self.device,
+            image_limit_s=self.limits.image_s,
+            shares=stages.shares,
+        )
+        watch = self._watch = Watch(round_, self.limits, stages.processes)
+        flow, flag, settled_s = Flow(round_, stages, parcels), StopFlag(self.inflight, name), 0.0
+        try:
+            for answers in flow.answers():
+                arrived = self._take(answers)
+                if self.stopping.check(self.pace) is not None and not self.queue.stopped:
+                    self.queue.stopped = True
+                    flag.raise_()
+                if watch.is_due or self.queue.stopped:
+                    self._look(watch, flow)
+                settled_s = 0.0 if answers else settled_s + flow.waited_s
+                yield arrived
+                if self.queue.stopped and settled_s >= SETTLE_S and watch.is_idle:
+                    break
+        finally:
+            flow.close()
+            with suppress(OSError):  # then the notes stay, and the next command finds them
+                watch.look()
+                touched = watch.touched()
+                if touched:  # who has one of these may hang; only now, as Ray no longer brings it back
+                    end_processes(watch.marks.values())
+                self.queue.give_back(touched)
+                write_suspects(self.inflight, self.queue.suspects)
+                watch.forget()
+
+    def _company(self) -> Iterator[Parcel]:
+        images = list(self.queue.take_company())
+        count = sum(map(len, images))
+        most = (
+            1
+            if self.stages.shares > 1
+            else min(
+                self.parcel_size([group[0] for group in images]),
+                max(1, -(-count // (PARCELS_EACH * self.stages.predictors))),
+            )
+        )
+        log.info(f"{count} images in parcels of up to {most}, {self.stages}")
+        for names in fill_parcels(images, most):
+            yield self._parcel([Task(name) for name in names])
+
+    def _suspects(self) -> Iterator[Parcel]:
+        while task := self.queue.take_suspect():
+            yield self._parcel([task])
+
+    def _parcel(self, tasks: Iterable[Task]) -> Parcel:
+        self._parcels += 1
+        return Parcel(str(self._parcels), tuple(map(self.plan.order, tasks)))
+
+    def parcel_size(self, images: Sequence[str]) -> int:
+        """Images in a parcel, by the header of the one in the middle; 1 where that cannot be read."""
+        from seg.data.images import ImageFiles
+
+        name, page = split_page(images[len(images) // 2])
+        try:
+            header = ImageFiles(self.plan.settings.archive).open(name, page).header(page)
+        except (ImageError, OSError):  # its own row says why
+            return 1
+        sample_bytes = header.channels * header.bit_depth // 8
+        return images_in_parcel(header.height * header.width, sample_bytes, self.device)
+
+    def _take(self, answers: Sequence[Answered]) -> list[Outcome]:
+        """What is new of them: a parcel that was begun again gives what it gave before."""
+        arrived: list[Outcome] = []
+        died: dict[str, Note] = {}
+        self.is_up |= bool(answers)
+        for found in answers:
+            answer = found.answer
+            if answer.image not in self.queue.held():
+                continue
+            self._nodes.update(found.nodes.items())
+            match answer:
+                case Scored() | Quarantined():
+                    self.queue.finish(answer.image)
+                    self._finished += 1
+                    if isinstance(answer, Scored):
+                        self.pace.add(sum(answer.seconds.values()))
+                    arrived.append(answer)
+                case Died(lives=True):
+                    arrived += self.queue.fail(answer.image, answer.note)
+                case Died():
+                    late = answer.note.timed_out or answer.image in self._overdue
+                    died[answer.image] = answer.note._replace(timed_out=late)
+                case Unbegun():
+                    self.queue.put_back(answer.image)
+        if died:
+            cause = next((note.cause for note in died.values() if note.cause), WORDLESS)
+            log.info(
+                f"a worker is gone ({cause}), with {_name_images(died)} in work; another one takes its place"
+            )
+            arrived += self.queue.die(died, cause)
+            write_suspects(self.inflight, self.queue.suspects)
+        return arrived
+
+    def _look(self, watch: Watch, flow: "Flow") -> None:
+        watch.look()
+        self.is_up |= watch.is_up
+        for _ in range(watch.new_deaths()):
+            self.queue.die({}, WORDLESS)
+        self._overdue.update(watch.overdue())
+        end_processes(watch.frozen())
+        still_s = watch.stalled_s(self._finished)
+        if still_s is None:
+            return
+        what = f"nothing has moved for {still_s / 60:g} min; in work: {_describe(watch.held())}"
+        if self._finished in self._stalls_at:
+            raise ScoringStalled(f"{what}; starting workers again did not help")
+        log.info(f"{what}; starting all workers again")
+        self._stalls_at.append(self._finished)
+        flow.abort()
+
+    def _tell_nodes(self) -> None:
+        nodes = {node for _, node in self._nodes}
+        if len(nodes) > 1:
+            each = (f"{stage} {count} on {node[:8]}" for (stage, node), count in sorted(self._nodes.items()))
+            log.info(f"images by stage and node: {', '.join(each)}")
 
 
-def look_only(request: ScoreRequest, session: Session) -> Findings:
-    """Print what a scoring would meet and cost, and return it. RequestError: as of `score`."""
-    workplace, plan = choose_workplace(request, session), plan_scoring(request)
-    check_folder(plan.out, plan.identity, older_reader=True)
-    ledger = Ledger(plan.out, leave_out_damaged=True)
-    ledger.check()
-    again = refuse_changed(plan, request, ledger)
-    folder = look_into(
-        plan, survey_images(plan, ledger), {}, again=again, retry_quarantined=request.retry_quarantined
-    )
-    pattern = plan.card.sequence if plan.sequences else ""
-
-    def score_sample(images: list[str], scratch: Place) -> Iterable[Outcome]:
-        there = replace(plan, settings=replace(plan.settings, out=scratch))
-        there.write_sequences(images)
-        return ImageScorer(there.settings).score(there.order(Task(image)) for image in images)
-
-    looked = DryRun(
-        archive=plan.settings.archive,
-        listing=plan.listing.first(request.limit),
-        labels=plan.labels.names if plan.settings.labels else None,
-        sequences=len({sequence_of(image, pattern) for image in plan.listing.images}),
-        finished=plan.asked - folder.num_left - folder.quarantined,
-        quarantined=folder.quarantined,
-        pending=folder.pending,
-        truth=find_truth(plan),
-        out=plan.out,
-        power=replace(workplace.power, on_gpu=torch.cuda.is_available()),
-    )
-    return dry_run(looked, score_sample)
+WORDLESS = "the process ended without a word, as by a crash, a signal or for want of memory"
 
 
-def find_truth(plan: ScorePlan) -> Truth | None:
-    """Where a plan's labels are; None: it has none."""
-    if plan.settings.labels is None:
-        return None
-    return Truth(
-        place=plan.settings.labels,
-        names=plan.labels.names,
-        classes=plan.card.classes,
-        label_map=plan.card.label_map,
-        trained=plan.card.class_shares,
-    )
+def _name_images(images: Iterable[str]) -> str:
+    names = list(images)
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + rest if names else "no image"
+
+
+def _describe(held: list[Held]) -> str:
+    found = [f"{one.image} ({one.stage}, {one.seconds:.0f} s)" for one in held]
+    return _name_images(found)
+
+
+class Flow:
+    """Parcels on their way through a Ray dataset; its iterator has a thread, so that we can look around."""
+
+    def __init__(self, round_: Round, stages: Stages, parcels: Sequence[Parcel]) -> None:
+        self.round, self.stages, self.parcels = round_, stages, parcels
+        self.waited_s = 0.0
+        """How long the last answers were waited for."""
+        self._arrived: queue.SimpleQueue[list[Answered] | BaseException | None] = queue.SimpleQueue()
+        self._aborted = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dataset", daemon=True)
+
+    def answers(self) -> Iterator[list[Answered]]:
+        """Answers as they come; also none, at least once a second. What a stage raised is raised here."""
+        self._thread.start()
+        while True:
+            started = time.monotonic()
+            try:
+                found = self._arrived.get(timeout=0.25)
+            except queue.Empty:
+                found = []
+            self.waited_s = time.monotonic() - started
+            if found is None:
+                return
+            if isinstance(found, BaseException):
+                if self._aborted.is_set():
+                    return
+                raise found
+            yield found
+
+    def abort(self) -> None:
+        """Have the dataset end as soon as it can."""
+        self._aborted.set()
+
+    def close(self) -> None:
+        """End it, and its processes; what is in work is left."""
+        self.abort()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        from cluster.score_stages import read_answers
+
+        try:
+            dataset = self._open()
+            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                self._arrived.put(read_answers(table))
+            logging.getLogger("ray.data").info(dataset.stats())  # into Ray Data's file, not on the screen
+            self._arrived.put(None)
+        except BaseException as error:  # for the thread that waits for it
+            self._arrived.put(error)
+
+    def _open(self) -> "ray.data.Dataset":
+        import ray.data
+
+        from cluster.score_stages import STAGES, Aborter, parcels_table
+
+        quiet_loggers()
+        Aborter.latest = self._aborted
+        context = ray.data.DataContext.get_current().copy()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.execution_no_progress_timeout_s = -1  # our watchdog's
+        context.max_errored_blocks = 0
+        context.target_max_block_size = 1  # each parcel leaves its stage as soon as it is done
+        context.custom_execution_callback_classes = [Aborter]  # pyright: ignore  # it has all its methods
+        each = -(-len(self.parcels) // BLOCKS)
+        firsts = range(0, len(self.parcels), each)
+        with ray.data.DataContext.current(context):
+            dataset = ray.data.from_arrow([parcels_table(self.parcels[at : at + each]) for at in firsts])
+            for stage in self.stages.operators:
+                dataset = dataset.map_batches(
+                    STAGES[stage.name],  # pyright: ignore[reportArgumentType]  # its constructor is called
+                    fn_constructor_args=(self.round,),
+                    compute=ray.data.ActorPoolStrategy(
+                        size=min(stage.processes, len(firsts)),
+                        max_concurrent_calls_per_actor=stage.calls,
+                        max_tasks_in_flight_per_actor=stage.ahead,
+                        enable_true_multi_threading=True,
+                    ),
+                    batch_size=None,
+                    batch_format="pyarrow",
+                    zero_copy_batch=True,
+                    num_cpus=stage.cpus,
+                    num_gpus=stage.gpus,
+                )
+        return dataset
+
+
+def end_processes(marks: Iterable[Mark]) -> None:
+    """Kill stage processes, each from its own node, as nothing else reaches one that is stopped or hangs."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    for mark in marks:
+        on_node = NodeAffinitySchedulingStrategy(mark.node, soft=False)
+        options: Any = {"num_cpus": 0, "scheduling_strategy": on_node, "max_retries": 0}
+        ray.remote(_end_process).options(**options).remote(mark.pid)
+
+
+def _end_process(pid: int) -> None:
+    with suppress(OSError):  # it is gone
+        if b"MapWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)

@@ -304,5 +304,5 @@ def _evaluate_winner(plan: SearchPlan, best: TrialRecord, winner: Path) -> Score
     clips = validation.clips(card.frames)
     confusion = count_confusion(predictor, clips, card.statistics, len(card.classes))
     scores = score_classes(confusion.cpu().numpy(), card.classes)
-    save_model(winner, predictor.model, replace(card, validation=asdict(scores)))
+    save_model(winner, predictor.passes.model, replace(card, validation=asdict(scores)))
     return scores

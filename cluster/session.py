@@ -58,11 +58,14 @@ def _open_screen(descriptor: int) -> IO[str]:
 
 
 def quiet_loggers() -> None:
-    """Let the loggers that importing a part of Ray has set up show errors alone; their log files keep all."""
-    for name in ("ray", "ray.train", "ray.tune"):
+    """Let the loggers that importing a part of Ray has set up show errors alone; their log files keep all.
+
+    Ray Data's show nothing: what its stages raise is ours to tell.
+    """
+    for name in ("ray", "ray.train", "ray.tune", "ray.data"):
         for handler in logging.getLogger(name).handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.ERROR)
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.CRITICAL + 1 if name == "ray.data" else logging.ERROR)
 
 
 @dataclass(slots=True)

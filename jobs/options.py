@@ -58,7 +58,7 @@ def _run(kind: type[Args], argv: Sequence[str] | None, job: Callable[[Args, "Ses
 
 def _without_slow_bf16(kind: type[Args], argv: Sequence[str] | None, recipe: str, args: Args) -> Args:
     """Options whose precision, where none was given, is float32 if this CPU is slow in the recipe's bf16."""
-    from seg.predict.predictor import has_fast_bf16  # here, so that --help loads no torch
+    from seg.predict.passes import has_fast_bf16  # here, so that --help loads no torch
 
     if args.recipe.precision != "bf16" or has_fast_bf16():
         return args

@@ -188,14 +188,16 @@ class ScoreRequest:
     blend: Literal["core", "gaussian"] = "core"
     """Of windows that overlap keep each one's core, or average them, weighted towards their centres."""
     batch: int = 4
-    """Crops in a forward pass, all of one image; another number is another run."""
+    """Crops in a forward pass, of whatever images are there; another number is another run."""
     precision: Literal["float32", "bf16"] = "float32"
     """What the model computes in."""
     threads: int = 1
     """CPU threads a worker computes with; another number is another run."""
     shard: Literal["images", "crops"] = "images"
-    """Whole images to each worker; or each image's crops over all workers, for a few huge images. Crops are
-    not supervised: an image that kills its worker ends the job."""
+    """Whole images to each worker; or each image's crops over all workers, for a few huge images."""
+    stages: Literal["auto", "together", "apart"] = "auto"
+    """Reading, predicting and writing in each worker; or apart, so that any CPU of the cluster reads and
+    writes for the workers, which predict. auto: apart where there are GPUs."""
     min_object_px: Annotated[int, arg(name="min-object", metavar="N")] = 64
     """Connected pixels of a class that are an object, at least; another number is another run."""
     export: Literal["coco", "yolo"] | None = None

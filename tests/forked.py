@@ -16,7 +16,7 @@ Disturb = Callable[[], None]
 PRELOAD = [
     *("torch", "torch._dynamo", "torchvision", "pandas", "tensorboardX", "tyro._backends"),
     *("matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.font_manager"),
-    *("seg.train.training", "seg.score.predict", "seg.score.summary", "seg.figures.plots"),
+    *("seg.train.training", "seg.score.job", "seg.score.summary", "seg.figures.plots"),
     *("cluster.session", "cluster.score", "cluster.train", "jobs.tables", "jobs.score", "jobs.train"),
 ]
 """What a job would import, or what it imports would where that is there."""

@@ -1,29 +1,33 @@
 """A whole image through a model, tile by tile, at the image's own size."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from math import fsum
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seg.data.frames import Frame
 from seg.data.images import Pixels
 from seg.data.preprocess import Statistics
+from seg.metrics import confusion_matrix, count_classes
 from seg.model_card import ModelCard
 from seg.model_file import load_model
 from seg.predict import upsampling
-from seg.predict.tiling import Grid, Span, Tile, TilePixels, place_grid
+from seg.predict.counts import PixelCounts, mean_confidence
+from seg.predict.passes import Mixing, Passes
+from seg.predict.tiling import FrameCrops, Grid, ImageCrops, Span, Tile
 from seg.recipe import Tiling
 
 Rectangle = tuple[slice, slice]
 """Rows and columns of an image."""
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-BAND_BYTES = 128 * 2**20
-"""Device memory for an image's pixels and ids; of a larger image it holds a band of rows at a time."""
+CANVAS_PX = 128 * 2**20
+"""Own pixels of an image that is put together on the device; a larger one is on the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +104,37 @@ def _core(span: Span) -> slice:
     return slice(span.core_start - span.start, span.core_stop - span.start)
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Autocast to bf16 or fp16; with float32 a context that changes nothing.
+class PixelCounter:
+    """Counts pieces where they are: one small transfer an image."""
 
-    For the whole process float32 is float32: torch lets a GPU's convolutions compute it in TF32, of which
-    the products have 10 bits in place of 23.
-    """
-    torch.backends.cudnn.allow_tf32 = False
-    dtype = DTYPES.get(precision, torch.bfloat16)
-    return torch.autocast(device.type, dtype, enabled=precision in DTYPES)
+    def __init__(
+        self, num_classes: int, device: torch.device, truth: NDArray[np.uint8] | None, first_row: int = 0
+    ) -> None:
+        """`truth`: rows of the image's class ids at its own size, [h, W], from `first_row` on, 255 ignored.
 
+        None: it has none.
+        """
+        self.num_classes, self.truth, self._first_row = num_classes, truth, first_row
+        self._pixels = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self._confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+        self._seen = 0
 
-def has_fast_bf16() -> bool:
-    """Whether this CPU computes bf16 faster than float32, by torch's own rule: AVX-512, or an ARM's.
+    def add(self, piece: Piece) -> None:
+        """Count a piece."""
+        self._pixels += count_classes(piece.ids, self.num_classes)
+        self._seen += piece.ids.numel()
+        if self.truth is not None:
+            rows, columns = piece.own
+            place = slice(rows.start - self._first_row, rows.stop - self._first_row), columns
+            self._confusion += confusion_matrix(self.truth[place], piece.ids, self.num_classes)
 
-    Where it does not, a step of interferogram-small takes 14 times as long as in float32 (measured).
-    """
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    def counts(self) -> PixelCounts:
+        """Of the pieces so far."""
+        pixels = tuple(self._pixels.tolist())
+        if self.truth is None:
+            return PixelCounts(pixels)
+        confusion = tuple(self._confusion.flatten().tolist())
+        return PixelCounts(pixels, confusion, self._seen - sum(confusion))  # counted, or ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +142,38 @@ class Prediction:
     """An image's class ids, and how sure the model is of them."""
 
     ids: Tensor
-    """uint8 [H, W], at the image's own size; on the model's device, of an image in bands on the host."""
+    """uint8 [H, W], at the image's own size; on the model's device, of a large image on the host."""
     confidence: float
     """Mean top probability of the working pixels."""
     probability: Tensor | None
     """Top probability of each working pixel, float32 [h, w], where the ids are; None: not asked for."""
+
+
+class Canvas:
+    """What pieces of one image are put together on, in any order."""
+
+    def __init__(self, grid: Grid, device: torch.device, *, probability: bool) -> None:
+        home = device if grid.size[0] * grid.size[1] <= CANVAS_PX else torch.device("cpu")
+        self.grid = grid
+        self.ids = torch.empty(grid.size, dtype=torch.uint8, device=home)
+        self.probability = torch.empty(grid.small, device=home) if probability else None
+        self._sums: list[Tensor] = []
+
+    def add(self, piece: Piece) -> None:
+        """Put a piece in its place."""
+        self.ids[piece.own] = piece.ids
+        if self.probability is not None:
+            self.probability[piece.working] = piece.probability
+        self._sums.append(piece.confidence_sum())
+
+    @property
+    def sums(self) -> list[float]:
+        """Of each piece's top probabilities, in the order in which they came."""
+        return torch.stack(self._sums).tolist() if self._sums else []
+
+    def finish(self) -> Prediction:
+        """The whole."""
+        return Prediction(self.ids, mean_confidence(self.sums, self.grid.small), self.probability)
 
 
 class Predictor:
@@ -143,28 +188,21 @@ class Predictor:
         device: torch.device,
         precision: str = "float32",
         blend: Literal["core", "gaussian"] = "core",
-        band_bytes: int = BAND_BYTES,
+        mixing: Mixing = "mixed",
     ) -> None:
-        """`batch`: tiles a forward pass sees at most, all of one image; see `_tiles_per_pass`.
+        """`batch`, `mixing`: of forward passes (seg/predict/passes.py).
 
         blend: keep each tile's core, or average tiles where they overlap (seg/predict/upsampling.py).
         RequestError: they do not overlap.
         """
         upsampling.check_blend(blend, tiling)
-        self.model = model.eval()
-        self.takes_frames = getattr(model, "TAKES_FRAMES", False)
-        self.tiling = tiling
-        self.batch = batch
-        self.device = device
-        self.precision = precision
-        self.blend = blend
-        self.band_bytes = band_bytes
+        self.passes = Passes(model, batch=batch, device=device, precision=precision, mixing=mixing)
+        self.tiling, self.device, self.blend = tiling, device, blend
 
     def predict(self, working: Pixels, statistics: Statistics, size: tuple[int, int]) -> Prediction:
         """Class ids at the image's own size (H, W), from its preprocessed pixels [h, w] or [h, w, 3]."""
         return self.predict_frames([(working, statistics)], size)
 
-    @torch.inference_mode()
     def predict_frames(
         self, frames: Sequence[Frame], size: tuple[int, int], *, probability: bool = False
     ) -> Prediction:
@@ -173,72 +211,49 @@ class Predictor:
         Frames have one working size. Logits, or blended probabilities, are interpolated in whole-image
         coordinates (bilinear, align_corners=False) before the argmax, so that no tile's edge shows.
         """
-        grid = self.place_grid(frames, size)
-        pixels = self._pixels(frames, grid)
-        logits = self._logits(pixels, grid.tiles, self._tiles_per_pass(grid))
-        maker = PieceMaker(grid, self.device)
-        if self.blend == "gaussian":
-            pieces = maker.make_strips(logits)
-        else:
-            pieces = map(maker.make_core, grid.tiles, logits)
-        home = torch.device("cpu") if pixels.in_bands else self.device
-        ids = torch.empty(size, dtype=torch.uint8, device=home)
-        top = torch.empty(grid.small, device=home) if probability else None
-        sums = []
-        for piece in pieces:
-            ids[piece.own] = piece.ids
-            if top is not None:
-                top[piece.working] = piece.probability
-            sums.append(piece.confidence_sum())
-        return Prediction(ids, mean_confidence(torch.stack(sums).tolist(), grid.small), top)
+        image = self.crop(frames, size)
+        canvas = Canvas(image.grid, self.device, probability=probability)
+        for _, pieces in self.predict_stream([image]):
+            for piece in pieces:
+                canvas.add(piece)
+        return canvas.finish()
+
+    def crop(self, frames: Sequence[Frame], size: tuple[int, int]) -> FrameCrops:
+        """The crops that the model sees of an image of own size (H, W)."""
+        return FrameCrops(frames if self.passes.takes_frames else frames[-1:], size, self.tiling)
 
     @torch.inference_mode()
-    def predict_share(
-        self, frames: Sequence[Frame], size: tuple[int, int], share: int, of: int
-    ) -> Iterator[Piece]:
-        """The cores of share 0, 1, ... of `of` shares of an image; of a small one some shares are empty.
+    def predict_stream(
+        self, images: Iterable[ImageCrops | None]
+    ) -> Iterator[tuple[ImageCrops, Iterator[Piece]]]:
+        """The pieces of each image in turn, whose crops share passes. None: none is there just now.
 
-        A share is a run of whole batches, so that each tile is predicted in the company that it has in
-        `predict_frames`: all shares' ids, and `mean_confidence` of their sums, equal those bit for bit.
-        ValueError: the predictor blends, and a blend needs neighbours' tiles.
+        An image's pieces are to be used before the next image is asked for. ValueError: it is not a whole
+        image, and a blend needs all of its tiles.
         """
-        if self.blend != "core":
-            raise ValueError(f"shares are of cores, not of the blend {self.blend}")
-        grid = self.place_grid(frames, size)
-        per_pass = self._tiles_per_pass(grid)
-        batches = -(-len(grid.tiles) // per_pass)
-        first, stop = (per_pass * (batches * edge // of) for edge in (share, share + 1))
-        tiles = grid.tiles[first:stop]
-        logits = self._logits(self._pixels(frames, grid), tiles, per_pass)
-        yield from map(PieceMaker(grid, self.device).make_core, tiles, logits)
+        shown: deque[ImageCrops] = deque()
 
-    def place_grid(self, frames: Sequence[Frame], size: tuple[int, int]) -> Grid:
-        """The tiles of an image, from its frames and its own size (H, W)."""
-        height, width = frames[-1][0].shape[:2]
-        return place_grid((height, width), size, self.tiling)
+        def note() -> Iterator[ImageCrops | None]:
+            for image in images:
+                if image is not None:
+                    shown.append(image)
+                yield image
 
-    def _tiles_per_pass(self, grid: Grid) -> int:
-        """As few passes as `batch` allows, all of one size: 5 tiles by 4 are 3 and 3, one of them a fill.
+        logits = self.passes.logits(note())
+        for first in logits:
+            image = shown.popleft()
+            own = chain([first], islice(logits, len(image.tiles) - 1))
+            yield image, self._pieces(image, own)
 
-        The image's own size decides it, not its neighbours. One tile by 4 is one, not four.
-        """
-        passes = -(-len(grid.tiles) // self.batch)
-        return -(-len(grid.tiles) // passes)
-
-    def _pixels(self, frames: Sequence[Frame], grid: Grid) -> TilePixels:
-        seen = frames if self.takes_frames else frames[-1:]
-        return TilePixels(seen, grid, self.device, self.band_bytes)
-
-    def _logits(self, pixels: TilePixels, tiles: list[Tile], per_pass: int) -> Iterator[Tensor]:
-        """Logits of each tile in turn, float32 [C, crop height, crop width]."""
-        todo = iter(tiles)
-        while chosen := list(islice(todo, per_pass)):
-            crops = pixels.crops(chosen + chosen[-1:] * (per_pass - len(chosen)))
-            if not self.takes_frames:
-                crops = crops[:, 0].contiguous(memory_format=torch.channels_last)
-            with autocast(self.device, self.precision):
-                logits = self.model(crops)
-            yield from logits.float()[: len(chosen)]
+    @torch.inference_mode()
+    def _pieces(self, image: ImageCrops, logits: Iterator[Tensor]) -> Iterator[Piece]:
+        maker = PieceMaker(image.grid, self.device)
+        if self.blend == "core":
+            yield from map(maker.make_core, image.tiles, logits)
+        elif len(image.tiles) < len(image.grid.tiles):
+            raise ValueError(f"some tiles are of cores, not of the blend {self.blend}")
+        else:
+            yield from maker.make_strips(logits)
 
 
 def open_predictor(
@@ -249,6 +264,7 @@ def open_predictor(
     batch: int = 1,
     precision: str = "float32",
     blend: Literal["core", "gaussian"] = "core",
+    mixing: Mixing = "mixed",
 ) -> tuple[Predictor, ModelCard]:
     """A predictor with the network of a model file, and the file's card; as of `Predictor`.
 
@@ -256,11 +272,12 @@ def open_predictor(
     """
     model, card = load_model(model_file, device)
     predictor = Predictor(
-        model, tiling or card.tiling, batch=batch, device=device, precision=precision, blend=blend
+        model,
+        tiling or card.tiling,
+        batch=batch,
+        device=device,
+        precision=precision,
+        blend=blend,
+        mixing=mixing,
     )
     return predictor, card
-
-
-def mean_confidence(sums: Iterable[float], small: tuple[int, int]) -> float:
-    """Mean top probability of an image of [h, w] working pixels from the sums of its pieces, in any order."""
-    return fsum(sums) / (small[0] * small[1])

@@ -1,14 +1,16 @@
-"""How an image is cut into tiles whose cores partition it, and how its edges are padded."""
+"""How an image is cut into crops: tiles whose cores partition it, edges that are padded; without torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil, floor
+from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from seg.data.frames import Frame
 from seg.data.images import Pixels
-from seg.data.preprocess import normalise
 from seg.recipe import STRIDE_PX, Tiling
 
 
@@ -71,65 +73,132 @@ def place_grid(small: tuple[int, int], size: tuple[int, int], tiling: Tiling) ->
     return Grid(small, size, tiling.crop_px, rows, columns)
 
 
-def reflected_places(length: int, padded: int) -> Tensor:
+def reflected_places(length: int, padded: int) -> NDArray[np.int64]:
     """Where each of `padded` pixels along an axis is taken from: reflection without the edge pixel, int64.
 
-    Unlike torch's own padding it reflects as often as it takes, so that any image fits any tile.
+    Unlike numpy's and torch's own padding it needs no more than one pixel, so that any image fits any tile.
     """
     period = max(1, 2 * (length - 1))
-    places = torch.arange(padded) % period
-    return torch.minimum(places, period - places) if length > 1 else torch.zeros(padded, dtype=torch.int64)
+    places = np.arange(padded) % period
+    return np.minimum(places, period - places) if length > 1 else np.zeros(padded, np.int64)
 
 
-class TilePixels:
-    """What a model sees of one image's frames. Tiles are asked for row by row."""
+class ImageCrops(Protocol):
+    """The crops of an image, or of some of its tiles, and what normalises them."""
 
-    def __init__(self, frames: Sequence[Frame], grid: Grid, device: torch.device, band_bytes: int) -> None:
-        """`band_bytes`: an image whose pixels and ids take more comes to the device by bands of so many."""
-        self._frames = [working for working, _ in frames]
-        self._grid, self._device = grid, device
-        self._down, self._across = (
-            reflected_places(side, spans[-1].start + crop)
-            for side, spans, crop in zip(grid.small, (grid.rows, grid.columns), grid.crop, strict=True)
-        )
-        self._mean, self._std = (
-            torch.tensor([values], dtype=torch.float64, device=device)  # [1, K, channels]
+    @property
+    def grid(self) -> Grid:
+        """The whole image's."""
+        ...
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """Those that there is a crop of, row by row."""
+        ...
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Of each frame's channels, float64 [K, channels], in stored intensities."""
+        ...
+
+    @property
+    def deviations(self) -> NDArray[np.float64]:
+        """Standard deviations, of the same shape."""
+        ...
+
+    def cut(self, place: slice) -> NDArray[np.generic]:
+        """Some of the crops, as stored, [N, K, channels, crop height, crop width]."""
+        ...
+
+
+class FrameCrops:
+    """The crops of an image that are cut from its frames when they are asked for."""
+
+    def __init__(self, frames: Sequence[Frame], size: tuple[int, int], tiling: Tiling) -> None:
+        """`frames`: what the model sees, the image itself last, all of one shape; size: its own (H, W)."""
+        height, width = frames[-1][0].shape[:2]
+        self.grid = place_grid((height, width), size, tiling)
+        self.tiles = self.grid.tiles
+        self.means, self.deviations = (
+            np.array(values, np.float64)
             for values in ([part.mean for _, part in frames], [part.std for _, part in frames])
         )
-        pixel_bytes = sum(frame.nbytes for frame in self._frames)
-        self.in_bands = pixel_bytes + grid.size[0] * grid.size[1] > band_bytes
-        rows = band_bytes * grid.small[0] // pixel_bytes
-        self._band_rows = rows if self.in_bands else len(self._down)
-        self._band = slice(0, 0)
-        self._pixels = torch.zeros(0)
+        self._frames = [working if working.ndim == 3 else working[..., None] for working, _ in frames]
+        self._down, self._across = (
+            reflected_places(side, spans[-1].start + crop)
+            for side, spans, crop in zip(
+                self.grid.small, (self.grid.rows, self.grid.columns), self.grid.crop, strict=True
+            )
+        )
 
-    def crops(self, tiles: Sequence[Tile]) -> Tensor:
-        """Normalised pixels, float32 [N, K, channels, crop height, crop width]."""
-        height, width = self._grid.crop
-        first, stop = tiles[0][0].start, tiles[-1][0].start + height
-        if stop > self._band.stop:
-            self._load(slice(first, max(stop, min(first + self._band_rows, len(self._down)))))
-        corners = [(row.start - self._band.start, column.start) for row, column in tiles]
-        crops = [self._pixels[..., top : top + height, left : left + width] for top, left in corners]
-        return normalise(torch.stack(crops), self._mean, self._std)
+    @property
+    def nbytes(self) -> int:
+        """Of the frames; a clip may repeat one."""
+        return sum(frame.nbytes for frame in {id(frame): frame for frame in self._frames}.values())
 
-    def _load(self, band: slice) -> None:
-        """Bring rows of the padded image to the device, [K, channels, rows, padded width]."""
-        height, width = self._grid.small
-        rows = self._down[band]
-        low, high = int(rows.min()), int(rows.max()) + 1
-        self._pixels = torch.zeros(0)  # gives up its memory before the next band takes some
-        bands = [self._to_tensor(frame[low:high]) for frame in self._frames]
-        pixels = torch.stack(bands) if len(bands) > 1 else bands[0][None]
-        del bands
-        if band.stop > height:
-            pixels = pixels.index_select(-2, (rows - low).to(self._device))
-        if len(self._across) > width:
-            beyond = pixels.index_select(-1, self._across[width:].to(self._device))
-            pixels = torch.cat([pixels, beyond], dim=-1)
-        self._band, self._pixels = band, pixels
+    def cut(self, place: slice) -> NDArray[np.generic]:
+        """As of ImageCrops."""
+        tiles, (height, width) = self.tiles[place], self.grid.crop
+        channels, dtype = self._frames[-1].shape[2], self._frames[-1].dtype
+        crops = np.empty((len(tiles), len(self._frames), channels, height, width), dtype)
+        for number, tile in enumerate(tiles):
+            for frame, pixels in enumerate(self._frames):
+                crops[number, frame] = self._window(pixels, tile).transpose(2, 0, 1)
+        return crops
 
-    def _to_tensor(self, rows: Pixels) -> Tensor:
-        """Pixels [channels, rows, w] on the device; a copy where they are read-only, as a pack's are."""
-        pixels = torch.from_numpy(rows if rows.flags.writeable else rows.copy()).to(self._device)
-        return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    def gather(self) -> "CutCrops":
+        """The same, cut."""
+        return CutCrops(
+            grid=self.grid,
+            tiles=self.tiles,
+            means=self.means,
+            deviations=self.deviations,
+            pixels=self.cut(slice(None)),
+        )
+
+    def _window(self, pixels: Pixels, tile: Tile) -> Pixels:
+        """A tile's pixels, [crop height, crop width, channels]."""
+        (row, column), (height, width) = tile, self.grid.crop
+        down, across = slice(row.start, row.start + height), slice(column.start, column.start + width)
+        if down.stop <= self.grid.small[0] and across.stop <= self.grid.small[1]:
+            return pixels[down, across]
+        return pixels[np.ix_(self._down[down], self._across[across])]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class CutCrops:
+    """Crops that were cut before, elsewhere."""
+
+    grid: Grid
+    tiles: list[Tile]
+    means: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+    pixels: NDArray[np.generic]
+    """[N, K, channels, crop height, crop width]"""
+
+    @property
+    def nbytes(self) -> int:
+        """Of the crops."""
+        return self.pixels.nbytes
+
+    def shares(self, most: int, batch: int) -> list["CutCrops"]:
+        """The same in up to so many shares, each a run of tiles that fill passes of so many crops."""
+        passes = -(-len(self.tiles) // batch)
+        count = min(most, passes)
+        edges = [batch * (passes * share // count) for share in range(count + 1)]
+        return [
+            replace(self, tiles=self.tiles[first:stop], pixels=self.pixels[first:stop])
+            for first, stop in pairwise(edges)
+        ]
+
+    def own_rows(self) -> slice:
+        """Rows of the image at its own size in which its tiles' cores lie, and a few around them."""
+        cores = [row for row, _ in self.tiles]
+        scale = self.grid.size[0] / self.grid.small[0]
+        first = floor(min(core.core_start for core in cores) * scale) - 1
+        stop = ceil(max(core.core_stop for core in cores) * scale) + 1
+        return slice(max(0, first), min(self.grid.size[0], stop))
+
+    def cut(self, place: slice) -> NDArray[np.generic]:
+        """As of ImageCrops."""
+        return self.pixels[place]

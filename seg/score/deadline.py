@@ -12,6 +12,7 @@ from re import fullmatch
 from types import FrameType
 
 from seg.errors import RequestError, StoppedBy
+from seg.storage import Place
 
 REMEMBERED = 32
 """Images whose times say how long the next one takes."""
@@ -73,6 +74,32 @@ class Stopping:
         if self.asked is None and late:
             self.asked = StoppedBy.DEADLINE
         return self.asked
+
+
+FLAG_EVERY_S = 0.5
+
+
+class StopFlag:
+    """Whether a scoring is to stop, for processes elsewhere: a file that the job's process makes."""
+
+    def __init__(self, place: Place, name: str) -> None:
+        self.place, self.name = place, f"{name}.stop"
+        self._seen, self._looked_s = False, 0.0
+
+    def raise_(self) -> None:
+        """Have all stop before their next image."""
+        self.place.write(self.name, b"")
+
+    def lower(self) -> None:
+        """Let nobody see it any more."""
+        self.place.remove(self.name)
+
+    def is_up(self) -> bool:
+        """Whether it was up when it was looked for last, FLAG_EVERY_S ago at most."""
+        now = time.monotonic()
+        if not self._seen and now - self._looked_s >= FLAG_EVERY_S:
+            self._seen, self._looked_s = self.place.stat(self.name) is not None, now
+        return self._seen
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from seg.errors import RequestError
 from seg.model_card import ModelCard
 from seg.model_file import load_model, read_model
 from seg.plain_data import Plain
+from seg.predict.passes import Mixing
 from seg.predict.upsampling import check_blend
 from seg.requests import ScoreRequest
 from seg.score.deadline import parse_deadline
@@ -111,6 +112,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         tiling=tiling,
         blend=request.blend,
         batch=request.batch,
+        mixing=_find_mixing(out),
         precision=request.precision,
         threads=request.threads,
         background=request.background and request.background.resolve(),
@@ -165,12 +167,19 @@ def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Plain]
         "halo_px": settings.tiling.halo_px,
         "blend": settings.blend,
         "batch": settings.batch,
+        **({"passes": "mixed"} if settings.mixing == "mixed" else {}),
         "engine": "torch",
         "precision": settings.precision,
         "threads": settings.threads,
         "min_object_px": settings.min_object_px,
         "masks": "png" if settings.masks else "none",
     }
+
+
+def _find_mixing(out: Place) -> Mixing:
+    """Whether images share passes: not in a folder that was begun before they could, which stays as it is."""
+    found = out.read_json("run.json")
+    return "image" if isinstance(found, dict) and "passes" not in found else "mixed"
 
 
 def _check_numbers(request: ScoreRequest) -> None:
@@ -186,11 +195,6 @@ def _check_numbers(request: ScoreRequest) -> None:
         raise RequestError(
             f"`image_timeout_s` is {request.image_timeout_s:g}, below 0; try `image_timeout_s=600`, or 0 "
             "for none"
-        )
-    if request.image_timeout_s and request.shard == "crops":
-        raise RequestError(
-            "`image_timeout_s` ends the worker of an image, and with `shard=crops` all share it; "
-            "leave one of the two out"
         )
     if request.image_timeout_s and request.workers == 0:
         raise RequestError("`image_timeout_s` ends a worker, and `workers=0` has none; try `workers=1`")

@@ -1,55 +1,26 @@
-"""One image at a time read, predicted and counted where its logits are; only a small Outcome leaves."""
+"""Prepared images through the model, several in a pass; counted where the logits are."""
 
-import hashlib
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from functools import partial
-from itertools import islice
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from seg.data.labels import encode_mask
-from seg.data.reading_memory import Turn
-from seg.files import persistently
-from seg.ledger.outcome import Outcome, Scored
-from seg.metrics import confusion_matrix, count_classes
-from seg.objects import find_objects, match_objects, object_rows
-from seg.predict.predictor import Prediction, open_predictor
-from seg.score.blame import MODEL, WRITE, InFlight, Note
-from seg.score.paths import mask_name
-from seg.score.queue import Order
-from seg.score.read import AHEAD, ImageReader, PixelCounts, ScorerSettings, Work
-from seg.storage import Place
-
-WRITERS = 2
-"""Masks that are encoded and written at a time, behind the model."""
-BUSY = AHEAD + 1 + WRITERS
-"""Images that keep every thread of a scorer busy."""
+from seg.predict.passes import Part
+from seg.predict.predictor import Canvas, Piece, PixelCounter, Rectangle, open_predictor
+from seg.predict.tiling import ImageCrops
+from seg.score.blame import MODEL, InFlight
+from seg.score.read import ScorerSettings
+from seg.score.work import Edges, Pieces, Predicted, Share, Work
 
 
-class ImageScorer:
-    """Scores images with one model on one device: reading runs ahead of it, writing behind it.
+class ImagePredictor:
+    """The middle stage: crops to ids, confidence and counts, on the device that it is told; one thread's."""
 
-    A plain class; cluster/scorer_workers.py makes actors of it.
-    """
-
-    def __init__(
-        self, settings: ScorerSettings, device: str | None = None, *, process: str | None = None
-    ) -> None:
-        """`device`: None is the GPU where there is one. `process`: its name in inflight/; None: no notes.
-
-        RequestError: the model file cannot be used.
-        """
+    def __init__(self, settings: ScorerSettings, device: str) -> None:
+        """`device`: cpu or cuda. RequestError: the model file cannot be used."""
         torch.set_num_threads(settings.threads)
-        self.settings = settings
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(device)
         self.predictor, self.card = open_predictor(
             settings.model,
             self.device,
@@ -57,161 +28,99 @@ class ImageScorer:
             batch=settings.batch,
             precision=settings.precision,
             blend=settings.blend,
+            mixing=settings.mixing,
         )
+        self.predictor.passes.watch = self._in_pass
         self.num_classes = len(self.card.classes)
-        self.inflight = InFlight(settings.out.below("inflight") if process else None, process or "")
-        self.reader = ImageReader(settings, self.card, self.inflight)
-        self._readers = ThreadPoolExecutor(AHEAD, "read")
-        self._model = ThreadPoolExecutor(1, "model")
-        self._writers = ThreadPoolExecutor(WRITERS, "write")
-        self._lock, self._free = threading.Lock(), AHEAD + 1
-        self._waiting: deque[tuple[Order, Future[Work], Turn]] = deque()
-        """Asked for and not begun: what is held in memory is bounded, however much is asked for."""
+        self._works: dict[ImageCrops, tuple[Work, InFlight]] = {}
+        self._elsewhere_s = 0.0
+        """In passes, whose time is their images' already, and waiting for images."""
 
-    def submit(self, order: Order) -> Future[Outcome]:
-        """Score an image in its turn. OSError, from the result: storage stayed away.
+    def predict(self, works: Iterable[tuple[Work, InFlight] | None]) -> Iterator[Work]:
+        """Predict images that have crops, each with its notes, in order; None: none is there just now.
 
-        To be called by any number of threads. Readers and model get images in one order: a model that waits
-        for one which later ones keep from being read would wait for ever.
+        What was raised is of the images `in_hand`; those that come after are for another call.
         """
-        prepared: Future[Work] = Future()
-        with self._lock:
-            turn = self.reader.memory.queue()
-            self._waiting.append((order, prepared, turn))
-            predicted = self._model.submit(self._predict, prepared)
-            finished = self._writers.submit(self._finish, predicted, turn)
-        self._begin_next()
-        return finished
+        self._works.clear()
+        for image, pieces in self.predictor.predict_stream(self._crops(works)):
+            work, notes = self._works[image]
+            self._predict(work, image, pieces)
+            del self._works[image]
+            notes.wait(work.order.image)
+            yield work
 
-    def score(self, orders: Iterable[Order]) -> Iterator[Outcome]:
-        """Score images, in order."""
-        source = iter(orders)
-        begun = deque(map(self.submit, islice(source, BUSY)))
-        while begun:
-            outcome = begun.popleft().result()
-            begun.extend(map(self.submit, islice(source, 1)))
-            yield outcome
+    @property
+    def in_hand(self) -> list[Work]:
+        """Images that were begun and are not predicted."""
+        return [work for work, _ in self._works.values()]
 
-    def notes(self) -> dict[str, Note]:
-        """The images in work, their stages and ages."""
-        return self.inflight.notes()
-
-    def close(self) -> None:
-        """Let go of what has not begun."""
-        self.reader.memory.close()
-        with self._lock:
-            while self._waiting:
-                self._waiting.pop()[1].cancel()
-        for pool in (self._model, self._writers):
-            pool.shutdown(wait=False, cancel_futures=True)
-        self._readers.shutdown(wait=False)
-
-    def _begin_next(self) -> None:
-        """Let a reader begin the next image, if there is room: in order, as the model wants the oldest."""
-        with self._lock:
-            if not (self._waiting and self._free):
-                return
-            self._free -= 1
-            self._readers.submit(self._prepare, *self._waiting.popleft())
-
-    def _prepare(self, order: Order, prepared: Future[Work], turn: Turn) -> None:
+    def is_sound(self) -> bool:
+        """Whether the device still computes: an error of CUDA stays until its process ends."""
         try:
-            prepared.set_result(self.reader.prepare(order, turn))
-        except BaseException as error:
-            prepared.set_exception(error)
+            return torch.ones(2, device=self.device).sum().item() == 2
+        except RuntimeError:
+            return False
 
-    def _predict(self, prepared: Future[Work]) -> tuple[Work, Prediction | None]:
-        try:
-            work = prepared.result()
-            return work, self.predict(work) if work.frames else None
-        finally:
-            with self._lock:
-                self._free += 1
-            self._begin_next()
+    def _crops(self, works: Iterable[tuple[Work, InFlight] | None]) -> Iterator[ImageCrops | None]:
+        asked = time.perf_counter()
+        for found in works:
+            self._elsewhere_s += time.perf_counter() - asked
+            if found is not None:
+                assert found[0].crops is not None, "it was read"
+                self._works[found[0].crops] = found
+            yield found and found[0].crops
+            asked = time.perf_counter()
 
-    def predict(self, work: Work) -> Prediction:
-        """Predict a prepared image and count it; its Work gets the counts."""
-        assert work.pixels is not None, "it was decoded"
-        self.inflight.enter(work.order.image, MODEL)
-        with work.timed("model"):
-            prediction = self.predictor.predict_frames(work.frames, work.pixels.size, probability=True)
-            work.counts = count_pixels(prediction.ids, work.truth, self.num_classes)
-            work.frames = []
-        self.inflight.wait(work.order.image)
-        return prediction
+    def _predict(self, work: Work, image: ImageCrops, pieces: Iterator[Piece]) -> None:
+        started, elsewhere_s = time.perf_counter(), self._elsewhere_s
+        if work.share is None:
+            work.predicted = self._predict_whole(work, image, pieces)
+        else:
+            work.pieces = self._predict_share(work, work.share, pieces)
+        work.crops = None
+        work.seconds["model"] += time.perf_counter() - started - (self._elsewhere_s - elsewhere_s)
 
-    def _finish(self, predicted: Future[tuple[Work, Prediction | None]], turn: Turn) -> Outcome:
-        with turn:
-            work, prediction = predicted.result()  # raises: the image stays noted, which tells its stage
-            outcome = work.aside
-            if prediction is not None:
-                self.inflight.enter(work.order.image, WRITE)
-                outcome = finish(work, prediction, self.settings, self.num_classes)
-            self.inflight.end(work.order.image)
-            assert outcome is not None, "an image without a prediction is set aside"
-            return outcome
+    def _predict_whole(self, work: Work, image: ImageCrops, pieces: Iterator[Piece]) -> Predicted:
+        canvas = Canvas(image.grid, self.device, probability=True)
+        counter = PixelCounter(self.num_classes, self.device, work.truth)
+        for piece in pieces:
+            canvas.add(piece)
+            counter.add(piece)
+        whole = canvas.finish()
+        assert whole.probability is not None, "it was asked for"
+        ids, probability = whole.ids.cpu().numpy(), whole.probability.cpu().numpy()
+        return Predicted(ids, probability, whole.confidence, counter.counts())
+
+    def _predict_share(self, work: Work, share: Share, pieces: Iterator[Piece]) -> Pieces:
+        counter = PixelCounter(self.num_classes, self.device, work.truth, share.first_row)
+        found = list(pieces)
+        for piece in found:
+            counter.add(piece)
+        return Pieces(
+            own=tuple(_edges(piece.own) for piece in found),
+            working=tuple(_edges(piece.working) for piece in found),
+            sums=tuple(float(piece.confidence_sum()) for piece in found),
+            ids=torch.cat([piece.ids.flatten() for piece in found]).cpu().numpy(),
+            probability=torch.cat([piece.probability.flatten() for piece in found]).cpu().numpy(),
+            counts=counter.counts(),
+        )
+
+    @contextmanager
+    def _in_pass(self, parts: Sequence[Part]) -> Iterator[None]:
+        """Note the images of a pass, and share its time among them by their crops."""
+        for image, place in parts:
+            if place.start == 0:
+                work, notes = self._works[image]
+                notes.enter(work.order.image, MODEL)
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        self._elsewhere_s += seconds
+        crops = sum(place.stop - place.start for _, place in parts)
+        for image, place in parts:
+            self._works[image][0].seconds["model"] += seconds * (place.stop - place.start) / crops
 
 
-@dataclass(frozen=True, slots=True)
-class MaskFile:
-    """A mask's file as it was written; None: there is none."""
-
-    mask_bytes: int | None = None
-    mask_sha256: str | None = None
-
-
-def write_mask(place: Place, name: str, ids: NDArray[np.uint8]) -> MaskFile:
-    """Write class ids as an 8-bit PNG of one channel, whole or not at all.
-
-    The folders of sequences are made below place. OSError: storage refused, also after a while.
-    """
-    content = encode_mask(ids)
-    persistently(partial(place.write_below, name, content), f"{place}/{name}")
-    return MaskFile(len(content), hashlib.sha256(content).hexdigest())
-
-
-def count_pixels(ids: Tensor, truth: NDArray[np.uint8] | None, num_classes: int) -> PixelCounts:
-    """Count ids, and truth against them where there is one; both uint8 of one shape [H, W]."""
-    class_pixels = tuple(count_classes(ids, num_classes).tolist())
-    if truth is None:
-        return PixelCounts(class_pixels)
-    confusion = confusion_matrix(truth, ids, num_classes)
-    ignored = truth.size - int(confusion.sum())  # a pixel is in the matrix, or ignored
-    return PixelCounts(class_pixels, tuple(confusion.flatten().tolist()), ignored)
-
-
-def finish(work: Work, prediction: Prediction, settings: ScorerSettings, num_classes: int) -> Scored:
-    """Find a counted image's objects, write its mask. OSError: that cannot be written, also after a while."""
-    assert work.file is not None, "it was read"
-    assert work.pixels is not None, "it was decoded"
-    assert work.counts is not None, "it was counted"
-    assert prediction.probability is not None, "it was asked for"
-    ids, probability = prediction.ids.cpu().numpy(), prediction.probability.cpu().numpy()
-    with work.timed("write"):
-        found = find_objects(ids, num_classes, settings.min_object_px, probability)
-        matches = work.label and match_objects(found, work.label, num_classes, settings.min_object_px)
-        objects = object_rows(work.order.image, found, matches and matches.ious)
-        masks, name = settings.out.below("masks"), mask_name(work.order.image)
-        mask = write_mask(masks, name, ids) if settings.masks else MaskFile()
-    return Scored(
-        image=work.order.image,
-        **asdict(work.file),
-        **asdict(work.label_file),
-        **asdict(work.pixels),
-        labelled=work.label is not None,
-        **asdict(work.counts),
-        confidence=prediction.confidence,
-        objects_found=matches and tuple(matches.found.tolist()),
-        objects_missed=matches and tuple(matches.missed.tolist()),
-        objects_invented=matches and tuple(matches.invented.tolist()),
-        **asdict(mask),
-        background_frames=work.background_frames,
-        seconds_read=work.seconds["read"],
-        seconds_decode=work.seconds["decode"],
-        seconds_model=work.seconds["model"],
-        seconds_write=work.seconds["write"],
-        attempt=work.order.attempt,
-        finished_at=datetime.now(UTC),
-        objects=objects,
-        orientation=work.orientation,
-    )
+def _edges(place: Rectangle) -> Edges:
+    down, across = place
+    return down.start, down.stop, across.start, across.stop

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -15,15 +15,12 @@ from seg.errors import StoppedBy
 from seg.ledger.outcome import STAGES, Outcome, Quarantined
 from seg.metrics import iou, mean_present
 from seg.score import status
-from seg.score.predict import AHEAD, WRITERS
+from seg.score.pipeline import lanes_of
 from seg.score.status import Held, ScoringStatus
 
 RECENT_MINUTES = 5
 """This minute and those before it that recent figures and the time left are of."""
 KEPT_MINUTES = 30
-
-LANES = {"read": AHEAD, "decode": AHEAD, "model": 1, "write": WRITERS}
-"""Threads of a worker for each stage; reading and decoding share theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +71,8 @@ class ScoringProgress:
         The time left is told by these bytes; 0: by the number of images.
         """
         self.title, self.total, self.workers, self.deadline = title, total, workers, deadline
+        self.lanes: Mapping[str, int] = lanes_of(workers)
+        """Threads of each stage in all processes together."""
         self.skipped = self.done = earlier.done
         self.scored, self.quarantined = 0, earlier.quarantined
         self.confusion = np.zeros((len(classes),) * 2, np.int64)
@@ -179,7 +178,7 @@ class ScoringProgress:
             seconds_left=left,
             ends_at=None if left is None else _iso(now + timedelta(seconds=left)),
             deadline=self.deadline and _iso(self.deadline.astimezone()),
-            limiting_stage=status.limiting_stage(recent.stages or self._all.stages, LANES),
+            limiting_stage=status.limiting_stage(recent.stages or self._all.stages, self.lanes),
             busy=self._busy(recent, seconds),
             workers=self.workers,
             suspects=self.suspects,
@@ -213,8 +212,7 @@ class ScoringProgress:
         """An image's seconds count where it ends, so that a share may be above 1 for a moment."""
         if not seconds or not recent.stages:
             return {}
-        lanes = {stage: max(1, self.workers) * LANES[stage] for stage in STAGES}
-        return {stage: recent.stages[stage] / seconds / lanes[stage] for stage in STAGES}
+        return {stage: recent.stages[stage] / seconds / self.lanes[stage] for stage in STAGES}
 
 
 def _rate(pixels: int, seconds: float) -> float | None:

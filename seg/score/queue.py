@@ -1,12 +1,11 @@
-"""Which image goes to which worker, and which is to blame when one dies: decisions, without Ray or clocks."""
+"""Which image is next, and which is to blame when a process dies: decisions, without Ray or clocks."""
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from seg.ledger.outcome import Quarantined
-from seg.score.blame import Note
+from seg.ledger.outcome import Outcome, Quarantined
+from seg.score.blame import READ, Note
 
 LONGEST_GROUP = 16
 """Images that belong together and go to one worker, at most."""
@@ -15,7 +14,7 @@ UNSEEN_DEATHS = 5
 HOPELESS = 10
 """Deaths with several images in flight, and no image finished: then it is not the images' fault."""
 HOPELESS_STARTS = 2
-"""Deaths in a row of workers that had begun no image, for each worker there is."""
+"""Deaths in a row of processes that had begun no image, for each worker there is."""
 
 
 class WorkersKeepDying(Exception):
@@ -44,12 +43,33 @@ class Order(Task):
     """Earlier frames that a sequence model sees, oldest first."""
 
 
-class ScoreQueue:
-    """Hands out images: first a rehearsal, one by one; then all; last the suspects, one by one.
+@dataclass(frozen=True, slots=True)
+class Died:
+    """What comes of an image that was in work when its process ended, or when Python raised."""
 
-    A suspect was in flight when a process died; that with the fewest attempts is next, so that one that ends
-    whatever it is in costs no other its turn. Workers are names here. Nothing grows with the archive but the
-    list of names that was given.
+    image: str
+    note: Note
+    """Where it was, and why its process ended, as far as that is known."""
+    lives: bool = False
+    """Whether the process goes on: Python raised for this image alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unbegun:
+    """What comes of an image that was not begun, since the scoring is to stop."""
+
+    image: str
+
+
+Answer = Outcome | Died | Unbegun
+"""What is said of an image in the end, by whoever was to score it."""
+
+
+class ScoreQueue:
+    """Hands out images: first a rehearsal, then all, in company; last the suspects, one by one.
+
+    A suspect was in work when a process died; that with the fewest attempts is next, so that one that ends
+    whatever it is in costs no other its turn. Nothing grows with the archive but names.
     """
 
     def __init__(
@@ -60,7 +80,7 @@ class ScoreQueue:
         suspects: Mapping[str, Note] | None = None,
         workers: int = 1,
     ) -> None:
-        """groups: images that go to one worker together (`find_groups`); none of the others is among them.
+        """groups: images that go to one reader together (`find_groups`); none of the others is among them.
 
         workers: how many there are; so many more deaths are bad luck.
         """
@@ -68,13 +88,13 @@ class ScoreQueue:
         """By image: the stage in which a process died, and the next attempt."""
         self.stopped = False
         """Set it, and nothing is handed out any more."""
-        self._rehearsal, self._rehearser = deque(rehearsal), ""
+        self._rehearsal = deque(rehearsal)
         self._ahead: deque[list[str]] = deque()
         self._groups = iter(groups)
-        self._own_group: dict[str, deque[str]] = {}
-        self._held: dict[str, dict[str, Task]] = {}
-        self._alone = ""
-        """Worker that holds an image alone; empty: none does."""
+        self._group: deque[str] = deque()
+        """What is left of the one whose images go out now."""
+        self._held: dict[str, Task | None] = {}
+        """Images that are out; None: in company, for the first time."""
         self._finished_any = False
         self._deaths_in_company, self._deaths_without_image = 0, 0
         self._allowed = workers
@@ -82,112 +102,124 @@ class ScoreQueue:
     @property
     def is_done(self) -> bool:
         """Whether nothing is out and nothing will be handed out."""
-        return not self.num_held and (self.stopped or not self._anything_left())
+        return not self._held and (self.stopped or not self._anything_left())
 
     @property
     def is_complete(self) -> bool:
         """Whether every image has its row."""
-        return not self.num_held and not self._anything_left()
+        return not self._held and not self._anything_left()
 
     @property
     def num_held(self) -> int:
-        """Images that workers hold."""
-        return sum(map(len, self._held.values()))
+        """Images that are out."""
+        return len(self._held)
 
-    def held(self, worker: str) -> dict[str, Task]:
-        """What a worker holds, in the order in which it was handed out."""
-        return self._held.get(worker, {})
+    @property
+    def has_company(self) -> bool:
+        """Whether any image is to be tried that is no suspect."""
+        return bool(self._rehearsal or self._group or self._ahead or self._more())
 
-    def take(self, worker: str, depth: int) -> Task | None:
-        """The next image for a worker that is to hold at most `depth`; None: none for it now."""
-        held = self._held.setdefault(worker, {})
-        if self.stopped or self._alone or len(held) >= depth:
-            return None
-        image = None if self._rehearsal else self._next_image(worker)
-        task = self._take_alone(worker) if image is None else Task(image)
-        if task is not None:
-            held[task.image] = task
-            self._alone = worker if task.alone else ""
-        return task
+    def held(self) -> Collection[str]:
+        """The images that are out."""
+        return self._held.keys()
 
-    def finish(self, worker: str, image: str) -> None:
-        """A worker has returned an image's row."""
-        self._pop(worker, image)
-        self._finished_any, self._deaths_without_image = True, 0
-
-    def fail(self, worker: str, image: str, note: Note, cause: str) -> list[Quarantined]:
-        """Scoring an image raised, in a process that lives on; what is set aside now."""
-        task = self._pop(worker, image)
-        aside = self._blame(task, note, cause, "killed_worker")
-        self._deaths_in_company += not task.alone
-        self._check_hope(cause)
-        return aside
-
-    def die(
-        self, worker: str, touched: Mapping[str, Note], cause: str, *, timed_out: Collection[str] = ()
-    ) -> list[Quarantined]:
-        """A worker is gone. What is set aside now; the others of its images are tried again.
-
-        touched: what it had noted. timed_out: images for which it was ended. WorkersKeepDying: see HOPELESS.
-        """
-        held = self._pop_all(worker)
-        blamed = [task for task in held.values() if task.image in touched]
-        back = [task.image for task in held.values() if task.image not in touched]
-        alone = any(task.alone for task in held.values())
-        rest = list(self._own_group.pop(worker, ()))
-        if alone:
-            self._put_back_alone([task for task in held.values() if task.image in back])
-        elif back or rest:
-            self._ahead.appendleft(back + rest)
-        aside = []
-        for task in blamed:
-            reason = "timeout" if task.image in timed_out else "killed_worker"
-            aside += self._blame(task, touched[task.image], cause, reason)
-        self._deaths_without_image = 0 if blamed else self._deaths_without_image + 1
-        self._deaths_in_company += bool(blamed) and not alone
-        self._check_hope(cause)
-        return aside
-
-    def give_back(self, worker: str, touched: Mapping[str, Note]) -> None:
-        """A worker is ended by us, through no fault of an image: what it touched is tried last, as before."""
-        for task in self._pop_all(worker).values():
-            if task.image in touched or task.attempt > 1:
-                stage = touched[task.image].stage if task.image in touched else "read"
-                self.suspects[task.image] = Note(stage, task.attempt)
-            else:
-                self._ahead.appendleft([task.image])
-        if rest := self._own_group.pop(worker, None):
-            self._ahead.append(list(rest))
-
-    def _next_image(self, worker: str) -> str | None:
-        group = self._own_group.setdefault(worker, deque())
-        if not group:
-            group.extend(self._ahead.popleft() if self._ahead else next(self._groups, ()))
-        return group.popleft() if group else None
-
-    def _take_alone(self, worker: str) -> Task | None:
-        if self.num_held or any(self._own_group.values()):
+    def take(self) -> Task | None:
+        """The next image; None: none now. One that is alone is the only one that is out."""
+        if self.stopped or self._is_one_alone:
             return None
         if self._rehearsal:
-            if self._rehearser not in self._held:
-                self._rehearser = worker
-            return Task(self._rehearsal.popleft(), alone=True) if worker == self._rehearser else None
-        if not self.suspects:
+            return None if self._held else self._hand(Task(self._rehearsal.popleft(), alone=True))
+        if not self._group and (self._ahead or self._more()):
+            self._group.extend(self._ahead.popleft())
+        if self._group:
+            return self._hand(Task(self._group.popleft()))
+        return None if self._held else self.take_suspect()
+
+    def take_suspect(self) -> Task | None:
+        """The suspect that is next, which is to be alone; None: there is none."""
+        if self.stopped or not self.suspects:
             return None
         image = min(self.suspects, key=lambda name: self.suspects[name].attempt)  # the first of equals
-        return Task(image, self.suspects.pop(image).attempt, alone=True)
+        return self._hand(Task(image, self.suspects.pop(image).attempt, alone=True))
 
-    def _put_back_alone(self, tasks: list[Task]) -> None:
-        for task in tasks:
-            if task.attempt == 1:
-                self._rehearsal.appendleft(task.image)
+    def take_company(self) -> Iterator[list[str]]:
+        """All that are no suspects, group by group, the rehearsal's each as one; they are out, in company."""
+        while not self.stopped and self.has_company:
+            if self._rehearsal:
+                group = [self._rehearsal.popleft()]
+            elif self._group:
+                group = [*self._group]
+                self._group.clear()
             else:
-                self.suspects = {task.image: Note("read", task.attempt)} | self.suspects
+                group = self._ahead.popleft()
+            self._held.update(dict.fromkeys(group))
+            yield group
 
-    def _blame(self, task: Task, note: Note, cause: str, reason: str) -> list[Quarantined]:
+    def finish(self, image: str) -> None:
+        """An image has its outcome."""
+        del self._held[image]
+        self._finished_any, self._deaths_without_image = True, 0
+
+    def die(self, touched: Mapping[str, Note], cause: str) -> list[Quarantined]:
+        """A process is gone, and these images, which are out, were in work in it: what is set aside now.
+
+        cause: where their notes say none. WorkersKeepDying: see HOPELESS.
+        """
+        aside, alone = [], False
+        for image, note in touched.items():
+            task = self._back(image)
+            alone |= task.alone
+            aside += self._blame(task, note, note.cause or cause)
+        self._deaths_without_image = 0 if touched else self._deaths_without_image + 1
+        self._deaths_in_company += bool(touched) and not alone
+        self._check_hope(next((note.cause for note in touched.values() if note.cause), cause))
+        return aside
+
+    def fail(self, image: str, note: Note) -> list[Quarantined]:
+        """Scoring an image raised, in a process that lives on; what is set aside now."""
+        task = self._back(image)
+        aside = self._blame(task, note, note.cause)
+        self._deaths_in_company += not task.alone
+        self._check_hope(note.cause)
+        return aside
+
+    def give_back(self, touched: Mapping[str, Note]) -> None:
+        """What is out comes back, through no fault of an image: what was touched is tried last, as before."""
+        back = []
+        for image in list(self._held):
+            task = self._back(image)
+            if image in touched or task.attempt > 1:
+                stage = touched[image].stage if image in touched else READ
+                self.suspects[image] = Note(stage, task.attempt)
+            else:
+                back.append(image)
+        if back:
+            self._ahead.appendleft(back)
+
+    def put_back(self, image: str) -> None:
+        """An image that is out was not begun."""
+        task = self._back(image)
+        if task.attempt > 1:
+            self.suspects[image] = Note(READ, task.attempt)
+        else:
+            self._ahead.append([image])
+
+    @property
+    def _is_one_alone(self) -> bool:
+        return len(self._held) == 1 and any(task and task.alone for task in self._held.values())
+
+    def _hand(self, task: Task) -> Task:
+        self._held[task.image] = task
+        return task
+
+    def _back(self, image: str) -> Task:
+        return self._held.pop(image) or Task(image)
+
+    def _blame(self, task: Task, note: Note, cause: str) -> list[Quarantined]:
         if not (task.alone and task.attempt > 1):
             self.suspects[task.image] = Note(note.stage, task.attempt + 1)
             return []
+        reason = "timeout" if note.timed_out else "killed_worker"
         return [set_aside(task.image, reason, note.stage, task.attempt, cause)]
 
     def _check_hope(self, cause: str) -> None:
@@ -198,21 +230,16 @@ class ScoreQueue:
             how = f"{self._deaths_in_company} workers died and no image was finished"
             raise WorkersKeepDying(f"{how}: {cause}")
 
-    def _pop(self, worker: str, image: str) -> Task:
-        self._alone = "" if self._alone == worker else self._alone
-        return self._held[worker].pop(image)
-
-    def _pop_all(self, worker: str) -> dict[str, Task]:
-        self._alone = "" if self._alone == worker else self._alone
-        return self._held.pop(worker, {})
+    def _more(self) -> bool:
+        """Whether there is a group that was never out; the next one is then ahead."""
+        if not self._ahead:
+            group = next(self._groups, None)
+            if group is not None:
+                self._ahead.append(group)
+        return bool(self._ahead)
 
     def _anything_left(self) -> bool:
-        if not (self._rehearsal or self._ahead or self.suspects or any(self._own_group.values())):
-            group = next(self._groups, None)
-            if group is None:
-                return False
-            self._ahead.append(group)
-        return True
+        return bool(self.suspects) or self.has_company
 
 
 def set_aside(image: str, reason: str, stage: str, attempts: int, cause: str) -> Quarantined:
@@ -242,33 +269,3 @@ def find_groups(images: Iterable[str], belong: Callable[[str, str], bool]) -> It
         group.append(image)
     if group:
         yield group
-
-
-def find_overdue(
-    held: Collection[str], noted: Mapping[str, Note], since_noted_s: float, limit_s: float
-) -> list[str]:
-    """Images that a worker has had for longer than `limit_s`.
-
-    noted: what it said when it was last heard; since then all its images have grown older, and one it had not
-    begun by then has had at most that time.
-    """
-    ages = {image: noted[image].seconds if image in noted else 0.0 for image in held}
-    return [image for image, age_s in ages.items() if age_s + since_noted_s > limit_s]
-
-
-class Watchdog:
-    """Notices that nothing moves: no image was finished, and no stage has changed, for so long."""
-
-    def __init__(self, limit_s: float, now_s: float) -> None:
-        self.limit_s = limit_s
-        self._seen: Any = None
-        self._since_s = now_s
-
-    def look(self, sight: Any, now_s: float) -> bool:
-        """Whether what there is to see has been the same for too long; then the clock starts again."""
-        if sight != self._seen:
-            self._seen, self._since_s = sight, now_s
-        if now_s - self._since_s < self.limit_s:
-            return False
-        self._since_s = now_s
-        return True

@@ -2,34 +2,31 @@
 
 import errno
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from seg.data.background import Background, Backgrounds
 from seg.data.frames import Frame, FrameReader, as_clip
-from seg.data.images import UPRIGHT, FileBytes, ImageFiles, Pixels, Stack, read_from, split_page
+from seg.data.images import FileBytes, ImageFiles, Pixels, Stack, read_from, split_page
 from seg.data.labels import Label, LabelMap, read_label
 from seg.data.listing import sequence_key
 from seg.data.preprocess import bit_depth
 from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, announced_bytes
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
 from seg.files import persistently
-from seg.ledger.outcome import STAGES, Quarantined
 from seg.model_card import ModelCard
 from seg.plain_data import require_fields
+from seg.predict.tiling import FrameCrops
 from seg.recipe import Tiling
 from seg.score.blame import DECODE, READ, InFlight
 from seg.score.queue import Order
+from seg.score.work import ImageFile, LabelFile, PixelFacts, Work
 from seg.storage import Place
 
 Value = TypeVar("Value")
@@ -38,8 +35,6 @@ AHEAD = 3
 """Images that are read and decoded at a time, before the model asks for them."""
 NEIGHBOUR_BYTES = 2**29
 """Of earlier frames that are kept for the windows of later ones; of huge ones fewer are, and read again."""
-COUNTED_BYTES = 8
-"""For each own pixel, and for each working one: ids, top probability, and what finding objects takes."""
 AWAY = frozenset(
     {
         *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH),
@@ -63,6 +58,8 @@ class ScorerSettings:
     tiling: Tiling
     blend: Literal["core", "gaussian"] = "core"
     batch: int
+    mixing: Literal["mixed", "image"] = "mixed"
+    """Whether images share passes; folders that were begun before they could do not."""
     precision: str
     threads: int
     background: Path | None = None
@@ -80,118 +77,13 @@ class ScorerSettings:
         return self.out.below("backgrounds")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """An image's file as it was read, under the ledger's names, as all facts here."""
-
-    bytes: int
-    mtime_ns: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class LabelFile:
-    """A label's file as it was read; None: it was not."""
-
-    label_path: str | None = None
-    label_bytes: int | None = None
-    label_mtime_ns: int | None = None
-    label_sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PixelFacts:
-    """Size, kind and brightness of an image as stored, over all channels."""
-
-    height: int
-    width: int
-    channels: int
-    bit_depth: int
-    intensity_mean: float
-    intensity_std: float
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.height, self.width
-
-
-@dataclass(frozen=True, slots=True)
-class PixelCounts:
-    """Pixels of an image, or a part of one, as predicted; None: it has no label."""
-
-    class_pixels: tuple[int, ...]
-    confusion: tuple[int, ...] | None = None
-    ignored: int | None = None
-
-
-@dataclass(slots=True)
-class Work:
-    """One image on its way to its outcome: plain values and arrays, so that it travels."""
-
-    order: Order
-    aside: Quarantined | None = None
-    """Set where the image cannot be used."""
-    file: ImageFile | None = None
-    label_file: LabelFile = LabelFile()
-    orientation: int = UPRIGHT
-    pixels: PixelFacts | None = None
-    background_frames: int = 0
-    frames: list[Frame] = field(default_factory=list)
-    """What the model sees, the image itself last; empty where it cannot be read."""
-    label: Label | None = None
-    counts: PixelCounts | None = None
-    """Once it is predicted."""
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-    def set_aside(self, error: ImageError) -> None:
-        """The image cannot be used."""
-        self.aside = Quarantined(
-            image=self.order.image,
-            reason=error.reason,
-            detail=str(error),
-            bytes=self.file and self.file.bytes,
-            mtime_ns=self.file and self.file.mtime_ns,
-            label_path=self.label_file.label_path,
-            label_bytes=self.label_file.label_bytes,
-            label_mtime_ns=self.label_file.label_mtime_ns,
-            attempts=self.order.attempt,
-        )
-
-    @property
-    def truth(self) -> NDArray[np.uint8] | None:
-        """The label as a mask, uint8 [H, W]; None: unlabelled."""
-        return None if self.label is None else self.label.mask
-
-    @property
-    def held_bytes(self) -> int:
-        """About what it takes from now until its mask is written."""
-        if not self.frames or self.pixels is None:
-            return 0
-        frames = {id(pixels): pixels for pixels, _ in self.frames}.values()  # a clip may repeat one
-        own = 0 if self.truth is None else self.truth.size
-        working = sum(pixels.nbytes for pixels in frames)
-        return working + own + COUNTED_BYTES * self.pixels.height * self.pixels.width
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add a block's seconds to one stage."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - started
-
-
 class ImageReader:
     """Prepares images for a model that need not be here; safe to use from several threads."""
 
-    def __init__(self, settings: ScorerSettings, card: ModelCard, inflight: InFlight | None = None) -> None:
-        """`inflight`: where images are noted before they are touched; None: nowhere."""
+    def __init__(self, settings: ScorerSettings, card: ModelCard) -> None:
         cv2.setNumThreads(1)  # images are the parallelism
         self.settings, self.card = settings, card
         self.label_map = card.label_map if settings.label_map is None else settings.label_map
-        self.inflight = inflight or InFlight(None, "")
         self.files = ImageFiles(settings.archive)
         self.backgrounds = Backgrounds(
             card.preprocessing,
@@ -202,28 +94,31 @@ class ImageReader:
         )
         self.frames = FrameReader(card.preprocessing, card.statistics, self.backgrounds)
         self._at_hand = threading.local()
-        """`image`: which one a thread prepares."""
+        """`image`: which one a thread prepares; `notes`: where that is noted."""
         self.neighbours = Neighbours(card.frames + AHEAD)
         self.memory = ReadingMemory()
         """Shared by all that `prepare` at a time, and by who holds what it gave."""
 
-    def prepare(self, order: Order, turn: Turn | None = None) -> Work:
+    def prepare(self, order: Order, notes: InFlight | None = None, turn: Turn | None = None) -> Work:
         """An image as its model sees it; one that cannot be used is set aside.
 
-        turn: of `memory`; it holds the bytes of the Work when this returns. None: nobody counts these.
+        notes: get the image before it is touched; None: nobody does. turn: of `memory`; it holds the bytes of
+        the Work when this returns. None: nobody counts these.
         OSError: the storage does not answer, or backgrounds cannot be written; not the image's fault.
         """
         if turn is None:
             with self.memory.queue() as own:
-                return self.prepare(order, own)
+                return self.prepare(order, notes, own)
+        notes = notes or InFlight(None, "")
+        self._at_hand.image, self._at_hand.notes = order.image, notes
         image, work = order.image, Work(order)
-        self.inflight.begin(image, order.attempt, alone=order.alone)
+        notes.begin(image, order.attempt, alone=order.alone)
         try:
             self._await_large_file(turn, image)
             file = self._read(work, image)
             work.orientation = file.orientation
             self._take_memory(turn, order, file)
-            self.inflight.enter(image, DECODE)
+            notes.enter(image, DECODE)
             with work.timed("decode"):
                 pixels = self._decode(image, file)
                 work.pixels = describe_pixels(pixels)
@@ -233,42 +128,41 @@ class ImageReader:
                 frame = self.frames.make(pixels, background)
                 self.neighbours.keep(image, frame)
                 earlier = [self._neighbour(name, order.sequence) for name in order.earlier]
-                work.frames = as_clip(earlier, frame)
+                work.crops = FrameCrops(as_clip(earlier, frame), work.pixels.size, self.settings.tiling)
         except ImageError as error:
             work.set_aside(error)
         turn.keep(work.held_bytes)
-        self.inflight.wait(image)
+        notes.wait(image)
         return work
 
     def _await_large_file(self, turn: Turn, image: str) -> None:
         archive, (name, page) = self.settings.archive, split_page(image)
         found = archive.stat(name) if archive.is_local and page is None else None  # else it is a request more
         if found is not None and found.bytes > LARGE_FILE_BYTES:
-            self.inflight.wait(image)
+            self._at_hand.notes.wait(image)
             turn.await_room(found.bytes)
-            self.inflight.enter(image, READ)
+            self._at_hand.notes.enter(image, READ)
 
     def _take_memory(self, turn: Turn, order: Order, file: FileBytes | Stack) -> None:
         """Wait for an image's turn to be decoded: nobody is at work at it meanwhile.
 
         Frames of its clip that have to be read too are taken to be like it.
         """
-        self.inflight.wait(order.image)
+        self._at_hand.notes.wait(order.image)
         page = split_page(order.image)[1]
         wanted = announced_bytes(file, page, self.frames, order.sequence)
         turn.take(wanted * 2 if order.earlier else wanted)
 
     def _find_background(self, image: str, sequence: str, pixels: Pixels) -> Background | None:
         """Its background. Who waits for another's measuring does not work; who measures, anew each frame."""
-        self._at_hand.image = image
-        self.inflight.wait(image)
+        self._at_hand.notes.wait(image)
         try:
             return self.backgrounds.find(sequence, pixels)
         finally:
-            self.inflight.go_on(image)
+            self._at_hand.notes.go_on(image)
 
     def _read_frame(self, file: str, page: int | None) -> Pixels:
-        self.inflight.go_on(self._at_hand.image, afresh=True)
+        self._at_hand.notes.go_on(self._at_hand.image, afresh=True)
         return self.files.decode(file, page)
 
     def _frames_of(self, sequence: str) -> list[tuple[str, str]]:

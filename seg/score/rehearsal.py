@@ -2,14 +2,14 @@
 
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from seg.data.preprocess import Brightness, IntensityRange, OutOfRange, count_outside
 from seg.errors import DataWarning
 from seg.ledger.outcome import STAGES, Outcome, Quarantined, Scored
-from seg.score.predict import AHEAD, WRITERS
+from seg.score.pipeline import lanes_of
 from seg.screen import say
 from seg.storage import Place
 from seg.words import clock, file_size, time_span
@@ -36,6 +36,13 @@ class Power:
     cpus: int
     """Of all machines together."""
     on_gpu: bool
+    stages: Mapping[str, int] | None = None
+    """Threads of each stage, of all machines together; None: each worker has all stages."""
+
+    @property
+    def lanes(self) -> Mapping[str, int]:
+        """Threads of each stage, of all machines together."""
+        return self.stages or lanes_of(self.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +66,8 @@ def estimate_night(outcomes: Sequence[Outcome], rest: Rest, power: Power) -> Est
 
     All that an image costs is taken to grow with the bytes of its file. Of each stage counts the quickest of
     them for its bytes, since a first one also warms up. The slower of two bounds is the time: the busiest
-    stage of each worker (reading and decoding run in AHEAD threads beside the model, writing in WRITERS), and
-    the CPUs that decoding, writing and, without a GPU, the model keep busy.
+    stage's threads (reading and decoding share theirs), and the CPUs that decoding, writing and, without a
+    GPU, the model keep busy.
     """
     scored = [one for one in outcomes if isinstance(one, Scored)]
     if not scored:
@@ -68,14 +75,15 @@ def estimate_night(outcomes: Sequence[Outcome], rest: Rest, power: Power) -> Est
     seconds = {
         stage: rest.bytes * min(one.seconds[stage] / max(1, one.bytes) for one in scored) for stage in STAGES
     }
-    lanes = max(seconds["model"], (seconds["read"] + seconds["decode"]) / AHEAD, seconds["write"] / WRITERS)
+    ahead, lanes = seconds["read"] + seconds["decode"], power.lanes
+    busiest = max(seconds["model"] / lanes["model"], ahead / lanes["read"], seconds["write"] / lanes["write"])
     computing = 0.0 if power.on_gpu else seconds["model"] * power.threads
     cores = seconds["decode"] + seconds["write"] + computing
     share = rest.bytes / max(1, sum(one.bytes for one in scored))
     written = sum((one.mask_bytes or 0) + len(one.objects) * OBJECT_BYTES for one in scored)
     return Estimate(
         rest.images,
-        max(lanes / max(1, power.workers), cores / max(1, power.cpus)),
+        max(busiest, cores / max(1, power.cpus)),
         round(share * written) + rest.images * ROW_BYTES,
     )
 

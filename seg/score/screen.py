@@ -25,7 +25,7 @@ class Screen:
     def __init__(
         self,
         folder: ScoreFolder,
-        workers: int,
+        power: Power,
         image_limit_s: float | None,
         open_metrics: Callable[[str], Tell] | None = None,
     ) -> None:
@@ -38,7 +38,7 @@ class Screen:
         self.progress = ScoringProgress(
             plan.asked,
             plan.card.classes,
-            workers=max(1, workers),
+            workers=power.workers,
             earlier=Earlier(
                 done=plan.asked - folder.num_left,
                 quarantined=folder.quarantined,
@@ -48,7 +48,7 @@ class Screen:
             deadline=plan.deadline,
             title=f"scoring {plan.out.path.rstrip('/').rpartition('/')[2]}",
         )
-        self.progress.image_limit_s = image_limit_s
+        self.progress.image_limit_s, self.progress.lanes = image_limit_s, power.lanes
         self._writer = StatusWriter(plan.out, folder.check_owner)
         self._writer.write(self.progress, at_once=True)
         self._show: Callable[[], None] = lambda: None

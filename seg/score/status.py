@@ -145,8 +145,8 @@ def _check_moment(text: str) -> None:
 def limiting_stage(seconds: Mapping[str, float], lanes: Mapping[str, int]) -> str | None:
     """What limits a scoring: the stage whose threads are busiest. None: nothing was timed.
 
-    seconds: spent in each stage, over all workers. lanes: threads of a worker that each stage has; reading
-    and decoding share theirs, so they count together, and the longer of the two is named.
+    seconds: spent in each stage, over all workers. lanes: threads that each stage has; reading and decoding
+    share theirs, so they count together, and the longer of the two is named.
     """
     if not any(seconds.values()):
         return None

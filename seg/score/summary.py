@@ -22,7 +22,6 @@ from seg.score.exports import ExportKind, export_objects
 from seg.score.folder import look_into, refuse_changed, survey_images
 from seg.score.notify import run_notify
 from seg.score.plan import ScorePlan
-from seg.score.progress import LANES
 from seg.score.screen import Screen
 from seg.score.status import limiting_stage
 from seg.storage import Place
@@ -99,7 +98,7 @@ def summarise(plan: ScorePlan, survey: Survey, command: Command) -> dict[str, An
         "seconds": seconds,
         "seconds_starting": command.seconds_starting,
         "stage_seconds": totals.seconds,
-        "bound_by": limiting_stage(totals.seconds, LANES),
+        "bound_by": limiting_stage(totals.seconds, progress.lanes),
         "model_sha256": plan.card.provenance.weights_sha256,
         "stopped_by": command.stopped_by,
     }

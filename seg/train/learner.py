@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from seg.errors import RequestError
 from seg.pack.crops import Batch
-from seg.predict.predictor import autocast
+from seg.predict.passes import autocast
 from seg.recipe import Optimizer, Recipe
 from seg.train.losses import Loss, mean_loss
 

@@ -1,6 +1,7 @@
 """The training loop: plain PyTorch, in one process or in one of several that torch.distributed connects."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +27,8 @@ from seg.pack.crops import Batch, CropSampler
 from seg.pack.pack import Pack, PackedImage
 from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import Measured
-from seg.predict.predictor import Predictor
+from seg.predict.predictor import Piece, Predictor
+from seg.predict.tiling import ImageCrops
 from seg.recipe import Recipe
 from seg.train import state
 from seg.train.learner import Learner, find_ranks, learning_rate
@@ -324,24 +326,27 @@ def count_confusion(
 ) -> Tensor:
     """Confusion matrix of each clip's last image at own size, int64 [C, C] on the predictor's device."""
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=predictor.device)
-    for truth, ids in predict_pieces(predictor, clips, fitted):
-        total += confusion_matrix(truth, ids, num_classes)
+    for truth, pieces in predict_clips(predictor, clips, fitted):
+        for piece in pieces:  # at once, while a CPU has them in its cache
+            total += confusion_matrix(truth[piece.own], piece.ids, num_classes)
     return total
 
 
-def predict_pieces(
+def predict_clips(
     predictor: Predictor, clips: Iterable[list[PackedImage]], fitted: Statistics | None
-) -> Iterator[tuple[NDArray[np.uint8], Tensor]]:
-    """Truth and prediction of each clip's last image, piece by piece: uint8 class ids at its own size.
+) -> Iterator[tuple[NDArray[np.uint8], Iterator[Piece]]]:
+    """Truth, class ids at its own size, and pieces of each clip's last image in turn."""
+    truths: deque[NDArray[np.uint8]] = deque()
 
-    Pieces, not images: counted at once, a CPU still has them in its cache.
-    """
-    for clip in clips:
-        image = clip[-1]
-        assert image.own_mask is not None, "a validation pack holds masks at own size"
-        frames = [frame.frame(fitted) for frame in clip]
-        for piece in predictor.predict_share(frames, image.own_size, 0, 1):
-            yield image.own_mask[piece.own], piece.ids
+    def crop() -> Iterator[ImageCrops]:
+        for clip in clips:
+            image = clip[-1]
+            assert image.own_mask is not None, "a validation pack holds masks at own size"
+            truths.append(image.own_mask)
+            yield predictor.crop([frame.frame(fitted) for frame in clip], image.own_size)
+
+    for _, pieces in predictor.predict_stream(crop()):
+        yield truths.popleft(), pieces
 
 
 def _fold(seed: int, epoch: int, rank: int) -> int:

@@ -121,7 +121,7 @@ def test_a_killed_worker_loses_nothing_and_counts_nothing_twice(
     killed: list[int] = []
 
     def kill_one() -> None:
-        killed.append(own_processes("ScoringWorker")[0])
+        killed.append(own_processes("MapWorker")[0])
         os.kill(killed[0], signal.SIGKILL)
 
     with when(lambda: len(list(out.rglob("masks/*/*.png"))) >= 5, kill_one):

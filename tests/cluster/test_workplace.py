@@ -1,9 +1,9 @@
 import pytest
 
 from cluster.score import choose_workplace
-from cluster.scorer_pool import Limits
 from cluster.session import Session
 from seg.requests import ScoreRequest
+from seg.score.limits import Limits
 from seg.storage import as_place
 
 

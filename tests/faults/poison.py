@@ -4,29 +4,37 @@ import os
 import resource
 import signal
 import threading
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from cluster import score as workplace
-from cluster.scorer_workers import LocalCrew, RayCrew
-from seg.predict.predictor import Prediction
-from seg.score.blame import MODEL
-from seg.score.predict import ImageScorer
-from seg.score.read import Work
+from cluster import score_stages
+from cluster.score_stages import ScoreStage
+from seg.predict.predictor import Piece
+from seg.predict.tiling import ImageCrops
+from seg.score.parcels import Round
+from seg.score.pipeline import ImageScorer
+from seg.score.predict import ImagePredictor
+from seg.score.work import Work
 
 
-class PoisonedScorer(ImageScorer):
-    """Scores as ImageScorer does, but for images that are called exit, crash, memory or stuck."""
+class PoisonedPredictor(ImagePredictor):
+    """Predicts as ImagePredictor does, but for images that are called exit, crash, memory or stuck."""
 
-    def predict(self, work: Work) -> Prediction:
-        """Predict an image, unless it is poison."""
+    def _predict(self, work: Work, image: ImageCrops, pieces: Iterator[Piece]) -> None:
         name = Path(work.order.image).stem
         if name in POISONS:
-            self.inflight.enter(work.order.image, MODEL)
             POISONS[name]()
-        return super().predict(work)
+        super()._predict(work, image, pieces)
+
+
+class PoisonedStage(ScoreStage):
+    """All stages, with that predictor."""
+
+    def __init__(self, round_: Round) -> None:
+        ImageScorer.open_predictor = staticmethod(PoisonedPredictor)  # type: ignore[method-assign]
+        super().__init__(round_)
 
 
 def _exit() -> None:
@@ -57,6 +65,6 @@ POISONS = {"exit": _exit, "crash": _crash, "memory": _take_too_much_memory, "stu
 
 
 def poison_this_process() -> None:
-    """Have this process's scorings, on Ray or not, use PoisonedScorer."""
-    workplace.LocalCrew = partial(LocalCrew, make_scorer=PoisonedScorer)  # type: ignore[misc]
-    workplace.RayCrew = partial(RayCrew, make_scorer=PoisonedScorer)  # type: ignore[misc]
+    """Have this process's scorings, on Ray or not, use PoisonedPredictor."""
+    ImageScorer.open_predictor = staticmethod(PoisonedPredictor)  # type: ignore[method-assign]
+    score_stages.STAGES = {"score": PoisonedStage}

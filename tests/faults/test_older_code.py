@@ -112,19 +112,24 @@ def test_a_search_of_older_code_goes_on_to_the_same_trials(old: Path, archive: P
     assert rows[0] == rows[1]
 
 
-def test_a_scores_folder_of_older_code_goes_on_to_the_same_integers(
-    old: Path, archive: Path, tmp_path: Path
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_scores_folder_of_older_code_goes_on_to_the_integers_that_it_would_have_had(
+    old: Path, archive: Path, tmp_path: Path, workers: int
 ) -> None:
+    """In passes of one image, as it was begun: with 4 crops in each pass others would be in company."""
     model = tmp_path / "model.safetensors"
     write_model(model)
-    words = (archive, "--model", model, "--workers", 0, "--batch", 1)
-    begun, whole = tmp_path / "begun", tmp_path / "whole"
+    words = (archive, "--model", model, "--workers", workers, "--batch", 4)
+    begun, whole, anew = tmp_path / "begun", tmp_path / "whole", tmp_path / "anew"
     start(old, "score", *words, "--out", begun, "--limit", 3, cache=tmp_path).communicate()
     before = {path.name for path in (begun / "ledger").iterdir()}
     assert before
     finish("score", *words, "--out", begun, cache=tmp_path)
-    finish("score", *words, "--out", whole, cache=tmp_path)
+    start(old, "score", *words, "--out", whole, cache=tmp_path).communicate()
     assert before <= {path.name for path in (begun / "ledger").iterdir()}
     check_alike(begun, whole)
-    begun_json, whole_json = (json.loads((one / "run.json").read_text()) for one in (begun, whole))
-    assert begun_json == whole_json
+    finish("score", *words, "--out", anew, cache=tmp_path)
+    jsons = [json.loads((one / "run.json").read_text()) for one in (begun, whole, anew)]
+    assert jsons[0] == jsons[1] == {name: jsons[2][name] for name in jsons[2] if name != "passes"}
+    assert jsons[2]["passes"] == "mixed"

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -17,14 +16,15 @@ import cv2
 import numpy as np
 import pytest
 
+from cluster import score_stages
 from cluster.score import score
-from cluster.scorer_workers import LocalCrew, RayCrew
 from cluster.session import Session
 from seg.ledger.ledger import Ledger
+from seg.score.pipeline import ImageScorer
 from seg.storage import as_place
 from tests.conftest import WriteArchive, draw_disc
 from tests.faults.bad_images import Bad, write_archive_with_bad_images
-from tests.faults.poison import PoisonedScorer, poison_this_process
+from tests.faults.poison import PoisonedPredictor, PoisonedStage, poison_this_process
 from tests.faults.s3_reads import counting_reads
 from tests.faults.scoring_jobs import (
     Command,
@@ -130,7 +130,7 @@ def check_poisoned(folder: Path, archive: Path, poisoned: list[str], *, reason: 
 def test_a_memory_limit_sets_aside_the_image_that_hits_it_alone(
     write_archive: WriteArchive, model: Path, tmp_path: Path, idle: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.score.LocalCrew", partial(LocalCrew, make_scorer=PoisonedScorer))
+    monkeypatch.setattr(ImageScorer, "open_predictor", staticmethod(PoisonedPredictor))
     archive = write_archive(sequences=2, frames=10, size=(32, 32))
     poisoned = poison(archive, "memory")
     summary = score(ask(archive, model, tmp_path / "out"), idle)
@@ -167,7 +167,7 @@ def test_images_that_crash_exit_or_take_all_memory_are_set_aside_alone_after_two
     session: Session,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cluster.score.RayCrew", partial(RayCrew, make_scorer=PoisonedScorer))
+    monkeypatch.setattr(score_stages, "STAGES", {"score": PoisonedStage})
     archive = write_archive(sequences=2, frames=100)
     poisoned = poison(archive, "exit", "crash", "memory")
     summary = score(ask(archive, model, tmp_path / "out", workers=2), session)
@@ -184,7 +184,7 @@ def test_an_image_that_takes_too_long_is_set_aside_after_two_attempts(
     session: Session,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cluster.score.RayCrew", partial(RayCrew, make_scorer=PoisonedScorer))
+    monkeypatch.setattr(score_stages, "STAGES", {"score": PoisonedStage})
     archive = write_archive(sequences=2, frames=40)
     poisoned = poison(archive, "stuck")
     request = ask(archive, model, tmp_path / "out", workers=2, image_timeout_s=5.0)

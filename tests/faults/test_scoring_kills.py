@@ -63,7 +63,7 @@ class Killer:
             if killed := job.is_alive:
                 job.kill()
             code = job.wait()
-            wait_until(lambda: not own_processes("ray::ScoringWorker"), "the end of the workers")
+            wait_until(lambda: not own_processes("ray::MapWorker"), "the end of the workers")
             events += kernel.take_all()
         assert killed or code == 0, job.said
         return code, events, killed
@@ -161,7 +161,7 @@ def killing_workers(images: Path, moments: list[int], chance: random.Random) -> 
                 alive: list[int] = []
                 while (opened < moment or not alive) and not ended.is_set():
                     opened += sum(event.kind == OPENED for event in kernel.take(0.05))
-                    alive = [pid for pid in own_processes("ray::ScoringWorker") if pid not in killed]
+                    alive = [pid for pid in own_processes("ray::MapWorker") if pid not in killed]
                 if ended.is_set():
                     return
                 killed.append(chance.choice(alive))

@@ -209,11 +209,6 @@ def test_out_inside_the_archive(capfd: Screen, archive: Path, model: Path, place
             "--shard crops",
             "--shard crops spreads an image's cores over workers: not with --workers 0 or --blend gaussian",
         ),
-        (
-            "--workers 1 --shard crops --per-image-timeout 5",
-            "--per-image-timeout ends the worker of an image, and with --shard crops all share it; "
-            "leave one of the two out",
-        ),
         ("--halo 32", "recipe: tiling.halo_px 32 leaves no core in a crop of (64, 64); lower it"),
     ],
 )

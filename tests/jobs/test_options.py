@@ -6,7 +6,7 @@ import pytest
 from cluster.session import Session
 from jobs.options import run_recipe_job
 from jobs.train import Args
-from seg.predict.predictor import has_fast_bf16
+from seg.predict.passes import has_fast_bf16
 
 SAID = "precision: float32, as this CPU has no instructions for bf16, the recipe's\n"
 
@@ -30,7 +30,7 @@ def test_a_cpu_without_bf16_computes_in_float32_unless_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("seg.predict.predictor.has_fast_bf16", lambda: fast)
+    monkeypatch.setattr("seg.predict.passes.has_fast_bf16", lambda: fast)
     found: list[Args] = []
 
     def job(args: Args, session: Session) -> int:

@@ -6,7 +6,7 @@ from torch import Tensor
 from seg.models import MODELS
 from seg.models.build import build, output_weights, takes_frames
 from seg.models.fcn32 import FCN32
-from seg.predict.predictor import has_fast_bf16
+from seg.predict.passes import has_fast_bf16
 
 QUICK = {("unet", "mobilenet_v2"), ("icnet", "mobilenet_v2"), ("fpn", "resnet18")}
 LONG = {"fcn-resnet101"}  # beyond fcn-resnet50 it has only more of the same blocks

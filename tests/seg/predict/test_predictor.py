@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from seg.data.preprocess import image_statistics
 from seg.errors import RequestError
-from seg.metrics import confusion_matrix
 from seg.models.build import build
-from seg.predict.predictor import Prediction, Predictor, mean_confidence
-from seg.predict.tiling import TilePixels
+from seg.predict.predictor import Canvas, PixelCounter, Prediction, Predictor
+from seg.predict.tiling import CutCrops, FrameCrops
 from seg.predict.upsampling import margins_over_first, top_class, top_probability
 from seg.recipe import Tiling
 
@@ -164,40 +163,47 @@ IMAGES = {
 }
 
 
+@pytest.mark.parametrize("blend", BLENDS)
+def test_images_that_share_passes_are_predicted_bit_for_bit_as_alone(
+    net: SmallNet, blend: Literal["core", "gaussian"]
+) -> None:
+    gray = [values for values in IMAGES.values() if values[3] == 1]
+    predictor = Predictor(net, Tiling(crop_px=(96, 96), halo_px=32), batch=4, device=CPU, blend=blend)
+    frames = [(draw(*small, dtype), size) for small, size, dtype, _ in gray]
+    images = [predictor.crop([(working, image_statistics(working))], size) for working, size in frames]
+    together = []
+    for image, pieces in predictor.predict_stream(images):
+        canvas = Canvas(image.grid, CPU, probability=True)
+        for piece in pieces:
+            canvas.add(piece)
+        together.append(canvas.finish())
+    for (working, size), found in zip(frames, together, strict=True):
+        assert_equal(
+            found, predictor.predict_frames([(working, image_statistics(working))], size, probability=True)
+        )
+
+
 @pytest.mark.parametrize("kind", IMAGES)
 @pytest.mark.parametrize("blend", BLENDS)
-def test_an_image_in_bands_is_predicted_bit_for_bit_as_in_one_piece(
-    monkeypatch: pytest.MonkeyPatch, kind: str, blend: Literal["core", "gaussian"]
-) -> None:
+def test_crops_that_were_cut_before_give_the_same(kind: str, blend: Literal["core", "gaussian"]) -> None:
     small, size, dtype, channels = IMAGES[kind]
     working = draw(*small, dtype, channels)
     net = seeded(lambda: SmallNet(channels))
-    bands: list[int] = []
-    load = TilePixels._load
-    monkeypatch.setattr(
-        TilePixels, "_load", lambda self, band: (bands.append(band.stop - band.start), load(self, band))
-    )
-    whole, banded = (
-        Predictor(
-            net, Tiling(crop_px=(96, 96), halo_px=32), batch=3, device=CPU, blend=blend, band_bytes=limit
-        ).predict_frames([(working, image_statistics(working))], size, probability=True)
-        for limit in (2**30, 120 * working[0].nbytes)
-    )
-    assert_equal(whole, banded)
-    assert bands[0] == max(96, -(-small[0] // 32) * 32)
-    assert all(rows <= 160 for rows in bands[1:])  # 120, or what a batch over two rows of windows needs
-    assert len(bands) > 2 or small[0] < 160
+    predictor = Predictor(net, Tiling(crop_px=(96, 96), halo_px=32), batch=3, device=CPU, blend=blend)
+    frames = [(working, image_statistics(working))]
+    canvas = None
+    for image, pieces in predictor.predict_stream([cut_out(predictor.crop(frames, size))]):
+        canvas = Canvas(image.grid, CPU, probability=True)
+        for piece in pieces:
+            canvas.add(piece)
+    assert canvas is not None
+    assert_equal(canvas.finish(), predictor.predict_frames(frames, size, probability=True))
 
 
-def test_a_last_band_of_one_row_reflects_the_rows_above_it(net: SmallNet) -> None:
-    working = draw(65, 70)
-    whole, banded = (
-        Predictor(
-            net, Tiling(crop_px=(32, 32), halo_px=0), batch=1, device=CPU, band_bytes=limit
-        ).predict_frames([(working, image_statistics(working))], (65, 70), probability=True)
-        for limit in (2**30, 32 * 70)
-    )
-    assert_equal(whole, banded)
+def cut_out(image: FrameCrops) -> CutCrops:
+    crops = image.gather()
+    crops.pixels.flags.writeable = False  # as in an object store
+    return crops
 
 
 def assert_equal(one: Prediction, other: Prediction) -> None:
@@ -209,7 +215,7 @@ def assert_equal(one: Prediction, other: Prediction) -> None:
     assert torch.equal(one.probability, other.probability)
 
 
-@pytest.mark.parametrize("shares", [1, 2, 3, 7, 50])
+@pytest.mark.parametrize("shares", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [(333, 190), (700, 395)])
 def test_shares_of_an_image_stitch_and_add_up_to_the_whole(
     net: SmallNet, shares: int, size: tuple[int, int]
@@ -218,45 +224,41 @@ def test_shares_of_an_image_stitch_and_add_up_to_the_whole(
     frames = [(working, image_statistics(working))]
     predictor = Predictor(net, Tiling(crop_px=(96, 96), halo_px=32), batch=4, device=CPU)
     whole = predictor.predict_frames(frames, size, probability=True)
-    pieces = [
-        piece for share in range(shares) for piece in predictor.predict_share(frames, size, share, shares)
-    ]
-    ids, seen = torch.full(size, 255, dtype=torch.uint8), torch.zeros(333, 190, dtype=torch.int64)
-    probability = torch.empty(333, 190)
-    truth = torch.randint(3, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    counts = torch.zeros(3, 3, dtype=torch.int64)
-    for piece in pieces:
-        ids[piece.own] = piece.ids
-        probability[piece.working] = piece.probability
-        seen[piece.working] += 1
-        counts += confusion_matrix(truth[piece.own].numpy(), piece.ids, 3)
+    image = predictor.crop(frames, size)
+    canvas, seen = Canvas(image.grid, CPU, probability=True), torch.zeros(333, 190, dtype=torch.int64)
+    truth = torch.randint(3, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+    truth[5:40, 70:] = 255
+    counts = []
+    parts = cut_out(image).shares(shares, 1)
+    assert len(parts) == shares
+    for part in reversed(parts):
+        for _, pieces in predictor.predict_stream([part]):
+            rows = part.own_rows()
+            counter = PixelCounter(3, CPU, truth[rows], rows.start)
+            for piece in pieces:
+                seen[piece.working] += 1
+                canvas.add(piece)
+                counter.add(piece)
+            counts.append(counter.counts())
     assert (seen == 1).all()
-    confidence = mean_confidence([float(piece.confidence_sum()) for piece in reversed(pieces)], (333, 190))
-    assert_equal(whole, Prediction(ids, confidence, probability))
-    assert torch.equal(counts, confusion_matrix(truth.numpy(), whole.ids, 3))
-
-
-@pytest.mark.parametrize("shares", [2, 3, 50])
-def test_each_window_has_the_same_company_in_a_share_as_in_the_whole(net: SmallNet, shares: int) -> None:
-    working = draw(333, 190)
-    frames = [(working, image_statistics(working))]
-    predictor = Predictor(net, Tiling(crop_px=(96, 96), halo_px=32), batch=4, device=CPU)
-    seen: list[Tensor] = []
-    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    predictor.predict_frames(frames, (333, 190))
-    whole, seen[:] = seen.copy(), []
-    for share in range(shares):
-        list(predictor.predict_share(frames, (333, 190), share, shares))
-    assert len(whole) == len(seen) == 9
-    assert all(torch.equal(one, other) for one, other in zip(whole, seen, strict=True))
+    assert_equal(whole, canvas.finish())
+    total = sum(counts[1:], counts[0])
+    ids = whole.ids.numpy()
+    assert total.confusion == tuple(
+        int(((truth == row) & (ids == column)).sum()) for row in range(3) for column in range(3)
+    )
+    assert total.class_pixels == tuple(int((ids == k).sum()) for k in range(3))
+    assert total.ignored == int((truth == 255).sum())
 
 
 def test_shares_of_a_blend_are_refused(net: SmallNet) -> None:
     tiling = Tiling(crop_px=(96, 96), halo_px=32)
     predictor = Predictor(net, tiling, batch=1, device=CPU, blend="gaussian")
-    working = draw(96, 96)
+    working = draw(200, 200)
+    image = cut_out(predictor.crop([(working, image_statistics(working))], (200, 200))).shares(5, 1)[0]
+    _, pieces = next(predictor.predict_stream([image]))
     with pytest.raises(ValueError, match="not of the blend gaussian"):
-        next(predictor.predict_share([(working, image_statistics(working))], (96, 96), 0, 1))
+        next(pieces)
 
 
 def blend_by_hand(
@@ -315,25 +317,6 @@ def test_a_gaussian_blend_is_the_weighted_average_of_all_windows(
 def test_a_blend_that_cannot_be_is_refused(net: SmallNet, blend: Any, halo: int, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         Predictor(net, Tiling(crop_px=(96, 96), halo_px=halo), batch=1, device=CPU, blend=blend)
-
-
-@pytest.mark.parametrize(
-    ("sides", "batch", "passes"),
-    [((200, 100), 4, [4, 4, 4]), ((200, 100), 7, [5, 5]), ((200, 100), 64, [10]), ((90, 50), 4, [1])],
-)
-def test_an_image_s_windows_are_spread_evenly_over_the_fewest_passes(
-    net: SmallNet, sides: tuple[int, int], batch: int, passes: list[int]
-) -> None:
-    seen: list[int] = []
-    net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    working = draw(*sides)
-    predictor = Predictor(net, Tiling(crop_px=(96, 96), halo_px=32), batch=batch, device=CPU)
-    predictor.predict(working, image_statistics(working), sides)
-    assert seen == passes
-    seen.clear()
-    for share in range(3):
-        list(predictor.predict_share([(working, image_statistics(working))], sides, share, 3))
-    assert seen == passes
 
 
 def test_three_batch_sizes_differ_in_at_most_one_pixel_of_a_million() -> None:
@@ -399,4 +382,4 @@ print(peak_memory_bytes(torch.device("cpu")) - before - prediction.ids.numel())
 @pytest.mark.long
 def test_an_image_of_16384_pixels_square_takes_little_memory_beside_its_pixels_and_ids() -> None:
     told = subprocess.run([sys.executable, "-c", MEASURE], check=True, capture_output=True, text=True)
-    assert int(told.stdout) < 2**30  # a batch and its logits take 300 MiB, a band twice or thrice its 128
+    assert int(told.stdout) < 2**30  # a batch and its logits take 300 MiB

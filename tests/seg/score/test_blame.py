@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import warnings
 from pathlib import Path
@@ -9,7 +10,16 @@ from hypothesis import strategies as st
 from pyarrow.fs import _MockFileSystem  # type: ignore[attr-defined]
 
 from seg.errors import DataWarning
-from seg.score.blame import SUSPECTS, InFlight, Note, read_notes, take_over, write_suspects
+from seg.score.blame import (
+    SUSPECTS,
+    InFlight,
+    Note,
+    find_notes,
+    read_notes,
+    read_sight,
+    take_over,
+    write_suspects,
+)
 from seg.storage import Place, as_place
 
 
@@ -18,19 +28,24 @@ def place(tmp_path: Path) -> Place:
     return as_place(tmp_path / "inflight")
 
 
+def noted(place: Place, name: str) -> dict[str, Note]:
+    """What is noted under a name, but for the seconds."""
+    return {image: note._replace(seconds=0.0) for image, note in read_notes(place, name).items()}
+
+
 def test_notes_name_each_image_and_its_stage_before_it_is_touched(place: Place) -> None:
     notes = InFlight(place, "w1")
     notes.begin("s/a.png", 1)
-    assert read_notes(place, "w1") == {"s/a.png": Note("read", 1)}
+    assert noted(place, "w1") == {"s/a.png": Note("read", 1)}
     notes.begin("b.png", 2)
     notes.enter("s/a.png", "decode")
-    assert read_notes(place, "w1") == {"s/a.png": Note("decode", 1), "b.png": Note("read", 2)}
+    assert noted(place, "w1") == {"s/a.png": Note("decode", 1), "b.png": Note("read", 2)}
     assert {image: note.stage for image, note in notes.notes().items()} == {
         "s/a.png": "decode",
         "b.png": "read",
     }
     notes.end("s/a.png")
-    assert read_notes(place, "w1") == {"b.png": Note("read", 2)}
+    assert noted(place, "w1") == {"b.png": Note("read", 2)}
     notes.end("b.png")
     assert read_notes(place, "w1") == {}
 
@@ -67,6 +82,49 @@ def test_waiting_for_others_is_not_counted(place: Place, monkeypatch: pytest.Mon
     notes.enter("a", "model")
     now[0] += 4
     assert notes.notes()["a"] == Note("model", 1, 7.0)
+
+
+def test_who_waits_is_noted_as_waiting_with_its_seconds(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("seg.score.blame.time.monotonic", lambda: now[0])
+    notes = InFlight(place, "w1")
+    notes.begin("a", 1)
+    now[0] += 3
+    notes.wait("a")
+    now[0] += 9
+    assert read_notes(place, "w1") == {"a": Note("read", 1, 3.0, waits=True)}
+    notes.enter("a", "write")
+    assert read_notes(place, "w1") == {"a": Note("write", 1, 3.0)}
+    assert read_sight(place, "w1") == (os.getpid(), read_notes(place, "w1"))
+
+
+def test_a_parcel_s_notes_tell_the_next_process_what_the_one_before_died_with(place: Place) -> None:
+    first = InFlight(place, "round-1-7-read")
+    assert first.dead == {}
+    first.begin("a", 1)
+    first.begin("done", 1)
+    first.enter("a", "decode")
+    first.end("done")
+    second = InFlight(place, "round-1-7-read")
+    assert {image: note.stage for image, note in second.dead.items()} == {"a": "decode"}
+    second.begin("b", 1)
+    third = InFlight(place, "round-1-7-read")
+    assert third.dead.keys() == {"a", "b"}  # who died first is not forgotten
+    assert find_notes(place, "round-1") == ["round-1-7-read"]
+    assert find_notes(place, "round-11") == []
+    third.close()
+    assert place.names() == []
+
+
+def test_who_ends_itself_says_with_which_images_and_why(place: Place) -> None:
+    notes = InFlight(place, "w1")
+    for image in "abc":
+        notes.begin(image, 1)
+    notes.give_up(["b"], "RuntimeError: CUDA error")
+    assert noted(place, "w1") == {"b": Note("read", 1, cause="RuntimeError: CUDA error")}
+    assert take_over(place) == {"b": Note("read", 1)}
 
 
 def test_notes_without_a_place_stay_in_memory(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from seg.score.dry_run import (
     dry_run,
     survey_headers,
 )
-from seg.score.predict import ImageScorer, ScorerSettings
+from seg.score.pipeline import ImageScorer
 from seg.score.queue import Order
+from seg.score.read import ScorerSettings
 from seg.score.rehearsal import Estimate, Power
 from seg.storage import Place, as_place
 from seg.words import file_size
@@ -117,8 +119,8 @@ class Sampler:
 
     def __call__(self, images: list[str], scratch: Place) -> Iterator[Outcome]:
         self.images = images
-        scorer = ImageScorer(replace(self.settings, out=scratch))
-        yield from scorer.score(map(Order, images))
+        with closing(ImageScorer(replace(self.settings, out=scratch), "cpu")) as scorer:
+            yield from scorer.score(map(Order, images))
         self.files = read_tree(scratch.local())
 
 

@@ -3,8 +3,9 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,17 @@ from seg.data.preprocess import Statistics
 from seg.files import persistently
 from seg.ledger.outcome import LEDGER_SCHEMA, QUARANTINE_SCHEMA, Outcome, Scored
 from seg.model_file import load_model
+from seg.predict.predictor import Piece
+from seg.predict.tiling import ImageCrops
 from seg.recipe import Preprocessing, Tiling
 from seg.score import read as image_reader
-from seg.score.blame import read_notes
-from seg.score.predict import ImageScorer, write_mask
+from seg.score.blame import InFlight, read_notes
+from seg.score.finish import write_mask
+from seg.score.pipeline import DeviceLost, ImageScorer
+from seg.score.predict import ImagePredictor
 from seg.score.queue import Order
 from seg.score.read import ImageReader, ScorerSettings, sequence_file
+from seg.score.work import Work
 from seg.storage import as_place
 from tests.small import count_by_hand, read_tree, write_image, write_model, write_odd_archive
 
@@ -58,7 +64,8 @@ def request(image: str, label: str | None = None, window: Sequence[str] = ()) ->
 
 def score_rows(settings: ScorerSettings, orders: list[Order]) -> dict[str, dict[str, Any]]:
     """Outcomes as the ledger and the quarantine keep them, a row an image, in order."""
-    outcomes = list(ImageScorer(settings, "cpu").score(orders))
+    with closing(ImageScorer(settings, "cpu")) as scorer:
+        outcomes = list(scorer.score(orders))
     assert [outcome.image for outcome in outcomes] == [order.image for order in orders]
     blank = dict.fromkeys([*LEDGER_SCHEMA.names, *QUARANTINE_SCHEMA.names])
     return {outcome.image: blank | asdict(outcome) for outcome in outcomes}
@@ -320,7 +327,9 @@ def test_objects_are_those_of_the_mask_and_counted_against_the_labels(settings: 
     labels = write_odd_archive(settings.archive.local().parent)
     settings = replace(settings, min_object_px=4)
     orders = [request(image, f"{image}.png" if label else None) for image, label in labels.items()]
-    for scored in ImageScorer(settings, "cpu").score(orders):
+    with closing(ImageScorer(settings, "cpu")) as scorer:
+        outcomes = list(scorer.score(orders))
+    for scored in outcomes:
         assert isinstance(scored, Scored)
         mask = cv2.imread(str(masks_of(settings) / f"{scored.image}.png"), cv2.IMREAD_UNCHANGED)
         assert mask is not None
@@ -367,24 +376,84 @@ def test_a_storage_that_is_away_is_no_images_fault(
 def test_however_much_is_asked_for_at_once_is_answered_in_order(settings: ScorerSettings) -> None:
     for k in range(40):
         write_image(settings.archive.local(f"{k}.png"), np.full((64, 64), k, np.uint8))
-    scorer = ImageScorer(settings, "cpu", process="w1")
-    outcomes = [scorer.submit(request(f"{k}.png")) for k in range(40)]
-    assert [outcome.result().image for outcome in outcomes] == [f"{k}.png" for k in range(40)]
-    assert scorer.notes() == {}
+    notes = InFlight(settings.out.below("inflight"), "w1")
+    with closing(ImageScorer(settings, "cpu")) as scorer:
+        outcomes = [scorer.submit(request(f"{k}.png"), notes) for k in range(40)]
+        assert [outcome.result().image for outcome in outcomes] == [f"{k}.png" for k in range(40)]
+    assert notes.notes() == {}
     assert read_notes(settings.out.below("inflight"), "w1") == {}
+
+
+def test_images_share_passes_and_one_that_is_alone_is_not_kept_waiting(settings: ScorerSettings) -> None:
+    for k in range(7):
+        write_image(settings.archive.local(f"{k}.png"), np.full((64, 64), k, np.uint8))
+    settings, sizes = replace(settings, labels=None), []
+    with closing(ImageScorer(settings, "cpu")) as scorer:
+        model = scorer.predictor.predictor.passes.model
+        model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        held = threading.Event()
+        prepare = scorer.reader.prepare
+        scorer.reader.prepare = lambda *words: (held.wait(), prepare(*words))[1]  # type: ignore[method-assign]
+        outcomes = [scorer.submit(request(f"{k}.png")) for k in range(6)]
+        held.set()
+        for outcome in outcomes:
+            outcome.result()
+        assert set(sizes) == {3}  # exactly, however many of them were there
+        assert 2 <= len(sizes) <= 6
+        sizes.clear()
+        scorer.submit(request("6.png")).result()
+        assert sizes == [3]
+
+
+class Raising(ImagePredictor):
+    """Raises at one image, once the model has it."""
+
+    raises = "2.png"
+
+    def _predict(self, work: Work, image: ImageCrops, pieces: Iterator[Piece]) -> None:
+        if work.order.image == self.raises:
+            raise RuntimeError("no kernel for this")
+        super()._predict(work, image, pieces)
+
+
+class Lost(Raising):
+    """On a device that then computes no more."""
+
+    def is_sound(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("kind", [Raising, Lost])
+def test_what_the_model_raises_is_of_the_images_at_hand_and_the_others_go_on(
+    settings: ScorerSettings, kind: type[ImagePredictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageScorer, "open_predictor", staticmethod(kind))
+    for k in range(9):
+        write_image(settings.archive.local(f"{k}.png"), np.full((64, 64), k, np.uint8))
+    notes = InFlight(None, "")
+    with closing(ImageScorer(replace(settings, labels=None, batch=1), "cpu")) as scorer:
+        outcomes = {f"{k}.png": scorer.submit(request(f"{k}.png"), notes) for k in range(9)}
+        errors = {image: outcome.exception() for image, outcome in outcomes.items() if outcome.exception()}
+    assert errors.keys() == notes.notes().keys() == {"2.png"}
+    assert notes.notes()["2.png"].stage == "model"
+    if kind is Lost:
+        assert isinstance(errors["2.png"], DeviceLost)
+        assert "cpu computes no more: RuntimeError: no kernel for this" in str(errors["2.png"])
+    else:
+        assert isinstance(errors["2.png"], RuntimeError)
 
 
 def test_images_that_many_threads_ask_for_at_the_same_time_are_all_scored(settings: ScorerSettings) -> None:
     """As Ray's threads do: readers and model have to agree on who is next, or one waits for the other."""
     threads = 32
     write_image(settings.archive.local("a.png"), np.zeros((32, 32), np.uint8))
-    scorer, together = ImageScorer(settings, "cpu"), threading.Barrier(threads)
+    together = threading.Barrier(threads)
 
     def ask(_: int) -> Future[Outcome]:
         together.wait()
         return scorer.submit(request("a.png"))
 
-    with ThreadPoolExecutor(threads) as pool:
+    with closing(ImageScorer(settings, "cpu")) as scorer, ThreadPoolExecutor(threads) as pool:
         for _ in range(5):
             outcomes = list(pool.map(ask, range(threads)))
             _, waiting = concurrent.futures.wait(outcomes, timeout=60)
@@ -399,17 +468,17 @@ def test_a_long_background_makes_no_image_overdue_as_each_frame_counts_afresh(
     for name in names:
         write_image(settings.archive.local(name), np.zeros((64, 64), np.uint8))
     settings.backgrounds.write_json(sequence_file("s"), {"sequence": "s", "frames": names})
-    now, ages = [0.0], []
+    now, ages, notes = [0.0], [], InFlight(None, "")
     reader = ImageReader(replace(settings, labels=None), load_model(model)[1])
 
     def decode(data: bytes, page: int | None = None) -> Pixels:
         now[0] += 100
-        ages.append(reader.inflight.notes()["0.png"].seconds)
+        ages.append(notes.notes()["0.png"].seconds)
         return decode_image(data, page)
 
     monkeypatch.setattr("seg.score.blame.time.monotonic", lambda: now[0])
     monkeypatch.setattr("seg.data.images.decode_image", decode)
-    assert reader.prepare(request("0.png")).background_frames == 20
+    assert reader.prepare(request("0.png"), notes).background_frames == 20
     assert ages == [100.0] * 21  # the image itself, then the frames of its background
 
 
@@ -444,9 +513,9 @@ def test_images_that_do_not_fit_in_memory_together_are_decoded_one_at_a_time_and
     expected = {name: row.get("class_pixels") for name, row in score(settings, names).items()}
     decoder = CountingDecoder()
     monkeypatch.setattr("seg.data.images.decode_image", decoder)
-    scorer = ImageScorer(settings, "cpu")
-    scorer.reader.memory.total = 1
-    outcomes = list(scorer.score(map(request, names)))
+    with closing(ImageScorer(settings, "cpu")) as scorer:
+        scorer.reader.memory.total = 1
+        outcomes = list(scorer.score(map(request, names)))
     assert [outcome.image for outcome in outcomes] == names
     assert {one.image: getattr(one, "class_pixels", None) for one in outcomes} == expected
     assert decoder.most == 1
@@ -461,7 +530,7 @@ def test_a_large_file_is_read_when_its_turn_has_come(
     reader = ImageReader(replace(settings, labels=None), load_model(settings.model)[1])
     first, second = reader.memory.queue(), reader.memory.queue()
     with ThreadPoolExecutor(1) as pool:
-        late = pool.submit(reader.prepare, request("1.png"), second)
-        assert reader.prepare(request("0.png"), first).aside is None
+        late = pool.submit(reader.prepare, request("1.png"), None, second)
+        assert reader.prepare(request("0.png"), None, first).aside is None
         assert late.result(timeout=60).aside is None
     assert reader.prepare(request("2.png")).aside is None  # without a turn: one of its own
