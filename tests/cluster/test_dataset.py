@@ -136,7 +136,7 @@ def test_a_process_that_is_killed_costs_no_image_more_than_a_second_try(
     assert inflight(place) == []
 
 
-@pytest.mark.parametrize("does", ["hang", "freeze"])
+@pytest.mark.parametrize("does", ["hang", pytest.param("freeze", marks=pytest.mark.long)])
 def test_a_process_that_hangs_or_stands_still_is_ended_when_its_image_takes_too_long(
     open_source: Open, place: Place, does: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +150,7 @@ def test_a_process_that_hangs_or_stands_still_is_ended_when_its_image_takes_too_
     assert inflight(place) == []
 
 
+@pytest.mark.long
 def test_workers_are_started_again_once_where_nothing_moves_then_that_is_said(
     open_source: Open, place: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +182,7 @@ def test_errors_of_a_start_come_back_as_what_they_are(
         run(open_source(["a.png"]))
 
 
+@pytest.mark.long
 def test_processes_that_die_before_they_have_a_model_end_the_run(
     open_source: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
