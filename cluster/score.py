@@ -203,7 +203,7 @@ class DatasetSource:
                     flag.raise_()
                 if watch.is_due or self.queue.stopped:
                     self._look(watch, flow)
-                settled_s = 0.0 if answers else settled_s + flow.waited_s
+                settled_s = 0.0 if arrived else settled_s + flow.waited_s
                 yield arrived
                 if self.queue.stopped and settled_s >= SETTLE_S and watch.is_idle:
                     break
@@ -327,7 +327,8 @@ def _describe(held: list[Held]) -> str:
 class Flow:
     """Parcels on their way through a Ray dataset; its iterator has a thread, so that we can look around."""
 
-    def __init__(self, round_: Round, stages: Stages, parcels: Sequence[Parcel]) -> None:
+    def __init__(self, round_: Round, stages: Stages, parcels: list[Parcel]) -> None:
+        """`parcels`: emptied once Ray has them, as a million names are some hundred MiB."""
         self.round, self.stages, self.parcels = round_, stages, parcels
         self.waited_s = 0.0
         """How long the last answers were waited for."""
@@ -392,6 +393,7 @@ class Flow:
         firsts = range(0, len(self.parcels), each)
         with ray.data.DataContext.current(context):
             dataset = ray.data.from_arrow([parcels_table(self.parcels[at : at + each]) for at in firsts])
+            self.parcels.clear()
             for stage in self.stages.operators:
                 dataset = dataset.map_batches(
                     STAGES[stage.name],  # pyright: ignore[reportArgumentType]  # its constructor is called

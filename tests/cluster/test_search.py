@@ -280,7 +280,8 @@ def test_a_trial_out_of_memory_is_tried_twice_one_that_diverges_once_and_the_res
         (trial.params["tiling.crop_px"][0] > 128, trial.params["optimizer.lr"] > 1): (
             trial.status,
             len(trial.failures),
-            (trial.error or "").partition(":")[0],
+            # where memory ends first, in torch or in numpy, hangs on the machine
+            (trial.error or "").partition(":")[0].replace("MemoryError", "RuntimeError"),
         )
         for trial in trials_of(summary.folder)
     }
