@@ -7,11 +7,12 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 from seg.errors import RequestError
 
@@ -26,6 +27,24 @@ ENVIRONMENT = {
 _TOKEN = Path.home() / ".ray" / "auth_token"
 
 
+class _Apart:
+    """A stream that keeps apart what Ray's thread prints of processes that died, which is ours to tell."""
+
+    THREAD = "ray_listen_error_messages"
+
+    def __init__(self, stream: TextIO, file: BinaryIO) -> None:
+        self._stream, self._file = stream, file
+
+    def write(self, text: str) -> int:
+        """Write it where it belongs."""
+        if threading.current_thread().name == self.THREAD:
+            return self._file.write(text.encode(errors="backslashreplace"))
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 @contextmanager
 def quiet_ray() -> Iterator[None]:
     """For the length of a block: Ray's Python loggers show errors alone, native output goes to a file.
@@ -37,17 +56,17 @@ def quiet_ray() -> Iterator[None]:
         os.environ.setdefault(name, value)
     native, log = tempfile.mkstemp(prefix=f"fringe-native-{os.getpid()}-", suffix=".log")
     screen = os.dup(2)
-    python_stderr = sys.stderr
+    python_stdout, python_stderr = sys.stdout, sys.stderr
     ended_well = False
     with os.fdopen(native, "ab") as file, _open_screen(screen) as stream:
-        sys.stderr = stream
+        sys.stdout, sys.stderr = cast(TextIO, _Apart(python_stdout, file)), stream
         os.dup2(file.fileno(), 2)
         try:
             yield
             ended_well = True
         finally:
             os.dup2(screen, 2)
-            sys.stderr = python_stderr
+            sys.stdout, sys.stderr = python_stdout, python_stderr
             if ended_well or not os.fstat(file.fileno()).st_size:
                 Path(log).unlink(missing_ok=True)  # a long night's temporary files may have been cleared away
 
