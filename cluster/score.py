@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from cluster.placement import Placement, Stages, place_scoring, place_stages
 from cluster.session import Session, quiet_loggers
 from seg.data.images import split_page
-from seg.errors import ImageError
 from seg.ledger.outcome import Outcome, Quarantined, Scored
 from seg.requests import ScoreRequest
 from seg.score import job
@@ -398,7 +397,7 @@ class Flow:
                         max_tasks_in_flight_per_actor=stage.ahead,
                         enable_true_multi_threading=True,
                     ),
-                    batch_size=1 if stage.gpus else None,  # rows; Ray Data wants a number where there are GPUs
+                    batch_size=1 if stage.gpus else None,  # Ray Data wants a number where there are GPUs
                     batch_format="pyarrow",
                     zero_copy_batch=True,
                     num_cpus=stage.cpus,

@@ -59,7 +59,7 @@ def quiet_ray() -> Iterator[None]:
     python_stdout, python_stderr = sys.stdout, sys.stderr
     ended_well = False
     with os.fdopen(native, "ab") as file, _open_screen(screen) as stream:
-        sys.stdout, sys.stderr = cast(TextIO, _Apart(python_stdout, file)), stream
+        sys.stdout, sys.stderr = cast("TextIO", _Apart(python_stdout, file)), stream
         os.dup2(file.fileno(), 2)
         try:
             yield
