@@ -145,21 +145,6 @@ class DatasetSource:
         self._overdue: set[str] = set()
         """Images of processes that were ended from here."""
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every image has its row."""
-        return self.queue.is_complete
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether nothing is handed out any more."""
-        return self.queue.stopped
-
-    @property
-    def num_suspects(self) -> int:
-        """Images that wait to be tried alone."""
-        return len(self.queue.suspects)
-
     def held(self) -> list[Held]:
         """What is in work, as far as its notes tell; the longest first."""
         return self._watch.held() if self._watch else []
@@ -284,7 +269,7 @@ class DatasetSource:
         self.is_up |= watch.is_up
         for _ in range(watch.new_deaths()):
             self.queue.die({}, WORDLESS)
-        self._overdue.update(watch.overdue())
+        self._overdue.update(watch.frozen_images())
         end_processes(watch.frozen())
         still_s = watch.stalled_s(self._finished)
         if still_s is None:

@@ -41,7 +41,7 @@ def parcels_table(parcels: Sequence[Parcel]) -> pa.Table:
 
 def read_parcels(table: pa.Table) -> list[Parcel]:
     """The parcels of a table."""
-    return table.column("parcel").to_pylist()
+    return _rows(table)
 
 
 def works_table(parcel: str, works: list[Work]) -> pa.Table:
@@ -57,7 +57,7 @@ def read_works(table: pa.Table) -> Iterator[tuple[str, list[Work]]]:
     lists = (
         rows.slice(row, 1).flatten() for rows in table.column("pixels").chunks for row in range(len(rows))
     )
-    for (name, light, forms), pixels in zip(table.column("parcel").to_pylist(), lists, strict=True):
+    for (name, light, forms), pixels in zip(_rows(table), lists, strict=True):
         _, ends, data = pixels.buffers()
         first = np.frombuffer(ends, np.int64)[pixels.offset :] if forms else ()
         arrays = iter([_as_array(data, int(at), form) for at, form in zip(first, forms, strict=False)])
@@ -71,21 +71,14 @@ def answers_table(answers: list[Answered]) -> pa.Table:
 
 def read_answers(table: pa.Table) -> list[Answered]:
     """What came of the parcels of a table; what a stage has raised is raised here."""
-    rows = table.column("parcel").to_pylist()
-    for row in rows:
-        if isinstance(row, Exception):
-            raise row
-    return [one for answers in rows for one in answers]
+    return [one for answers in _rows(table) for one in answers]
 
 
 def telling(table: pa.Table, make: Callable[[pa.Table], Iterator[pa.Table]]) -> Iterator[pa.Table]:
-    """What `make` makes of a table; what it raises is the last block, which later stages pass on.
+    """What `make` makes of a table; what it raises is the last block, which later stages raise and pass on.
 
     Ray Data would add a page of its own to what an exception says.
     """
-    if any(isinstance(row, Exception) for row in table.column("parcel").to_pylist()):
-        yield table
-        return
     try:
         yield from make(table)
     except Exception as error:
@@ -94,6 +87,15 @@ def telling(table: pa.Table, make: Callable[[pa.Table], Iterator[pa.Table]]) -> 
 
 def _table(rows: Sequence[Any]) -> pa.Table:
     return pa.table({"parcel": ArrowPythonObjectArray.from_objects(rows)})
+
+
+def _rows(table: pa.Table) -> list[Any]:
+    """The objects of a table. What an earlier stage has raised is raised again."""
+    rows = table.column("parcel").to_pylist()
+    for row in rows:
+        if isinstance(row, Exception):
+            raise row
+    return rows
 
 
 def _bytes_of(arrays: list[NDArray[Any]]) -> pa.Array:

@@ -319,11 +319,12 @@ class Turned:
 
     images: int = 0
     first: str = ""
+    """By name, in whatever order they come."""
 
     def add(self, image: str, orientation: int) -> None:
         """Count an image with its orientation, which may be none."""
         if orientation != UPRIGHT:
-            self.images, self.first = self.images + 1, self.first or image
+            self.images, self.first = self.images + 1, min(self.first or image, image)
 
     @property
     def warning(self) -> str:

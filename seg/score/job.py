@@ -56,21 +56,6 @@ class Source(Protocol):
         """Whether a model is loaded."""
         ...
 
-    @property
-    def is_stopped(self) -> bool:
-        """Whether nothing is handed out any more."""
-        ...
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every image has its outcome."""
-        ...
-
-    @property
-    def num_suspects(self) -> int:
-        """Images that wait to be tried alone."""
-        ...
-
 
 OpenSource = Callable[[ScorePlan, ScoreQueue, Stopping], Source]
 
@@ -161,7 +146,8 @@ def _score_left(folder: ScoreFolder, workplace: Workplace, command: Command) -> 
     stopping = Stopping(plan.deadline)
     progress, began = command.screen.progress, time.monotonic()
     with heeding_ctrl_c(stopping), command.screen.shown():
-        source = workplace.open(plan, _open_queue(folder, workplace, rehearsal.images), stopping)
+        queue = _open_queue(folder, workplace, rehearsal.images)
+        source = workplace.open(plan, queue, stopping)
         with closing(source.outcomes()) as arrivals:
             for arrived in arrivals:
                 if source.is_up and not command.seconds_starting:
@@ -169,14 +155,14 @@ def _score_left(folder: ScoreFolder, workplace: Workplace, command: Command) -> 
                     command.screen.begin()
                 outcomes = [folder.complete(outcome) for outcome in arrived]
                 folder.ledger.add(outcomes)
-                progress.suspects = source.num_suspects
-                if source.is_stopped:
+                progress.suspects = len(queue.suspects)
+                if queue.stopped:
                     progress.finish()
                     folder.ledger.commit()  # at once: who stopped us may lose patience
                 rehearsal.look(outcomes)
                 command.look(outcomes)
                 command.screen.look(outcomes, source.held())
-    return StoppedBy.FINISHED if source.is_complete else stopping.asked or StoppedBy.FINISHED
+    return StoppedBy.FINISHED if queue.is_complete else stopping.asked or StoppedBy.FINISHED
 
 
 def _open_queue(folder: ScoreFolder, workplace: Workplace, rehearsal: list[str]) -> ScoreQueue:

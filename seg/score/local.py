@@ -46,21 +46,6 @@ class LocalSource:
         self._named: set[str] = set()
         """Images that were said to take too long."""
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether every image has its row."""
-        return self.queue.is_complete
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether nothing is handed out any more."""
-        return self.queue.stopped
-
-    @property
-    def num_suspects(self) -> int:
-        """Images that wait to be tried alone."""
-        return len(self.queue.suspects)
-
     def outcomes(self) -> Generator[list[Outcome], None, None]:
         """Outcomes as they come, also none, at least once a second; those set aside may lack size and time.
 

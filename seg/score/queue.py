@@ -110,11 +110,6 @@ class ScoreQueue:
         return not self._held and not self._anything_left()
 
     @property
-    def num_held(self) -> int:
-        """Images that are out."""
-        return len(self._held)
-
-    @property
     def has_company(self) -> bool:
         """Whether any image is to be tried that is no suspect."""
         return bool(self._rehearsal or self._group or self._ahead or self._more())

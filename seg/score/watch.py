@@ -93,20 +93,18 @@ class Watch:
 
     def frozen(self) -> Iterator[Mark]:
         """Processes whose notes stand still for longer than an image may be worked at, and then some."""
+        pids = {seen.pid for seen in self._late().values()}
+        yield from (mark for mark in self.marks.values() if mark.pid in pids)
+
+    def frozen_images(self) -> list[str]:
+        """The images at which they stand still."""
+        return list(self._late())
+
+    def _late(self) -> dict[str, _Seen]:
         limit_s, now = self.limits.image_s, time.monotonic()
         if limit_s is None or not self.inflight.is_local:  # elsewhere notes do not tell of each stage
-            return
-        late = {seen.pid for seen in self._seen.values() if seen.seconds(now) > limit_s + FROZEN_S}
-        yield from (mark for mark in self.marks.values() if mark.pid in late)
-
-    def overdue(self) -> list[str]:
-        """The images of processes that are frozen."""
-        limit_s, now = self.limits.image_s, time.monotonic()
-        return [
-            image
-            for image, seen in self._seen.items()
-            if limit_s is not None and seen.seconds(now) > limit_s + FROZEN_S
-        ]
+            return {}
+        return {image: seen for image, seen in self._seen.items() if seen.seconds(now) > limit_s + FROZEN_S}
 
     def stalled_s(self, finished: int) -> float | None:
         """For how long nothing has moved, where that is too long; then the clock starts again."""

@@ -191,6 +191,7 @@ def test_processes_that_die_before_they_have_a_model_end_the_run(
         run(open_source(["a.png"]))
 
 
+@pytest.mark.long
 def test_a_scoring_that_is_to_stop_ends_soon_and_what_was_not_begun_is_left(
     open_source: Open, place: Place
 ) -> None:
@@ -201,8 +202,8 @@ def test_a_scoring_that_is_to_stop_ends_soon_and_what_was_not_begun_is_left(
         if arrived > 100:
             stopping.asked = StoppedBy.INTERRUPT
     assert 100 < arrived < 3000
-    assert source.is_stopped
-    assert not source.is_complete
+    assert source.queue.stopped
+    assert not source.queue.is_complete
     assert inflight(place) == []
     wait_until(lambda: not own_processes("ray::MapWorker"), "the end of the stages")
 

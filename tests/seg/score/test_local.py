@@ -97,7 +97,7 @@ def run(source: LocalSource) -> dict[str, Outcome]:
 def test_an_exception_costs_its_image_alone(open_source: Callable[..., LocalSource], place: Place) -> None:
     source = open_source(Raising)
     rows = run(source)
-    assert source.is_complete
+    assert source.queue.is_complete
     assert rows.keys() == set(IMAGES)
     (aside,) = [one for one in rows.values() if isinstance(one, Quarantined)]
     assert (aside.image, aside.reason, aside.attempts) == (BAD, "killed_worker", 2)

@@ -127,7 +127,7 @@ def test_all_in_company_go_out_at_once_the_rehearsal_first_and_groups_whole() ->
     queue = ScoreQueue(iter(groups), rehearsal=["a", "d"], suspects=noted("s", attempt=2))
     assert list(queue.take_company()) == [["a"], ["d"], *groups]
     assert not queue.has_company
-    assert queue.num_held == 42
+    assert len(queue.held()) == 42
     for image in ["a", "d", *names]:
         queue.finish(image)
     assert queue.take_suspect() == Task("s", 2, alone=True)
