@@ -41,6 +41,8 @@ SETTLE_S = 0.5
 """Once a scoring is to stop: how long no row comes before what is left is not waited for."""
 BLOCKS = 1000
 """Blocks that parcels are handed over in, at most: Ray Data holds some 50 KB for each."""
+BYTES_AHEAD = {"cpu": 2**30, "cuda": 2**32}
+"""What may lie between the stages for each process that predicts: readers further ahead of it wait."""
 PARCELS_EACH = 4
 """Parcels that each worker gets at least, where there are so many images, so that all end together."""
 NAMED = 5
@@ -195,10 +197,9 @@ class DatasetSource:
             flow.close()
             with suppress(OSError):  # then the notes stay, and the next command finds them
                 watch.look()
-                touched = watch.touched()
-                if touched:  # who has one of these may hang; only now, as Ray no longer brings it back
+                if not flow.is_over:  # one may hang; only now, as Ray no longer brings it back
                     end_processes(watch.marks.values())
-                self.queue.give_back(touched)
+                self.queue.give_back(watch.touched())
                 write_suspects(self.inflight, self.queue.suspects)
                 watch.forget()
 
@@ -310,6 +311,8 @@ class Flow:
         self.round, self.stages, self.parcels = round_, stages, parcels
         self.waited_s = 0.0
         """How long the last answers were waited for."""
+        self.is_over = False
+        """Whether all answers came; else processes may still be at work."""
         self._arrived: queue.SimpleQueue[list[Answered] | BaseException | None] = queue.SimpleQueue()
         self._aborted = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dataset", daemon=True)
@@ -325,6 +328,7 @@ class Flow:
                 found = []
             self.waited_s = time.monotonic() - started
             if found is None:
+                self.is_over = True
                 return
             if isinstance(found, BaseException):
                 if self._aborted.is_set():
@@ -366,6 +370,8 @@ class Flow:
         context.execution_no_progress_timeout_s = -1  # our watchdog's
         context.max_errored_blocks = 0
         context.target_max_block_size = 1  # each parcel leaves its stage as soon as it is done
+        ahead = self.stages.predictors * BYTES_AHEAD[self.round.device]
+        context.execution_options.resource_limits = ray.data.ExecutionResources(object_store_memory=ahead)
         context.custom_execution_callback_classes = [Aborter]  # pyright: ignore  # it has all its methods
         each = -(-len(self.parcels) // BLOCKS)
         firsts = range(0, len(self.parcels), each)

@@ -8,7 +8,8 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Generator, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +19,8 @@ import pyarrow as pa
 
 from seg.errors import DataWarning, RequestError
 from seg.files import TEMPORARY, replacing
-from seg.pack.pack import SCHEMA, PackPlan, estimate_bytes, rows_by_threads
+from seg.pack.pack import SCHEMA, Pack, PackPlan, estimate_bytes, rows_by_threads
+from seg.plain_data import from_plain
 from seg.progress import progress
 
 log = logging.getLogger(__name__)
@@ -63,12 +65,22 @@ class Seal:
     inode: int
     sha256: str
     """As of `digest_file`."""
+    arrays: tuple[tuple[int, int], ...]
+    """First byte and number of bytes of each array, in the file's order."""
+    frame_crc32: int
+    """Over all that is in no array: Arrow's own, and small values. The arrays have checksums among these."""
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a pack is the very file that was last written or checked: its size, time and inode say so."""
+    """Whether a pack is the very file that was last written or checked, and Arrow may open it.
+
+    Its size, time and inode say so, and what is in no array is as it was written.
+    """
     seal = _read_seal(path)
-    return seal is not None and path.is_file() and _stamp(path, seal.sha256) == seal
+    if seal is None or not path.is_file():
+        return False
+    is_same = _stamp(path) == (seal.bytes, seal.mtime_ns, seal.inode)
+    return is_same and frame_crc32(path, seal.arrays) == seal.frame_crc32
 
 
 def _is_sound(path: Path) -> bool:
@@ -76,25 +88,40 @@ def _is_sound(path: Path) -> bool:
     seal = _read_seal(path)
     if seal is None or not path.is_file() or digest_file(path) != seal.sha256:
         return False
-    _write_seal(path, _stamp(path, seal.sha256))
+    _seal(path, path, seal.sha256)
     return True
 
 
-def _stamp(path: Path, digest: str) -> Seal:
+def _stamp(path: Path) -> tuple[int, int, int]:
     state = path.stat()
-    return Seal(state.st_size, state.st_mtime_ns, state.st_ino, digest)
+    return state.st_size, state.st_mtime_ns, state.st_ino
+
+
+def frame_crc32(path: Path, arrays: Iterable[tuple[int, int]]) -> int:
+    """CRC-32 over the bytes of a file that lie outside of some spans of it."""
+    content = memoryview(pa.memory_map(str(path)).read_buffer())
+    crc = at = 0
+    for start, length in arrays:
+        crc = zlib.crc32(content[at:start], crc)
+        at = start + length
+    return zlib.crc32(content[at:], crc)
 
 
 def _read_seal(path: Path) -> Seal | None:
     """What a pack's seal says; None where it is missing, cut, or not ours to read."""
     try:
-        return Seal(**json.loads(seal_file(path).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return from_plain(Seal, json.loads(seal_file(path).read_bytes()))
+    except (OSError, ValueError):
         return None
 
 
-def _write_seal(path: Path, seal: Seal) -> None:
-    """In place, as the lock is on this very file: one that was cut says nothing."""
+def _seal(path: Path, file: Path, digest: str) -> None:
+    """Say what was written for a pack: in place, since its lock is on the seal; one cut short says nothing.
+
+    file: where the pack's bytes are as yet; they are known to be sound.
+    """
+    arrays = tuple(Pack(file).array_spans())
+    seal = Seal(*_stamp(file), digest, arrays, frame_crc32(file, arrays))
     seal_file(path).write_text(json.dumps(asdict(seal)), encoding="utf-8")
 
 
@@ -162,7 +189,7 @@ def _build(plan: PackPlan, path: Path, prepare: PrepareRows) -> None:
         with replacing(path) as temporary:
             _write_rows(plan, temporary, prepare)
             # before the rename, which keeps size, time and inode: a kill in between leaves a seal of nothing
-            _write_seal(path, _stamp(temporary, digest_file(temporary)))
+            _seal(path, temporary, digest_file(temporary))
     except OSError as error:
         if error.errno in NO_ROOM:
             raise _no_room(path.parent, needed) from None

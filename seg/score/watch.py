@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from seg.score.blame import MODEL, Note, find_notes, read_sight
@@ -14,6 +13,8 @@ LOOK_EVERY_S, LOOK_FAR_S = 1.0, 5.0
 """How often notes are looked at, on a disk and in an object store."""
 FROZEN_S = 5.0
 """How much later than its own watch the job ends a process whose notes stand still."""
+END_EVERY_S = 60.0
+"""How often a process is told to end: that takes another process each time, on a node that may be slow."""
 START_S = 1800.0
 """How long processes are waited for at least where there is none: nodes have to be started."""
 
@@ -40,6 +41,7 @@ class Watch:
         self.inflight = round_.inflight
         self.marks: dict[str, Mark] = {}
         self._seen: dict[str, _Seen] = {}
+        self._ended: dict[Mark, float] = {}
         self._deaths = 0
         self._looked_s, now = 0.0, time.monotonic()
         limit_s = limits.stall_s or float("inf")
@@ -91,10 +93,16 @@ class Watch:
         found, self._deaths = deaths - self._deaths, max(deaths, self._deaths)
         return max(0, found)
 
-    def frozen(self) -> Iterator[Mark]:
-        """Processes whose notes stand still for longer than an image may be worked at, and then some."""
-        pids = {seen.pid for seen in self._late().values()}
-        yield from (mark for mark in self.marks.values() if mark.pid in pids)
+    def frozen(self) -> list[Mark]:
+        """Processes whose notes stand still for longer than an image may be worked at, and then some.
+
+        To be ended; one that is among them is not again for a minute.
+        """
+        pids, now = {seen.pid for seen in self._late().values()}, time.monotonic()
+        late = [mark for mark in self.marks.values() if mark.pid in pids]
+        found = [mark for mark in late if now - self._ended.get(mark, -END_EVERY_S) >= END_EVERY_S]
+        self._ended |= dict.fromkeys(found, now)
+        return found
 
     def frozen_images(self) -> list[str]:
         """The images at which they stand still."""

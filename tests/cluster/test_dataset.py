@@ -3,7 +3,7 @@
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 
 from cluster import score_stages
 from cluster.placement import Operator, Stages
-from cluster.score import DatasetSource, ScoringStalled
+from cluster.score import DatasetSource, ScoringStalled, end_processes
 from cluster.session import Session
 from seg.errors import RequestError, StoppedBy
 from seg.ledger.outcome import Outcome, Quarantined
@@ -20,6 +20,7 @@ from seg.recipe import Tiling
 from seg.score.blame import take_over
 from seg.score.deadline import Stopping
 from seg.score.limits import Limits
+from seg.score.parcels import Mark
 from seg.score.queue import Order, ScoreQueue, Task, WorkersKeepDying, find_groups
 from seg.score.read import ScorerSettings
 from seg.storage import Place, as_place
@@ -141,6 +142,13 @@ def test_a_process_that_hangs_or_stands_still_is_ended_when_its_image_takes_too_
     open_source: Open, place: Place, does: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("seg.score.watch.FROZEN_S", 1.0)
+    ended: list[Mark] = []
+
+    def end_and_note(marks: Iterable[Mark]) -> None:
+        end_processes(found := list(marks))
+        ended.extend(found)
+
+    monkeypatch.setattr("cluster.score.end_processes", end_and_note)
     images = [f"{k}.png" for k in range(10)]
     images.insert(3, f"{does}-model.png")
     rows = run(open_source(images, limits=Limits(image_s=1.0)))
@@ -148,6 +156,7 @@ def test_a_process_that_hangs_or_stands_still_is_ended_when_its_image_takes_too_
     (aside,) = set_aside(rows).values()
     assert (aside.image, aside.reason) == (f"{does}-model.png", "timeout")
     assert inflight(place) == []
+    assert len(set(ended)) == len(ended)  # to end one starts another, whose start may take long
 
 
 @pytest.mark.long

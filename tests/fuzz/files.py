@@ -328,7 +328,8 @@ def read_pack(ending: str, data: bytes) -> str:
     put(path, data)
     if KEPT_TIME:
         os.utime(path, ns=(written, written))
-    rows = Pack(ensure_pack(pack_plan())).images()
+    pack = Pack(ensure_pack(pack_plan()))
+    rows = [pack[row] for row in pack.labelled]
     return sha([(row.name, row.pixels.tobytes(), row.mask.tobytes(), row.class_pixels) for row in rows])
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from seg.data.images import ImageFiles
-from seg.errors import DataWarning, RequestError
+from seg.errors import DamagedFile, DataWarning, RequestError
 from seg.pack import pack as pack_rows
 from seg.pack.build import digest_file, ensure_pack, is_sealed, seal_file
 from seg.pack.pack import Pack, PackPlan, rows_by_threads
@@ -71,7 +71,7 @@ def spoil_seal(content: bytes, path: Path) -> None:
         *(partial(overwrite, share) for share in (0.001, 0.3, 0.6, 0.97)),
         lengthen,
         forget_seal,
-        *(partial(spoil_seal, content) for content in (b"", b'{"bytes": 12', b"5", b"\xff\xfe")),
+        *(partial(spoil_seal, content) for content in (b"", b'{"bytes": 12', b"5", b"{}", b"\xff\xfe")),
     ],
 )
 def test_a_pack_that_is_not_what_was_written_is_built_again(
@@ -85,6 +85,49 @@ def test_a_pack_that_is_not_what_was_written_is_built_again(
         assert ensure_pack(plan) == path
     assert path.read_bytes() == whole  # and two builds write the same bytes
     assert is_sealed(path)
+
+
+def flip(path: Path, bit: int) -> None:
+    """As a disk loses a bit: nobody wrote, so the file's time stays."""
+    was = path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.seek(bit // 8)
+        (byte,) = file.read(1)
+        file.seek(bit // 8)
+        file.write(bytes([byte ^ 1 << bit % 8]))
+    os.utime(path, ns=(was, was))
+
+
+def test_a_bit_that_the_disk_lost_is_noticed_wherever_it_is(write_archive: WriteArchive) -> None:
+    plan = plan_of(write_archive(size=(16, 24)))
+    path = ensure_pack(plan)
+    spans = list(Pack(path).array_spans())
+    bits, seen = range(0, 8 * path.stat().st_size, 37), set()
+    for bit in bits:
+        flip(path, bit)
+        is_in_array = any(start <= bit // 8 < start + length for start, length in spans)
+        seen.add(is_in_array)
+        assert is_sealed(path) == is_in_array  # what Arrow believes is looked at before Arrow is
+        if is_in_array:
+            pack = Pack(path)
+            with pytest.raises(DamagedFile, match=rf"^pack {path}: the \w+ of \S+ are not what was"):
+                list(map(pack.__getitem__, range(len(pack))))
+            assert not is_sealed(path)  # the next command reads all of it
+        flip(path, bit)
+        assert ensure_pack(plan, refuse_to_build) == path
+    assert seen == {False, True}
+
+
+def test_a_pack_whose_damage_a_training_met_is_built_again_by_the_next_command(plan: PackPlan) -> None:
+    path = ensure_pack(plan)
+    whole = path.read_bytes()
+    (first, _), *_ = Pack(path).array_spans()
+    flip(path, 8 * first)
+    with pytest.raises(DamagedFile, match=r"pixels of .*; run the command again"):
+        Pack(ensure_pack(plan, refuse_to_build))[0]
+    with pytest.warns(DataWarning, match=rf"{path} is not the pack that was written: built again"):
+        ensure_pack(plan)
+    assert path.read_bytes() == whole
 
 
 def test_a_whole_pack_is_not_built_again_though_its_data_is_gone(plan: PackPlan) -> None:
@@ -102,7 +145,7 @@ def test_what_another_reader_or_format_packed_and_measured_is_not_used(
         patch.setattr(pack_rows, "READER", 1)
         paths.add(plan.path)
         kept.add(plan.frame_reader(ImageFiles()).backgrounds.folder.uri)
-    monkeypatch.setattr(pack_rows, "FORMAT_VERSION", 4)
+    monkeypatch.setattr(pack_rows, "FORMAT_VERSION", 5)
     assert len(paths | {plan.path}) == 3
     assert len(kept) == 2
 

@@ -163,6 +163,14 @@ def test_a_row_knows_its_object_pixels_on_a_grid(write_archive: WriteArchive, si
         assert row.objects.tolist() == shown
 
 
+def test_the_arrays_of_a_pack_are_the_file_s_own_bytes(write_archive: WriteArchive) -> None:
+    pack = Pack(ensure_pack(plan_of(write_archive())))
+    content = pack.path.read_bytes()
+    arrays = [array for row in range(len(pack)) for array in pack[row].arrays if array.size]
+    spans = list(pack.array_spans())  # by the addresses that the arrays have in memory
+    assert [content[first : first + size] for first, size in spans] == [array.tobytes() for array in arrays]
+
+
 def test_rows_come_in_order_and_alike_whatever_the_number_of_threads(write_archive: WriteArchive) -> None:
     plan = plan_of(write_archive())
     one, three = (list(rows_by_threads(plan, threads)) for threads in (1, 3))
