@@ -20,14 +20,16 @@ import tyro
 
 from bench.monai_contender import measure_monai
 from bench.scoring_limits import measure_listing, measure_memory, measure_resume
-from bench.scoring_loops import measure_pipeline
-from bench.scoring_stages import measure_rows, measure_stages
+from bench.scoring_loops import measure_pipeline, measure_small
+from bench.scoring_rows import measure_rows
+from bench.scoring_stages import measure_stages
 from bench.setup import CPU_RECIPE, Bench, bench_folder, count_cores
 from bench.table import Row, print_table
 from bench.values import Value
 
 MEASUREMENTS: dict[str, Callable[[Bench], Iterator[Row | Value]]] = {
     "pipeline": measure_pipeline,
+    "small": measure_small,
     "monai": measure_monai,
     "resume": measure_resume,
     "memory": measure_memory,
@@ -37,8 +39,10 @@ MEASUREMENTS: dict[str, Callable[[Bench], Iterator[Row | Value]]] = {
 }
 
 
-def reason_to_skip(name: str) -> str | None:
+def reason_to_skip(bench: Bench, name: str) -> str | None:
     """Why a measurement is left out; None: it can be made."""
+    if name == "small" and bench.pool is None:
+        return "no checkout of the engine before was given (--pool)"
     if name == "monai" and find_spec("monai") is None:
         return "monai is not installed (pip install --no-deps monai)"
     return None
@@ -77,7 +81,7 @@ def main(
         bench.train_model()
         torch.set_num_threads(count_cores())
         measurements = ((name, partial(MEASUREMENTS[name], bench)) for name in rows)
-        print_table(describe(bench), measurements, reason_to_skip)
+        print_table(describe(bench), measurements, partial(reason_to_skip, bench))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from seg.ledger.outcome import Scored
 
 TINY_PX, FOLDER_IMAGES, LINKS = 64, 1000, 30_000
 """Side of a tiny image, images in a folder, names that a file has: ext4 allows 65,000."""
-RESUME_S, DRIVER_MIB = 20, 1024
+RESUME_S, DRIVER_MIB, STORE_MIB = 20, 1024, 2048
 LOOK_EVERY_S, LOOKS_AT_WORKERS = 0.2, 10
 
 
@@ -87,12 +87,15 @@ class MemoryWatch:
     """Whether to send Ctrl-C now; asked until it says so."""
     driver: float = 0.0
     workers: dict[int, float] = field(default_factory=dict)
+    shared: float = 0.0
+    """Of the whole machine, beyond what was shared at the start: Ray's object store."""
 
     def __call__(self, job: subprocess.Popen[bytes]) -> None:
         """Look until the job has ended."""
-        looks, stopped = 0, False
+        looks, stopped, before = 0, False, shared_mib()
         while job.poll() is None:
             self.driver = max(self.driver, peak_mib(job.pid))
+            self.shared = max(self.shared, shared_mib() - before)
             if looks % LOOKS_AT_WORKERS == 0:
                 self.workers |= {pid: peak_mib(pid) for pid in find_workers(job.pid)}
             if not stopped and self.stop():
@@ -111,8 +114,16 @@ def peak_mib(pid: int) -> float:
     return 0.0
 
 
-def find_workers(pid: int) -> list[int]:
-    """Scoring workers among the descendants of a process."""
+def shared_mib() -> float:
+    """Memory of this machine that belongs to no process alone."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("Shmem:"):
+            return int(line.split()[1]) / 1024
+    raise OSError("/proc/meminfo has no line Shmem")
+
+
+def descendants(pid: int) -> set[int]:
+    """Processes that a process has started, and these, as far as they live."""
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -120,7 +131,12 @@ def find_workers(pid: int) -> list[int]:
     own = {pid}
     while grown := {child for child, parent in parents.items() if parent in own} - own:
         own |= grown
-    return [child for child in own if _command(child).startswith(b"ray::MapWorker")]
+    return own - {pid}
+
+
+def find_workers(pid: int) -> list[int]:
+    """Scoring workers among the descendants of a process."""
+    return [child for child in descendants(pid) if _command(child).startswith(b"ray::MapWorker")]
 
 
 def _command(pid: int) -> bytes:
@@ -130,16 +146,18 @@ def _command(pid: int) -> bytes:
 
 
 def measure_memory(bench: Bench) -> Iterator[Value]:
-    """A job's process, and its workers, over 200 frames."""
-    count, workers = (12, 0) if bench.quick else (200, count_cores())
+    """A job's process, its workers, and what lies between them, over 200 frames."""
+    count = 12 if bench.quick else 200
     archive = bench.link_archive(count)
-    watch, out = MemoryWatch(), bench.new_folder()
-    words = (archive, "--model", bench.model, "--precision", bench.precision, "--workers", workers)
-    score(words, out, watch=watch)
-    what = f"memory over {count} frames"
-    yield Value(f"{what}, the job's process", [watch.driver], "MiB", DRIVER_MIB if workers else None)
-    if watch.workers:
-        yield Value(f"{what}, each worker with batches of {BATCH}", [*watch.workers.values()], "MiB")
+    words = (archive, "--model", bench.model, "--precision", bench.precision)
+    for stages, workers in [("auto", 0)] if bench.quick else [("together", count_cores()), ("apart", 1)]:
+        watch = MemoryWatch()
+        score((*words, "--workers", workers, "--stages", stages), bench.new_folder(), watch=watch)
+        what = f"memory over {count} frames, {stages}"
+        yield Value(f"{what}: the job's process", [watch.driver], "MiB", DRIVER_MIB if workers else None)
+        if watch.workers:
+            yield Value(f"{what}: a process, batches of {BATCH}", [*watch.workers.values()], "MiB")
+            yield Value(f"{what}: object store", [watch.shared], "MiB", STORE_MIB)
 
 
 def measure_listing(bench: Bench) -> Iterator[Value]:

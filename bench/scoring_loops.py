@@ -18,11 +18,15 @@ from seg.data.images import decode_image
 from seg.data.labels import decode_label, encode_mask
 from seg.data.preprocess import choose_statistics, preprocess
 from seg.metrics import confusion_matrix
-from seg.model_file import load_model
+from seg.model_card import ModelCard
+from seg.model_file import load_model, save_model
+from seg.models.build import build
 from seg.predict.predictor import Predictor
+from seg.recipes import RECIPES
 from seg.score.pipeline import BUSY
 
 APART, POOL = "three stages apart, 1 that predicts", "the pool that was before"
+SMALL_RECIPE, SMALL, SMALL_PX = "camvid-fpn-mobilenet", 600, (360, 480)
 REHEARSED = 3
 """Images that a scoring tries one by one before it feeds its workers."""
 
@@ -78,10 +82,11 @@ def run_loop(loop: Loop) -> Looped:
 class Contest:
     """One archive, scored by jobs and by loops, each in a folder of its own."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench, self.count = bench, 24 if bench.quick else 48
-        self.archive = bench.link_archive(self.count)
+    def __init__(self, bench: Bench, archive: Path, model: Path) -> None:
+        """archive: in the plain layout, its images in one folder."""
+        self.bench, self.archive, self.model = bench, archive, model
         self.names = tuple(sorted(path.name for path in (self.archive / "images").iterdir()))
+        self.count = len(self.names)
         self.start_ms: dict[str, list[float]] = {}
         """Of each job, what it took beyond its images at its steady rate."""
         self.expected: NDArray[np.int64] | None = None
@@ -90,7 +95,7 @@ class Contest:
         """Milliseconds an image takes a job of so many workers, once all of them are fed."""
         out = self.bench.new_folder()
         options = ("--workers", workers, "--threads", threads, "--precision", self.bench.precision, *more)
-        finished = score((self.archive, "--model", self.bench.model, *options), out, job=job)
+        finished = score((self.archive, "--model", self.model, *options), out, job=job)
         self._check(np.array(finished.summary["confusion"]))
         found = self._note(name, finished, max(workers, 1))
         print(
@@ -105,7 +110,7 @@ class Contest:
             Loop(
                 archive=self.archive,
                 images=share,
-                model=self.bench.model,
+                model=self.model,
                 masks=self.bench.new_folder(),
                 precision=self.bench.precision,
                 threads=threads,
@@ -136,7 +141,8 @@ class Contest:
 
 def measure_pipeline(bench: Bench) -> Iterator[Row]:
     """Steady rates, as time an image; starts and ends of jobs apart."""
-    contest, cores = Contest(bench), count_cores()
+    contest = Contest(bench, bench.link_archive(24 if bench.quick else 48), bench.model)
+    cores = count_cores()
     jobs = {"in this process": (0, cores)}
     if not bench.quick:
         jobs |= {f"{cores} Ray workers": (cores, 1), "1 Ray worker": (1, cores)}
@@ -147,8 +153,7 @@ def measure_pipeline(bench: Bench) -> Iterator[Row]:
         contenders[APART] = partial(contest.run_job, APART, 1, 1, "--stages", "apart")
     if bench.pool is not None:
         others[POOL] = (cores, 1)
-        old = bench.pool.resolve() / "jobs" / "score.py"
-        contenders[POOL] = partial(contest.run_job, POOL, cores, 1, job=old)
+        contenders[POOL] = partial(contest.run_job, POOL, cores, 1, job=pool_job(bench.pool))
     contenders["loop"] = partial(contest.run_loops, 1, cores, contest.count // 2)
     contenders["loops"] = partial(contest.run_loops, cores, 1, contest.count // cores)
     found = bench.take_turns(contenders)
@@ -161,3 +166,71 @@ def measure_pipeline(bench: Bench) -> Iterator[Row]:
     for name in jobs:
         start, nothing = contest.start_ms[name], [0.0] * bench.repeat
         yield Row(f"start and end, {name}", start, "steady time alone", nothing, "apart")
+
+
+def measure_small(bench: Bench) -> Iterator[Row]:
+    """Images of CamVid's size with its recipe's network: by this engine, and by the one that was before."""
+    assert bench.pool is not None, "else it is left out"
+    archive, model = write_small_archive(bench), write_small_model(bench)
+    contest, cores = Contest(bench, archive, model), count_cores()
+    ours = partial(contest.run_job, "small images", cores, 1)
+    found = bench.take_turns(
+        {"ours": ours, "pool": partial(contest.run_job, POOL, cores, 1, job=pool_job(bench.pool))}
+    )
+    what = f"an image of {SMALL_PX[1]} x {SMALL_PX[0]} px, {cores} Ray workers"
+    yield Row(what, found["ours"], POOL, found["pool"], "rate", 1.0)
+    start = contest.start_ms
+    yield Row(f"start and end, {what}", start["small images"], POOL, start[POOL], "apart")
+
+
+def pool_job(checkout: Path) -> Path:
+    """The scoring job of the last commit whose scoring was a pool of workers."""
+    return checkout.resolve() / "jobs" / "score.py"
+
+
+def write_small_archive(bench: Bench) -> Path:
+    """Cuts from the frames, in colour, with the masks that belong there."""
+    root, (height, width) = bench.folder / f"cuts-{SMALL}", SMALL_PX
+    sources = sorted((bench.frames / "images").rglob("*.png"))
+    random = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_bytes((bench.frames / "classes.txt").read_bytes())
+    whole = {
+        source: [decode_image(path.read_bytes()) for path in (source, _mask_of(bench.frames, source))]
+        for source in sources
+    }
+    for number in range(SMALL):
+        image, mask = whole[sources[number % len(sources)]]
+        top, left = (
+            int(random.integers(side - cut)) for side, cut in zip(image.shape, SMALL_PX, strict=True)
+        )
+        area = np.s_[top : top + height, left : left + width]
+        name = f"{number:04}.png"
+        cv2.imwrite(str(root / "images" / name), np.stack([image[area]] * 3, axis=-1))
+        cv2.imwrite(str(root / "masks" / name), mask[area])
+    return root
+
+
+def _mask_of(frames: Path, image: Path) -> Path:
+    return frames / "masks" / image.relative_to(frames / "images")
+
+
+def write_small_model(bench: Bench) -> Path:
+    """The network of SMALL_RECIPE for the frames' classes, with random weights."""
+    recipe, path = RECIPES[SMALL_RECIPE], bench.folder / "small.safetensors"
+    classes = tuple((bench.frames / "classes.txt").read_text().split())
+    torch.manual_seed(0)
+    network = build(recipe.model, backbone=recipe.backbone, num_classes=len(classes), channels=3)
+    card = ModelCard(
+        validation={},
+        architecture=recipe.model,
+        backbone=recipe.backbone,
+        classes=classes,
+        label_map=(),
+        preprocessing=recipe.preprocessing,
+        statistics=None,
+        tiling=recipe.tiling,
+    )
+    save_model(path, network.eval(), card)
+    return path

@@ -3,43 +3,28 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import timer
 
-from bench.setup import BATCH, Bench, count_cores, once_ms, steady_ms, time_ms
+from bench.setup import BATCH, Bench, time_ms
 from bench.values import Value
-from cluster import score_stages
-from cluster.placement import Operator, Stages
-from cluster.score import DatasetSource
-from cluster.score_stages import answers_table, node_id, read_parcels
-from cluster.session import compute_session
 from seg.data.background import Background
 from seg.data.images import decode_image
 from seg.data.labels import encode_mask, read_label
 from seg.data.preprocess import choose_statistics, preprocess
-from seg.ledger.ledger import Ledger
-from seg.ledger.outcome import FoundObject, Outcome, Scored
 from seg.model_file import load_model
 from seg.objects import find_objects, match_objects, object_rows
 from seg.predict.predictor import Piece, PixelCounter, Predictor
-from seg.recipe import Tiling
 from seg.recipes import RECIPES
-from seg.score.deadline import Stopping
-from seg.score.limits import Limits
-from seg.score.parcels import Answered, Round, Stage
-from seg.score.queue import Order, ScoreQueue, find_groups
-from seg.score.read import ScorerSettings, describe_pixels
-from seg.storage import Place, as_place
+from seg.score.read import describe_pixels
+from seg.storage import as_place
 
 MIN_OBJECT_PX = 64
 HEAVIER = "interferogram-icnet"
@@ -154,109 +139,3 @@ def measure_stages(bench: Bench) -> Iterator[Value]:
         yield Value(f"a frame: {stage}", values, "ms")
     others = [values for stage, values in found.items() if not stage.startswith(("model", "("))]
     yield Value("a frame: all but the model", [sum(parts) for parts in zip(*others, strict=True)], "ms")
-
-
-class NoStage:
-    """Stands in for all stages: answers at once."""
-
-    def __init__(self, round_: Round) -> None:
-        self.stage = Stage(round_, "model", node_id())
-        self.stage.is_ready()
-
-    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        """Frames with ten objects, scored."""
-        for parcel in read_parcels(table):
-            with self.stage.notes(parcel.name):
-                answers = [Answered(make_outcome(order.image), {}) for order in parcel.orders]
-            yield answers_table(answers)
-
-
-def make_outcome(image: str) -> Outcome:
-    """A frame with ten objects, scored."""
-    box, middle = (5, 5, 90, 90), (50.0, 50.0)
-    found = FoundObject(image, 1, *box, 6000, *middle, confidence=0.9, touches_border=False, iou=0.8)
-    return Scored(
-        image=image,
-        bytes=6_500_000,
-        mtime_ns=1,
-        sha256="0" * 64,
-        label_path=image,
-        label_bytes=1,
-        label_mtime_ns=1,
-        label_sha256="0" * 64,
-        height=3072,
-        width=3072,
-        channels=1,
-        bit_depth=8,
-        labelled=True,
-        confusion=(1, 2, 3, 4),
-        ignored=0,
-        class_pixels=(1, 2),
-        confidence=0.9,
-        objects_found=(0, 9),
-        objects_missed=(0, 1),
-        objects_invented=(0, 1),
-        intensity_mean=100.0,
-        intensity_std=9.0,
-        background_frames=0,
-        seconds_read=0.1,
-        seconds_decode=0.1,
-        seconds_model=0.1,
-        seconds_write=0.1,
-        attempt=1,
-        finished_at=datetime.now(UTC),
-        objects=(found,) * 10,
-    )
-
-
-def measure_rows(bench: Bench) -> Iterator[Value]:
-    """What an image costs whoever hands it out and commits its row: the ledger alone, then with Ray."""
-    count = 1000 if bench.quick else 10_000
-    images = [f"s/{number:06}.png" for number in range(count)]
-    ledger = Ledger(bench.new_folder())
-    took_ms = once_ms(lambda: add_all(ledger, ([make_outcome(image)] for image in images)))
-    yield Value("a row: into the ledger", [took_ms / count], "ms")
-    if not bench.quick:
-        with compute_session() as session:
-            session.start()
-            for most in (1, 8, 64):
-                what = f"a row: through Ray Data in parcels of {most}, into the ledger"
-                yield Value(what, [dataset_ms(bench, images[: 300 * most], most)], "ms")
-
-
-def add_all(ledger: Ledger, arrivals: Iterator[list[Outcome]]) -> None:
-    for outcomes in arrivals:
-        ledger.add(outcomes)
-    ledger.commit()
-
-
-def dataset_ms(bench: Bench, images: list[str], most: int) -> float:
-    """Milliseconds a row takes stages that do nothing, without the first tenth."""
-    score_stages.STAGES["score"] = NoStage
-    out = as_place(bench.new_folder())
-    out.make_folders("inflight")
-    order = lambda task: Order(task.image, task.attempt)  # noqa: E731
-    plan: Any = SimpleNamespace(out=out, settings=make_settings(out), card=None, order=order)
-    stage = Operator(name="score", processes=count_cores(), cpus=1, calls=2, ahead=3)
-    source = DatasetSource(
-        plan,
-        ScoreQueue(find_groups(iter(images), lambda *_: False), workers=count_cores()),
-        Stopping(),
-        limits=Limits(),
-        stages=Stages((stage,)),
-        device="cpu",
-    )
-    source.parcel_size = lambda images: most  # type: ignore[method-assign]
-    ledger, arrived_s = Ledger(out), []
-    for outcomes in source.outcomes():
-        ledger.add(outcomes)
-        arrived_s += [timer()] * len(outcomes)
-    ledger.commit()
-    return steady_ms(arrived_s, first=len(images) // 10, last=0)
-
-
-def make_settings(out: Place) -> ScorerSettings:
-    """Settings that nobody reads."""
-    return ScorerSettings(
-        archive=out, labels=None, out=out, model=Path(), tiling=Tiling(), batch=1, precision="bf16", threads=1
-    )
