@@ -230,7 +230,7 @@ class DatasetSource:
         """Images in a parcel, by the mean size of the archive's files: none of them is opened for that."""
         ending = Path(split_page(images[len(images) // 2])[0]).suffix.lower()
         pixels = self.plan.listing.bytes.mean() * PIXELS_A_BYTE.get(ending, 1.0)
-        return images_in_parcel(round(pixels), 1, self.device)
+        return images_in_parcel(round(pixels), self.device)
 
     def _take(self, answers: Sequence[Answered]) -> list[Outcome]:
         """What is new of them: a parcel that was begun again gives what it gave before."""

@@ -33,21 +33,20 @@ if TYPE_CHECKING:  # who reads or finishes does without torch
     from seg.score.predict import ImagePredictor
 
 MOST_IMAGES, MOST_BYTES = 64, 2**28
-"""Of a parcel: images, and bytes of their pixels."""
+"""Of a parcel: images, and bytes between stages."""
+BYTES_A_PIXEL = 2.5
+"""About what lies between stages of one of 8 bits: crops and truth, then ids and confidence."""
 PIXELS_A_SECOND = {"cpu": 10e6, "cuda": 400e6}
 """About what a device predicts: a frame of 3072 x 3072, or forty."""
 PIXELS_A_BYTE = {".png": 1.5, ".jpg": 10.0, ".jpeg": 10.0}
-"""About how many a file has, by its ending; of other files one."""
+"""About how many of 8 bits a file has, by its ending; of other files one."""
 Result = TypeVar("Result")
 
 
-def images_in_parcel(pixels: int, sample_bytes: int, device: str) -> int:
-    """How many images go in one: about a second of a device's work, within MOST_IMAGES and MOST_BYTES.
-
-    pixels, sample_bytes: of one image, and of each of its pixels.
-    """
-    fitting = MOST_BYTES // max(1, pixels * sample_bytes)
-    return max(1, min(MOST_IMAGES, fitting, round(PIXELS_A_SECOND[device] / max(1, pixels))))
+def images_in_parcel(pixels: int, device: str) -> int:
+    """How many images of so many pixels go in one: about a second of a device's work, within the bounds."""
+    most = min(PIXELS_A_SECOND[device], MOST_BYTES / BYTES_A_PIXEL)
+    return max(1, min(MOST_IMAGES, int(most / max(1, pixels))))
 
 
 def fill_parcels(groups: Iterable[list[str]], most: int) -> Iterator[list[str]]:
@@ -152,8 +151,13 @@ class Stage:
         self.round.inflight.write(self._file, json_bytes(list(mark)))
 
 
-def raised(image: str, notes: InFlight, error: BaseException) -> Died:
-    """What is said of an image at which Python raised, in a process that lives on."""
+def raised(image: str, notes: InFlight, error: Exception) -> Died:
+    """What is said of an image at which Python raised, in a process that lives on.
+
+    OSError and RequestError are raised again: no image is to blame for them.
+    """
+    if isinstance(error, OSError | RequestError):
+        raise error
     note = notes.notes().get(image, Note(READ, 1))
     notes.end(image)
     return Died(image, note._replace(cause=f"{type(error).__name__}: {error}"), lives=True)
@@ -204,8 +208,6 @@ class ParcelReader:
                     work.crops = work.crops.gather()
                 notes.end(order.image)
             work.answer = refusal or work.aside
-        except (OSError, RequestError):  # no image is to blame
-            raise
         except Exception as error:
             work = Work(order, answer=raised(order.image, notes, error))
         work.nodes[READ] = self.stage.node
@@ -234,7 +236,7 @@ class ParcelPredictor:
                 try:
                     for work in predictor.predict(self._arriving(todo, notes)):
                         notes.end(work.order.image)
-                except (OSError, RequestError):
+                except (OSError, RequestError):  # as of `raised`
                     raise
                 except Exception as error:
                     self._lose(predictor, notes, error)
@@ -293,8 +295,6 @@ class ParcelFinisher:
             try:
                 answer = self.finisher.finish(work)
                 notes.end(image)
-            except (OSError, RequestError):
-                raise
             except Exception as error:
                 answer = raised(image, notes, error)
         return Answered(answer, work.nodes)
@@ -336,8 +336,6 @@ class ParcelScorer:
             return found
         try:
             return found.result()
-        except (OSError, RequestError):
-            raise
         except DeviceLost as error:
             at_model = [name for name, note in notes.notes().items() if note.stage == MODEL]
             end_process(at_model, notes, error)
