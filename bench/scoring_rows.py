@@ -275,5 +275,5 @@ def cpu_s(pid: int) -> float:
 def make_settings(out: Place) -> ScorerSettings:
     """Settings that nobody reads."""
     return ScorerSettings(
-        archive=out, labels=None, out=out, model=Path(), tiling=Tiling(), batch=1, precision="bf16", threads=1
+        archive=out, labels=None, out=out, models=(), tiling=Tiling(), batch=1, precision="bf16", threads=1
     )

@@ -143,8 +143,9 @@ class ScoreRequest:
 
     archive: Positional[Annotated[Place, PLACE, arg(metavar="ARCHIVE")]]
     """Where the images are, or a folder in the plain layout (images/, masks/, classes.txt)."""
-    model: Annotated[Path, arg(metavar="FILE")]
-    """Model file: best.safetensors of a run or a search."""
+    models: Annotated[tuple[Path, ...], arg(name="model", metavar="FILE ...")]
+    """Model file: best.safetensors of a run or a search; several are an ensemble: the mean of their
+    probabilities decides."""
     out: Annotated[Place, PLACE]
     """Where ledger, masks, summary and report go; outside the archive."""
     labels: Annotated[Annotated[Place, PLACE] | None, FOLDER] = None
@@ -187,6 +188,9 @@ class ScoreRequest:
     """Context around a crop's core in working pixels; default: the model file's."""
     blend: Literal["core", "gaussian"] = "core"
     """Of windows that overlap keep each one's core, or average them, weighted towards their centres."""
+    tta: Literal["none", "flips", "d4"] = "none"
+    """Test-time augmentation: average the probabilities of each crop and its mirror images, or of all eight
+    that turning and mirroring make of it; 4 or 8 times the work."""
     batch: int = 4
     """Crops in a forward pass, of whatever images are there; another number is another run."""
     precision: Literal["float32", "bf16"] = "float32"

@@ -55,11 +55,12 @@ def _model_file(
     statistics: Statistics | None = None,
     label_map: tuple[tuple[int, int], ...] = (),
     frames: int = 1,
+    seed: int = 0,
 ) -> bytes:
     # a third of the default's weights to draw, write, hash and read each time
     backbone = "mobilenet_v2" if architecture == "unet" else None
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = build(
             architecture, backbone=backbone, num_classes=len(classes), channels=preprocessing.channels
         ).eval()

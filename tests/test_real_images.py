@@ -33,7 +33,7 @@ def test_camvids_validation_images_are_counted_as_by_hand(
         ScoreRequest(
             archive=as_place(camvid / "val"),
             labels=as_place(camvid / "valannot"),
-            model=model,
+            models=(model,),
             out=as_place(tmp_path / "out"),
             workers=0,
             limit=12,
@@ -55,7 +55,8 @@ def test_every_hologram_gets_a_mask_of_its_own_size(shared_data: Path, tmp_path:
     archive = shared_data / "holograms"
     model = write_model(tmp_path / "model.safetensors", preprocessing=Preprocessing(shrink=3))
     summary = score(
-        ScoreRequest(archive=as_place(archive), model=model, out=as_place(tmp_path / "out"), workers=0), idle
+        ScoreRequest(archive=as_place(archive), models=(model,), out=as_place(tmp_path / "out"), workers=0),
+        idle,
     )
     counts = [summary.values[f"images_{kind}"] for kind in ("scored", "quarantined")]
     assert (counts, summary.exit_code) == ([8, 0], 0)

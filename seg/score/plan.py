@@ -1,6 +1,6 @@
 """A scoring as asked for, checked against what is on disk; nothing is written."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -88,7 +88,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         archive, labels = _find_folders(request.archive, request.labels)
     out = request.out
     _check_outside(out, request.archive)
-    card = _read_card(request)
+    card, *others = _read_cards(request)
     tiling = card.tiling if request.halo_px is None else replace(card.tiling, halo_px=request.halo_px)
     check_blend(request.blend, tiling)
     if labels is not None:
@@ -108,7 +108,8 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         labels=labels,
         out=out,
         masks=request.masks == "png",
-        model=request.model.resolve(),
+        models=tuple(model.resolve() for model in request.models),
+        tta=request.tta,
         tiling=tiling,
         blend=request.blend,
         batch=request.batch,
@@ -127,35 +128,51 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         asked=len(listing.images[: request.limit]),
         labels=_find_labels(listing.images, labels, card, given=request.labels is not None),
         sequences=_find_sequences(listing.images, card, request.background),
-        identity=make_identity(settings, card),
+        identity=make_identity(settings, card, others),
         deadline=deadline,
     )
 
 
-def _read_card(request: ScoreRequest) -> ModelCard:
-    """What the model file says of itself, with the request's label_map where one is given.
+def _read_cards(request: ScoreRequest) -> list[ModelCard]:
+    """What each model file says of itself, with the request's label_map where one is given.
 
-    RequestError: the file is damaged, or none of ours; the label_map does not fit its classes.
+    RequestError: a file is damaged, or none of ours; the label_map does not fit its classes; models of an
+    ensemble are not alike, or the same.
 
     Tensors that fit no network of ours are refused where the network is built: here, or by the first worker,
     so that with workers this process needs no network.
     """
     read = load_model if request.workers == 0 else read_model
-    card = read(request.model)[1]
+    cards = [read(model)[1] for model in request.models]
+    for model, card in zip(request.models[1:], cards[1:], strict=True):
+        _check_alike(request.models[0], cards[0], model, card)
+    if len({card.provenance.weights_sha256 for card in cards}) < len(cards):
+        raise RequestError("`models`: two files hold the same weights; give each model of an ensemble once")
     if request.label_map is None:
-        return card
-    _check_label_map(request.label_map, len(card.classes))
-    return replace(card, label_map=request.label_map)
+        return cards
+    _check_label_map(request.label_map, len(cards[0].classes))
+    return [replace(card, label_map=request.label_map) for card in cards]
 
 
-def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Plain]:
+def _check_alike(first: Path, card: ModelCard, other: Path, its: ModelCard) -> None:
+    for name in ("classes", "preprocessing", "statistics", "tiling", "frames", "sequence", "label_map"):
+        if getattr(card, name) != getattr(its, name):
+            raise RequestError(
+                f"model {other}: its {name} are not those of {first}; models of an ensemble see the same "
+                "crops and know the same classes: give such that were trained with one recipe and split"
+            )
+
+
+def make_identity(
+    settings: ScorerSettings, card: ModelCard, others: Sequence[ModelCard] = ()
+) -> dict[str, Plain]:
     """What makes a scoring this scoring (docs/formats.md); not its workers, limits or times."""
     return {
         "reader": READER,
         "archive": str(settings.archive),
         "labels": settings.labels and str(settings.labels),
         "require_labels": settings.require_labels,
-        "model_sha256": card.provenance.weights_sha256,
+        "model_sha256": hash_of_models([card, *others]),
         "classes": card.classes,
         "label_map": card.label_map,
         "preprocessing": asdict(card.preprocessing),
@@ -166,6 +183,7 @@ def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Plain]
         "crop_px": settings.tiling.crop_px,
         "halo_px": settings.tiling.halo_px,
         "blend": settings.blend,
+        **({"tta": settings.tta} if settings.tta != "none" else {}),
         "batch": settings.batch,
         **({"passes": "mixed"} if settings.mixing == "mixed" else {}),
         "engine": "torch",
@@ -174,6 +192,12 @@ def make_identity(settings: ScorerSettings, card: ModelCard) -> dict[str, Plain]
         "min_object_px": settings.min_object_px,
         "masks": "png" if settings.masks else "none",
     }
+
+
+def hash_of_models(cards: Sequence[ModelCard]) -> Plain:
+    """The sha256 of a model's weights, or of each model's of an ensemble."""
+    found = [card.provenance.weights_sha256 for card in cards]
+    return found[0] if len(found) == 1 else found
 
 
 def _find_mixing(out: Place) -> Mixing:

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 
 import torch
 
+from seg.predict.averaging import load_averaged
 from seg.predict.passes import Part
-from seg.predict.predictor import Canvas, Piece, PixelCounter, Rectangle, open_predictor
+from seg.predict.predictor import Canvas, Piece, PixelCounter, Predictor, Rectangle
 from seg.predict.tiling import ImageCrops
 from seg.score.blame import MODEL, InFlight
 from seg.score.read import ScorerSettings
@@ -21,10 +22,11 @@ class ImagePredictor:
         """`device`: cpu or cuda. RequestError: the model file cannot be used."""
         torch.set_num_threads(settings.threads)
         self.device = torch.device(device)
-        self.predictor, self.card = open_predictor(
-            settings.model,
-            self.device,
-            tiling=settings.tiling,
+        network, self.card = load_averaged(settings.models, self.device, settings.tta)
+        self.predictor = Predictor(
+            network,
+            settings.tiling,
+            device=self.device,
             batch=settings.batch,
             precision=settings.precision,
             blend=settings.blend,

@@ -54,7 +54,10 @@ class ScorerSettings:
     """Gets `masks/`, `backgrounds/` and `inflight/`."""
     masks: bool = True
     """Whether masks are written."""
-    model: Path
+    models: tuple[Path, ...]
+    """Their probabilities are averaged."""
+    tta: Literal["none", "flips", "d4"] = "none"
+    """Views of each crop whose probabilities are averaged (seg/predict/averaging.py)."""
     tiling: Tiling
     blend: Literal["core", "gaussian"] = "core"
     batch: int

@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from seg.data.preprocess import Brightness, IntensityRange, OutOfRange, count_outside
 from seg.errors import DataWarning
 from seg.ledger.outcome import STAGES, Outcome, Quarantined, Scored
+from seg.predict.averaging import VIEWS, Tta
 from seg.score.pipeline import lanes_of
 from seg.screen import say
 from seg.storage import Place
-from seg.words import clock, file_size, time_span
+from seg.words import clock, file_size, plural, time_span
 
 ROW_BYTES, OBJECT_BYTES = 1000, 60
 """On disk, of a ledger row with its matrix and of an object's row, compressed; both rounded up."""
@@ -99,6 +100,20 @@ def ready_line(estimate: Estimate, now: datetime, deadline: datetime | None = No
         return line
     left = round(estimate.images * (ends - deadline).total_seconds() / estimate.seconds)
     return f"{line}; the deadline {clock(deadline)} leaves about {min(left, estimate.images)} of them"
+
+
+def averaging_line(outcomes: Sequence[Outcome], models: int, tta: Tta, power: Power) -> str | None:
+    """What is said of the cost of an ensemble and of views, by the rehearsal; None: there are neither."""
+    views = len(VIEWS[tta])
+    if models * views == 1:
+        return None
+    what = f"{plural(models, 'model')}, {plural(views, 'view')} of each crop"
+    line = f"{what}: {models * views} times the work of one model"
+    scored = [one for one in outcomes if isinstance(one, Scored) and one.seconds["model"] > 0]
+    if not scored:
+        return line
+    pixels_a_second = max(one.height * one.width / one.seconds["model"] for one in scored)
+    return f"{line}, about {power.lanes['model'] * pixels_a_second / 1e6:.2g} MPix/s"
 
 
 def tell_ready(

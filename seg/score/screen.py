@@ -10,8 +10,9 @@ from seg.ledger.outcome import Outcome
 from seg.progress import live_view
 from seg.score.folder import ScoreFolder
 from seg.score.progress import Earlier, ScoringProgress
-from seg.score.rehearsal import Power, Rest, choose_rehearsal, tell_ready
+from seg.score.rehearsal import Power, Rest, averaging_line, choose_rehearsal, tell_ready
 from seg.score.status import EVERY_S, Held, ScoringStatus, StatusWriter
+from seg.screen import say
 
 METRICS_EVERY_S = 1.0
 
@@ -99,6 +100,8 @@ class Rehearsal:
         self._outcomes |= {one.image: one for one in outcomes if one.image in self.images}
         if len(self._outcomes) == len(self.images):
             plan, rehearsed = self.folder.plan, [self._outcomes[image] for image in self.images]
+            if line := averaging_line(rehearsed, len(plan.settings.models), plan.settings.tta, self.power):
+                say(line)
             tell_ready(
                 rehearsed,
                 self._rest(),

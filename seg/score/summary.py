@@ -99,7 +99,7 @@ def summarise(plan: ScorePlan, survey: Survey, command: Command) -> dict[str, An
         "seconds_starting": command.seconds_starting,
         "stage_seconds": totals.seconds,
         "bound_by": limiting_stage(totals.seconds, progress.lanes),
-        "model_sha256": plan.card.provenance.weights_sha256,
+        "model_sha256": plan.identity["model_sha256"],
         "stopped_by": command.stopped_by,
     }
 

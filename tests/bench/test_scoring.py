@@ -60,7 +60,7 @@ def ask(tmp_path: Path) -> Callable[..., ScoreRequest]:
     def make(**options: object) -> ScoreRequest:
         return ScoreRequest(
             archive=as_place(tmp_path / "tiny"),
-            model=model,
+            models=(model,),
             out=as_place(tmp_path / "out"),
             workers=0,
             **options,

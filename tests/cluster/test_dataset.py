@@ -56,7 +56,7 @@ def open_source(place: Place, session: Session, monkeypatch: pytest.MonkeyPatch)
         archive=place,
         labels=None,
         out=place,
-        model=Path(),
+        models=(),
         tiling=Tiling(),
         batch=1,
         precision="float32",

@@ -16,7 +16,7 @@ from seg.data.preprocess import Statistics
 from seg.ledger.ledger import Ledger
 from seg.recipe import Preprocessing
 from seg.requests import ScoreRequest
-from seg.simulate.archive import simulate_archive
+from seg.simulate.archive import Simulation, simulate_archive
 from seg.storage import as_place
 from tests.conftest import draw_disc
 from tests.small import CLASSES as TWO_CLASSES
@@ -70,7 +70,7 @@ def finish(folder: Path, labels: dict[str, Path | None], **model: Any) -> Archiv
     if any(labels.values()):
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in TWO_CLASSES))
     path = write_model(folder.with_suffix(".safetensors"), **model)
-    return Archive({"archive": as_place(folder), "model": path}, labels)
+    return Archive({"archive": as_place(folder), "models": (path,)}, labels)
 
 
 def sixteen_bits(folder: Path) -> Archive:
@@ -120,7 +120,7 @@ def huge(folder: Path) -> Archive:
 
 
 def simulated(folder: Path) -> Archive:
-    simulate_archive(folder, sequences=2, frames=12, size=512)
+    simulate_archive(folder, Simulation(num_sequences=2, num_frames=12, size_px=512))
     names = [path.relative_to(folder / "images").as_posix() for path in (folder / "images").rglob("*.png")]
     model = write_model(
         folder.with_suffix(".safetensors"),
@@ -128,14 +128,21 @@ def simulated(folder: Path) -> Archive:
         preprocessing=Preprocessing(shrink=3),
     )
     return Archive(
-        {"archive": as_place(folder), "model": model}, {name: folder / "masks" / name for name in names}
+        {"archive": as_place(folder), "models": (model,)}, {name: folder / "masks" / name for name in names}
     )
+
+
+def averaged(folder: Path) -> Archive:
+    found = write_archive(folder)
+    other = write_model(folder.with_name("other.safetensors"), seed=1)
+    return replace(found, request=found.request | {"models": (*found.request["models"], other), "tta": "d4"})
 
 
 KINDS: dict[str, Make] = {
     made.__name__: made
     for made in (
-        *(sixteen_bits, colour, unlabelled, background_and_clahe, pages, sequence, gaussian, huge, simulated),
+        *(sixteen_bits, colour, unlabelled, background_and_clahe, pages),
+        *(sequence, gaussian, huge, simulated, averaged),
     )
 }
 
@@ -201,5 +208,5 @@ def test_every_engine_gives_the_same_of_camvid(
     names = sorted(path.name for path in (shared_data / "camvid/val").iterdir())
     labels: dict[str, Path | None] = {name: shared_data / "camvid/valannot" / name for name in names}
     check_alike(
-        Archive(places | {"model": model}, labels, num_classes=11), tmp_path, session, idle, list(ENGINES)
+        Archive(places | {"models": (model,)}, labels, num_classes=11), tmp_path, session, idle, list(ENGINES)
     )

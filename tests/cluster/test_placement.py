@@ -114,7 +114,9 @@ def test_what_is_no_number_and_no_rising_range_is_refused(text: str) -> None:
 
 
 def ask(workers: int | None, **options: Any) -> ScoreRequest:
-    return ScoreRequest(archive=as_place("a"), model=Path("m"), out=as_place("o"), workers=workers, **options)
+    return ScoreRequest(
+        archive=as_place("a"), models=(Path("m"),), out=as_place("o"), workers=workers, **options
+    )
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def ask(archive: Path, model: Path, out: Path, workers: int = 0) -> ScoreRequest:
-    return ScoreRequest(archive=as_place(archive), model=model, out=as_place(out), workers=workers)
+    return ScoreRequest(archive=as_place(archive), models=(model,), out=as_place(out), workers=workers)
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ import numpy as np
 
 archive, out = map(Path, sys.argv[1:])
 settings = ScorerSettings(
-    archive=as_place(archive / "images"), labels=as_place(archive / "masks"), out=as_place(out), model=out,
-    tiling=Tiling(crop_px=(64, 64), halo_px=16), batch=1, precision="float32", threads=1,
+    archive=as_place(archive / "images"), labels=as_place(archive / "masks"), out=as_place(out),
+    models=(out,), tiling=Tiling(crop_px=(64, 64), halo_px=16), batch=1, precision="float32", threads=1,
 )
 card = ModelCard(
     architecture="unet", backbone=None, classes=("a", "b"), label_map=(), statistics=None,
@@ -73,7 +73,7 @@ def test_what_is_predicted_on_is_what_was_asked_for_and_not_what_torch_sees(
     model = write_model(tmp_path / "model.safetensors")
     request = ScoreRequest(
         archive=as_place("a"),
-        model=model,
+        models=(model,),
         out=as_place("o"),
         workers=workers,
         gpus_per_worker=gpus_per_worker,
@@ -89,7 +89,7 @@ def test_what_is_predicted_on_is_what_was_asked_for_and_not_what_torch_sees(
             archive=as_place("a"),
             labels=None,
             out=as_place("o"),
-            model=model,
+            models=(model,),
             tiling=Tiling(crop_px=(64, 64), halo_px=16),
             batch=1,
             precision="float32",
@@ -112,7 +112,7 @@ def test_what_is_predicted_on_is_what_was_asked_for_and_not_what_torch_sees(
 def test_stages_are_apart_where_there_are_gpus_or_it_was_asked_for(
     options: dict[str, object], cpus: int, gpus: int, processes: dict[str, int]
 ) -> None:
-    request = ScoreRequest(archive=as_place("a"), model=Path("m"), out=as_place("o"), **options)  # type: ignore[arg-type]
+    request = ScoreRequest(archive=as_place("a"), models=(Path("m"),), out=as_place("o"), **options)  # type: ignore[arg-type]
     workplace = choose_workplace(request, Session(cpus, gpus, gpus, connected=True))
     found = workplace.power.lanes
     assert {stage: found[stage] for stage in processes} == (

@@ -83,7 +83,7 @@ def test_a_validation_image_counts_the_same_when_it_is_scored(
     assert run.exit_code == 0
     request = ScoreRequest(
         archive=as_place(archive),
-        model=tmp_path / "run/best.safetensors",
+        models=(tmp_path / "run/best.safetensors",),
         out=as_place(tmp_path / "scores"),
         workers=0,
         batch=1,

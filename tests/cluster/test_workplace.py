@@ -21,5 +21,5 @@ from seg.storage import as_place
 def test_an_image_may_take_as_long_as_nothing_may_move_unless_something_else_is_asked_for(
     options: dict[str, float], limits: Limits, idle: Session
 ) -> None:
-    request = ScoreRequest(archive=as_place("a"), model="m", out=as_place("o"), **options)  # type: ignore[arg-type]
+    request = ScoreRequest(archive=as_place("a"), models=("m",), out=as_place("o"), **options)  # type: ignore[arg-type]
     assert choose_workplace(request, idle).limits == limits

@@ -29,7 +29,7 @@ def main(runs: int = 50, frames: int = 64, stages: Literal["together", "apart"] 
         for number in range(runs):
             request = ScoreRequest(
                 archive=as_place(archive),
-                model=model,
+                models=(model,),
                 out=as_place(root / f"out-{number}"),
                 workers=1 if stages == "apart" else 2,
                 stages=stages,

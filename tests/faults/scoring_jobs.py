@@ -19,7 +19,7 @@ from tests.small import count_by_hand, ledger_rows, read_tree, sum_ledger
 
 def ask(archive: Path, model: Path, out: Path, **options: object) -> ScoreRequest:
     """A scoring in this process, without Ray where no `workers` are given."""
-    words = {"archive": as_place(archive), "model": model, "out": as_place(out), "workers": 0, "batch": 1}
+    words = {"archive": as_place(archive), "models": (model,), "out": as_place(out), "workers": 0, "batch": 1}
     return ScoreRequest(**(words | options))  # type: ignore[arg-type]
 
 

@@ -77,7 +77,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_scoring(archive: Path, model: Path, out: Path, **options: Any) -> Path:
-    score(ScoreRequest(archive=as_place(archive), model=model, out=as_place(out), workers=0, **options), HERE)
+    score(
+        ScoreRequest(archive=as_place(archive), models=(model,), out=as_place(out), workers=0, **options),
+        HERE,
+    )
     write_report(as_place(out))
     return out
 

@@ -103,7 +103,7 @@ def scorer_settings(archive: Path, tmp_path: Path) -> ScorerSettings:
         archive=as_place(archive),
         labels=None,
         out=as_place(tmp_path / "out"),
-        model=write_model(tmp_path / "model.safetensors"),
+        models=(write_model(tmp_path / "model.safetensors"),),
         tiling=Tiling(crop_px=(64, 64), halo_px=16),
         batch=1,
         precision="float32",

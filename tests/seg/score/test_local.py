@@ -69,7 +69,7 @@ def open_source(
         archive=as_place(tmp_path / "images"),
         labels=None,
         out=place,
-        model=write_model(tmp_path / "model.safetensors"),
+        models=(write_model(tmp_path / "model.safetensors"),),
         tiling=Tiling(crop_px=(64, 64), halo_px=16),
         batch=1,
         precision="float32",

@@ -60,7 +60,7 @@ def old(tmp_path: Path, scored: ScoreRequest) -> ScoreRequest:
 
 def ask(root: Path, model: Path, **options: Any) -> ScoreRequest:
     return ScoreRequest(
-        archive=as_place(root / "archive"), model=model, out=as_place(root / "out"), workers=0, **options
+        archive=as_place(root / "archive"), models=(model,), out=as_place(root / "out"), workers=0, **options
     )
 
 

@@ -90,7 +90,7 @@ def open_round(tmp_path: Path, out: str, *, shrink: float = 1.0, shares: int = 1
         archive=as_place(tmp_path / "images"),
         labels=as_place(tmp_path / "masks"),
         out=as_place(tmp_path / out),
-        model=model,
+        models=(model,),
         tiling=Tiling(crop_px=(64, 64), halo_px=16),
         batch=3,
         precision="float32",

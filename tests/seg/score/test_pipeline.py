@@ -45,7 +45,7 @@ def settings(tmp_path: Path) -> ScorerSettings:
         archive=as_place(tmp_path / "archive" / "images"),
         labels=as_place(tmp_path / "archive" / "masks"),
         out=as_place(tmp_path / "out"),
-        model=write_model(tmp_path / "model.safetensors"),
+        models=(write_model(tmp_path / "model.safetensors"),),
         tiling=TILING,
         batch=3,
         precision="float32",
@@ -99,7 +99,7 @@ def test_every_kind_of_image_is_counted_as_by_hand(settings: ScorerSettings) -> 
 def test_bilevel_masks_and_named_boxes_count_as_the_truth_they_are(settings: ScorerSettings) -> None:
     """A mask of one bit, and boxes whose classes stand beside them: the rows of the matrix, by hand."""
     classes = ("background", "cell", "dust")
-    model = write_model(settings.model.with_name("three.safetensors"), classes=classes)
+    model = write_model(settings.models[0].with_name("three.safetensors"), classes=classes)
     root = settings.archive.local().parent
     image = np.random.default_rng(2).integers(0, 256, (64, 70), dtype=np.uint8)
     for name in ("bits.png", "named.png", "plain.png", "odd.png"):
@@ -112,7 +112,7 @@ def test_bilevel_masks_and_named_boxes_count_as_the_truth_they_are(settings: Sco
     for name, names in (("named", ["dust", "cell"]), ("plain", None), ("odd", ["dust", "hunter2"])):
         content = {"boxes": boxes} | ({"classes": names} if names else {})
         (root / "masks" / f"{name}.json").write_text(json.dumps(content))
-    rows = score(replace(settings, model=model), ["bits.png", "named.png", "plain.png", "odd.png"])
+    rows = score(replace(settings, models=(model,)), ["bits.png", "named.png", "plain.png", "odd.png"])
     counts = {
         name: np.reshape(row["confusion"], (3, 3)).sum(1).tolist()
         for name, row in rows.items()
@@ -235,7 +235,7 @@ def test_an_image_of_another_depth_than_the_model_was_fitted_on_is_unsupported(
         preprocessing=Preprocessing(normalisation="fitted"),
         statistics=Statistics((80.0,), (20.0,), 8),
     )
-    (row,) = score(replace(settings, model=fitted, labels=None), ["deep.png"]).values()
+    (row,) = score(replace(settings, models=(fitted,), labels=None), ["deep.png"]).values()
     assert (row["reason"], row["detail"]) == (
         "unsupported",
         "the image has 16 bits, the model was fitted on 8",
@@ -249,7 +249,7 @@ def test_a_models_label_map_is_applied_to_the_truth(settings: ScorerSettings, tm
     truth[:10], truth[10:15] = 200, 99
     write_image(settings.labels.local("a.png"), truth)
     model = write_model(tmp_path / "mapped.safetensors", label_map=((200, 1), (99, 255)))
-    (row,) = score(replace(settings, model=model), ["a.png"]).values()
+    (row,) = score(replace(settings, models=(model,)), ["a.png"]).values()
     assert np.reshape(row["confusion"], (2, 2)).sum(1).tolist() == [49 * 64, 10 * 64]
     assert row["ignored"] == 5 * 64
 
@@ -275,7 +275,7 @@ def test_a_sequence_model_sees_the_window_and_the_next_frame_for_one_that_is_mis
     tmp_path: Path, settings: ScorerSettings
 ) -> None:
     model = write_model(tmp_path / "gru.safetensors", architecture="icnet-gru", frames=3)
-    settings = replace(settings, model=model, tiling=Tiling(crop_px=(64, 64), halo_px=0))
+    settings = replace(settings, models=(model,), tiling=Tiling(crop_px=(64, 64), halo_px=0))
     random = np.random.default_rng(1)
     for name in ("0.png", "1.png", "2.png"):
         write_image(settings.archive.local(name), random.integers(0, 255, (64, 64), dtype=np.uint8))
@@ -297,7 +297,7 @@ def test_a_sequence_model_sees_the_window_and_the_next_frame_for_one_that_is_mis
 
 def test_neighbours_that_were_read_before_change_nothing(tmp_path: Path, settings: ScorerSettings) -> None:
     model = write_model(tmp_path / "gru.safetensors", architecture="icnet-gru", frames=3)
-    settings = replace(settings, model=model, tiling=Tiling(crop_px=(64, 64), halo_px=0))
+    settings = replace(settings, models=(model,), tiling=Tiling(crop_px=(64, 64), halo_px=0))
     random = np.random.default_rng(1)
     names = [f"{k}.png" for k in range(12)]
     for name in names:
@@ -364,7 +364,7 @@ def test_a_storage_that_is_away_is_no_images_fault(
 ) -> None:
     monkeypatch.setattr(persistently, "__kwdefaults__", {"patience_s": 0.0})
     settings.archive.local().mkdir(parents=True)
-    reader = ImageReader(settings, load_model(settings.model)[1])
+    reader = ImageReader(settings, load_model(settings.models[0])[1])
     aside = reader.prepare(request("a.png")).aside
     assert aside is not None
     assert aside.reason == "unreadable"
@@ -527,7 +527,7 @@ def test_a_large_file_is_read_when_its_turn_has_come(
     monkeypatch.setattr(image_reader, "LARGE_FILE_BYTES", 100)
     for k in range(4):
         write_image(settings.archive.local(f"{k}.png"), np.full((64, 64), k, np.uint8))
-    reader = ImageReader(replace(settings, labels=None), load_model(settings.model)[1])
+    reader = ImageReader(replace(settings, labels=None), load_model(settings.models[0])[1])
     first, second = reader.memory.queue(), reader.memory.queue()
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(reader.prepare, request("1.png"), None, second)

@@ -12,6 +12,7 @@ from seg.score.rehearsal import (
     Estimate,
     Power,
     Rest,
+    averaging_line,
     choose_rehearsal,
     estimate_night,
     ready_line,
@@ -55,6 +56,18 @@ def test_with_gpus_the_busiest_stage_of_the_workers_is_the_time() -> None:
 def test_without_gpus_the_cpus_bound_it() -> None:
     estimate = estimate_night(OUTCOMES, Rest(50, 100_000), CPU)
     assert estimate.seconds == pytest.approx(100 * (1.2 + 0.4 + 2) / 4)
+
+
+def test_what_an_ensemble_and_views_cost_is_said() -> None:
+    assert averaging_line(OUTCOMES, 1, "none", GPU) is None
+    pixels = OUTCOMES[2].height * OUTCOMES[2].width  # in 2.2 s, by each of two
+    rate = f"{2 * pixels / 2.2e6:.2g} MPix/s"
+    assert averaging_line(OUTCOMES, 3, "flips", GPU) == (
+        f"3 models, 4 views of each crop: 12 times the work of one model, about {rate}"
+    )
+    assert averaging_line([make_aside("a.png")], 1, "d4", CPU) == (
+        "1 model, 8 views of each crop: 8 times the work of one model"
+    )
 
 
 def test_slow_storage_bounds_a_fast_model() -> None:
