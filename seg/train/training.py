@@ -22,7 +22,7 @@ from seg.locks.folder_lock import check_owner
 from seg.metrics import confusion_matrix
 from seg.model_card import ModelCard, Provenance
 from seg.model_file import code_version, package_versions, save_model
-from seg.models.build import build, output_weights
+from seg.models.build import build, output_weights, refuse_older
 from seg.pack.crops import Batch, CropSampler
 from seg.pack.pack import Pack, PackedImage
 from seg.pack.training_data import TrainingData, open_packs
@@ -158,6 +158,8 @@ class Training:
         self.learner = Learner(model, loss, recipe, device, self.ranks)
         self.journal = found.journal if found else Journal()
         if found:
+            names = {name.removeprefix("model.") for name in found.tensors}
+            refuse_older(model, names, f"state in {plan.folder}")
             self.learner.restore(found.tensors)
         self.position = Position(self.journal.epochs_done, 0, "loading")
         """Where this rank is, for whoever watches it from another thread."""

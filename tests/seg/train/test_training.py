@@ -20,13 +20,14 @@ from seg.pack.training_data import open_training_data
 from seg.predict.predictor import Predictor
 from seg.recipe import Optimizer, Preprocessing
 from seg.train.run_folder import run_identity, run_name, training_summary, write_history
-from seg.train.state import EpochResult, read_run, state_file
+from seg.train.state import EpochResult, Journal, State, read_run, state_file, write_state
 from seg.train.training import (
     Training,
     TrainingPlan,
     count_confusion,
     fit_statistics,
 )
+from tests.cluster.journals import epoch_result
 from tests.conftest import WriteArchive
 from tests.small import TIMES, TINY, open_plan
 
@@ -286,6 +287,15 @@ def test_balanced_class_weights_are_those_of_the_training_masks(make_plan: MakeP
     counts = np.array([[np.count_nonzero(mask == k) for k in range(2)] for mask in masks])
     shares = counts.sum(0) / counts.sum()
     assert training.learner.loss.class_weights == pytest.approx(tuple(np.median(shares) / shares))
+
+
+def test_a_run_of_an_older_shape_is_refused(make_plan: MakePlan) -> None:
+    plan = make_plan(model="pyramid-fcn", backbone=None, model_options=(("n_layers", 1),))
+    write_state(
+        plan.folder, State(Journal([epoch_result(1, 0.5)]), {"model.laterals.0.0.weight": torch.ones(1)})
+    )
+    with pytest.raises(RequestError, match=f"state in {plan.folder} is of an older shape: pyramid-fcn now"):
+        Training(plan, CPU)
 
 
 def test_outputs_count_as_the_recipe_says(make_plan: MakePlan) -> None:
