@@ -167,6 +167,8 @@ def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> T
         return TrainSummary(folder=plan.folder, values={"recipe": plan.recipe.name, "epochs_run": 0} | ending)
     if stopped_by is StoppedBy.FINISHED:
         _settle_checkpoints(plan, journal)
+    if journal.idle:
+        log.info(f"no gradient reaches {', '.join(journal.idle)}: frozen, as workers cannot exchange any")
     _draw(plan, journal)
     run_folder.write_history(
         plan.folder, journal

@@ -158,6 +158,7 @@ def training_summary(
         "classes": classes,
         **asdict(score_classes(confusion, classes)),
         "alarms": find_alarms(classes, confusion, trained=trained),
+        "idle": journal.idle,
         "images_per_second": sum(rates) / max(1, len(rates)),
         "seconds": journal.seconds,
         "model_file": str(folder / "best.safetensors"),

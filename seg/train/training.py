@@ -155,8 +155,8 @@ class Training:
             find_class_weights(recipe, self.train_pack),
             recipe.output_weights or output_weights(model),
         )
-        self.learner = Learner(model, loss, recipe, device, self.ranks)
-        self.journal = found.journal if found else Journal()
+        self.journal = found.journal if found else Journal(fused=True)
+        self.learner = Learner(model, loss, recipe, device, self.ranks, fused=self.journal.fused)
         if found:
             names = {name.removeprefix("model.") for name in found.tensors}
             refuse_older(model, names, f"state in {plan.folder}")
@@ -253,6 +253,7 @@ class Training:
     def _save(self, result: EpochResult, confusion: NDArray[np.int64]) -> None:
         """Best model file first, the state last: killed between the two, the epoch is trained again."""
         self.journal.history.append(result)
+        self.journal.idle = self.learner.idle
         better = result.miou > self.journal.best_miou
         if better:
             self.journal.best_epoch, self.journal.best_miou = result.epoch, result.miou
