@@ -58,6 +58,11 @@ def output_weights(model: nn.Module) -> tuple[float, ...]:
     return getattr(model, "OUTPUT_WEIGHTS", (1.0,))
 
 
+def find_encoder(model: nn.Module) -> nn.Module:
+    """The part of a network that pretrained weights fill, or might."""
+    return model.network.encoder if isinstance(model, smp.SMPModel) else model.features  # type: ignore[return-value]
+
+
 def refuse_older(model: nn.Module, names: Container[str], where: str) -> None:
     """RequestError: tensors of these names are of the network as it was before a change of its shape."""
     for name, change in getattr(model, "OLDER_TENSORS", {}).items():

@@ -15,19 +15,29 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from seg.errors import RequestError
+from seg.models.build import find_encoder
 from seg.pack.crops import Batch
 from seg.predict.passes import autocast
 from seg.recipe import Optimizer, Recipe
 from seg.train.losses import Loss, mean_loss
 
 
-def build_optimizer(model: nn.Module, settings: Optimizer, *, fused: bool = True) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, settings: Optimizer, *, fused: bool = True, encoder_lr_factor: float = 1.0
+) -> torch.optim.Optimizer:
     """The optimiser of a model's parameters.
 
     fused: one kernel for all of a step, which torch has for CPUs and CUDA; else what torch chooses, which
-    rounds otherwise.
+    rounds otherwise. encoder_lr_factor: the encoder's rate as a share of the others', `factor` of its group.
     """
-    parameters, lr, decay = model.parameters(), settings.lr, settings.weight_decay
+    lr, decay = settings.lr, settings.weight_decay
+    encoder = set(find_encoder(model).parameters()) if encoder_lr_factor != 1 else set()
+    parameters: list[dict[str, Any]] = [
+        {"params": [value for value in model.parameters() if value not in encoder], "factor": 1.0}
+    ]
+    if encoder:
+        slower = [value for value in model.parameters() if value in encoder]
+        parameters.append({"params": slower, "factor": encoder_lr_factor})
     kernel = fused or None  # False would choose the slow loop where torch's own choice is foreach
     match settings.name:
         case "adam":
@@ -143,7 +153,11 @@ class Learner:
             _check_sync(recipe, device, ranks)
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device).to(memory_format=torch.channels_last)
-        self.optimizer = build_optimizer(self.model, recipe.optimizer, fused=fused)
+        self.frozen = find_encoder(self.model) if recipe.freeze == "encoder" else nn.Identity()
+        self.frozen.requires_grad_(False)
+        self.optimizer = build_optimizer(
+            self.model, recipe.optimizer, fused=fused, encoder_lr_factor=recipe.encoder_lr_factor
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.average = _build_average(self.model, recipe.ema_decay)
         self.replica: DistributedDataParallel | None = None
@@ -159,8 +173,9 @@ class Learner:
         return self.model if self.average is None else self.average.module
 
     def begin_epoch(self) -> None:
-        """Make the network train, but for batch norm where a recipe freezes it."""
+        """Make the network train, but for batch norm, or an encoder, where a recipe freezes it."""
         self.model.train()
+        self.frozen.eval()
         if self.recipe.batch_norm == "frozen":
             for layer in self.model.modules():
                 if isinstance(layer, BatchNorm):
@@ -244,7 +259,7 @@ class Learner:
         if self.recipe.optimizer.clip_norm:
             clip_grads_with_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         if finite:  # torch 2.15's fused SGD, left to skip a first step itself, keeps momenta that nothing set
             self.scaler.step(self.optimizer)
         if self.average is not None and finite:

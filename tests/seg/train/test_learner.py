@@ -28,6 +28,11 @@ class SmallNet(nn.Module):
         self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
         self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
 
+    @property
+    def features(self) -> nn.Module:
+        """What freezing and rates take for its encoder."""
+        return nn.Sequential(self.first, self.norm)
+
     def forward(self, images: Tensor) -> Tensor:
         return self.second(torch.tanh(self.norm(self.first(images))))
 
@@ -170,6 +175,43 @@ def test_a_first_step_that_overflows_leaves_no_momentum_behind() -> None:
     for each in (learner, plain):
         each.step(make_batch(), 0.5, 2)
     assert weights(learner) == pytest.approx(weights(plain), abs=1e-2)  # fp16 has 11 bits
+
+
+def move(learner: Learner) -> dict[str, list[float]]:
+    """How far a step moves each weight."""
+    before = {name: value.detach().clone() for name, value in learner.model.named_parameters()}
+    learner.begin_epoch()
+    learner.step(make_batch(), 0.5, 2)
+    return {
+        name: (value - before[name]).flatten().tolist() for name, value in learner.model.named_parameters()
+    }
+
+
+def test_an_encoders_rate_is_its_share_of_the_others() -> None:
+    plain, slow = (move(make_learner(norm=True, encoder_lr_factor=factor)) for factor in (1.0, 0.1))
+    for name, moved in plain.items():
+        share = 1 if name.startswith("second") else 0.1
+        assert slow[name] == pytest.approx([share * value for value in moved], abs=1e-6)  # float32 weights
+
+
+def test_a_frozen_encoder_keeps_its_weights_and_statistics() -> None:
+    learner = make_learner(norm=True, freeze="encoder", weights="imagenet")
+    statistics = [value.clone() for value in learner.model.buffers()]
+    moved = move(learner)
+    assert {name for name, way in moved.items() if any(way)} == {"second.weight", "second.bias"}
+    assert all(torch.equal(a, b) for a, b in zip(statistics, learner.model.buffers(), strict=True))
+
+
+def test_a_learner_whose_encoder_is_slower_goes_on_bit_for_bit() -> None:
+    adam = Optimizer(name="adam", lr=0.01)
+    whole, first, second = (make_learner(encoder_lr_factor=0.1, optimizer=adam) for _ in range(3))
+    for seed in range(4):
+        if seed == 2:
+            second.restore(first.tensors())
+        for each in (whole, first if seed < 2 else second):
+            each.step(make_batch(seed), 0.01, 2)
+    expected, found = whole.tensors(), second.tensors()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_parts_are_named_by_the_largest_modules_that_are_all_theirs() -> None:

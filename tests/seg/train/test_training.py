@@ -1,7 +1,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +302,34 @@ def test_balanced_class_weights_are_those_of_the_training_masks(make_plan: MakeP
     counts = np.array([[np.count_nonzero(mask == k) for k in range(2)] for mask in masks])
     shares = counts.sum(0) / counts.sum()
     assert training.learner.loss.class_weights == pytest.approx(tuple(np.median(shares) / shares))
+
+
+def test_a_run_starts_from_a_model_file_and_remembers_it(make_plan: MakePlan) -> None:
+    first = make_plan("first", epochs=1)
+    list(Training(first, CPU).epochs())
+    file = first.folder / "best.safetensors"
+    begun = load_file(file)
+    plan = make_plan(epochs=2, weights=str(file), freeze="encoder")
+    next(Training(plan, CPU).epochs())
+    lines = (plan.folder / "weights.log").read_text().splitlines()
+    assert len(lines) == len(begun)
+    assert all(line.startswith("taken ") for line in lines)
+    tuned = load_file(plan.folder / "best.safetensors")
+    same = {name for name in begun if torch.equal(begun[name], tuned[name])}
+    assert {name for name in begun if name.startswith("features.")} <= same
+    assert {"score.weight", "score.bias"}.isdisjoint(same)
+    sha256 = load_model(file)[1].provenance.weights_sha256
+    file.unlink()
+    list(Training(plan, CPU).epochs())  # a resumed run does not look at it again
+    for kept in ("best.safetensors", "last/epoch-0002.safetensors"):
+        assert sha256 in (plan.folder / kept).read_bytes().decode("latin1")
+
+
+def test_fields_that_came_later_are_in_an_identity_where_they_say_something(make_plan: MakePlan) -> None:
+    plan, slow = make_plan(), make_plan(encoder_lr_factor=0.5)
+    plain, other = (run_identity(one.recipe, one.data, 1)["recipe"] for one in (plan, slow))
+    assert plain.keys() == asdict(plan.recipe).keys() - {"freeze", "encoder_lr_factor"}  # type: ignore[union-attr]
+    assert other.keys() - plain.keys() == {"encoder_lr_factor"}  # type: ignore[union-attr]
 
 
 def test_a_run_of_an_older_shape_is_refused(make_plan: MakePlan) -> None:
