@@ -35,6 +35,7 @@ from seg.search.page import write_page
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
 from seg.search.trials import TrialRecord, TrialsReader, count_trials, read_trials, write_leaderboard
 from seg.train.run_folder import check_folder, holding, run_identity, run_name
+from seg.train.start import locate
 from seg.train.training import count_confusion
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,8 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     data = open_training_data(
         request.data or default_data(), _widest(recipe, points), seed=request.seed, limit=request.limit
     )
-    check_recipe(recipe, len(data.classes))
+    if start := check_recipe(recipe, data.classes):
+        log.info(f"{start}; tensor by tensor in each trial's weights.log")
     check_batch(recipe, placement.most)
     check_packs(data, recipe, session)
     _check_points(points, recipe, data, placement.most, session)
@@ -142,7 +144,7 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     check_folder(folder, identity)
     return SearchPlan(
         identity=identity,
-        job=TrialJob(recipe=recipe, data=data, seed=request.seed, folder=folder, placement=placement),
+        job=TrialJob(recipe=locate(recipe), data=data, seed=request.seed, folder=folder, placement=placement),
         space=space,
         own=own,
         trials=request.trials,
@@ -198,7 +200,7 @@ def _check_points(
             continue
         seen.add(key)
         with blaming(settings):
-            check_recipe(point, len(data.classes))
+            check_recipe(point, data.classes)
             check_batch(point, workers)
             if point.preprocessing == recipe.preprocessing and point.crops.size_px != recipe.crops.size_px:
                 check_packs(data, point, session)

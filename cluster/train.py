@@ -14,7 +14,7 @@ from cluster.train_workers import fit_workers, train_epochs
 from seg.errors import JobSummary, RequestError, StoppedBy
 from seg.figures.plots import load_plotting
 from seg.files import read_json, write_json
-from seg.models.build import build, output_weights, takes_frames
+from seg.models.build import output_weights, takes_frames
 from seg.pack import training_data
 from seg.pack.crops import CropSampler
 from seg.pack.training_data import TrainingData, open_packs
@@ -25,7 +25,8 @@ from seg.train import run_folder
 from seg.train.board import BoardReader
 from seg.train.losses import build_loss
 from seg.train.mlflow_run import connect_mlflow
-from seg.train.state import Journal, read_run, settle_best
+from seg.train.start import Start, build_start, locate
+from seg.train.state import Journal, list_epochs, read_run, settle_best
 from seg.train.store import CheckpointStore
 from seg.train.tracking import Tracking
 from seg.train.training import TrainingPlan, find_class_weights, fit_statistics
@@ -48,7 +49,7 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     placement = place_training(request, session)
     server = connect_mlflow(request.mlflow) if request.mlflow else None
     plan = plan_training(request, session)
-    identity = run_folder.run_identity(plan.recipe, plan.data, plan.seed)
+    identity = run_folder.run_identity(request.recipe, plan.data, plan.seed)
     with (
         run_folder.holding(plan.folder, identity, what="training") as lock,
         Tracking(plan, server) as tracking,
@@ -75,15 +76,16 @@ def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
     data = training_data.open_training_data(
         request.data or training_data.default_data(), request.recipe, seed=request.seed, limit=request.limit
     )
-    check_recipe(request.recipe, len(data.classes))
-    counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
-    log.info(f"data {data.root}: {counts}; {data.split.how}")
     identity = run_folder.run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_folder.run_name(request.recipe, identity)).resolve()
+    begun = run_folder.check_folder(folder, identity) and bool(list_epochs(folder / "last"))
+    if start := check_recipe(request.recipe, data.classes, begun=begun):
+        log.info(f"{start}; tensor by tensor in weights.log")
+    counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
+    log.info(f"data {data.root}: {counts}; {data.split.how}")
     check_packs(data, request.recipe, session)
-    run_folder.check_folder(folder, identity)
     return TrainingPlan(
-        recipe=request.recipe,
+        recipe=locate(request.recipe),
         data=data,
         seed=request.seed,
         folder=folder,
@@ -110,17 +112,14 @@ def _settle_checkpoints(plan: TrainingPlan, journal: Journal) -> None:
         plan.store.publish(plan.folder, journal.epochs_done)
 
 
-def check_recipe(recipe: Recipe, num_classes: int) -> None:
-    """Refuse at once what the workers would only find out after a minute of starting."""
+def check_recipe(recipe: Recipe, classes: tuple[str, ...], *, begun: bool = False) -> Start | None:
+    """Refuse at once what the workers would only find out after a minute of starting.
+
+    Returns how the network starts, as of `build_start`. begun: it goes on from a state, its weights are not
+    looked at again.
+    """
     with torch.device("meta"):
-        model = build(
-            recipe.model,
-            backbone=recipe.backbone,
-            num_classes=num_classes,
-            channels=recipe.preprocessing.channels,
-            weights=recipe.weights,
-            options=dict(recipe.model_options),
-        )
+        model, start = build_start(recipe, classes, "none" if begun else recipe.weights)
     if recipe.frames > 1 and not takes_frames(recipe.model):
         raise RequestError(
             f"recipe: frames is {recipe.frames} but {recipe.model} sees one image; try `frames=1`"
@@ -128,13 +127,14 @@ def check_recipe(recipe: Recipe, num_classes: int) -> None:
     build_loss(recipe.loss)
     outputs = len(output_weights(model))
     for name, values, wanted, of in (
-        ("class_weights", recipe.class_weights, num_classes, "classes in the data"),
+        ("class_weights", recipe.class_weights, len(classes), "classes in the data"),
         ("output_weights", recipe.output_weights, outputs, f"outputs of {recipe.model}"),
     ):
         if not isinstance(values, str) and values and len(values) != wanted:
             raise RequestError(
                 f"recipe: {name} has {len(values)} values for {wanted} {of}; give one for each, or none"
             )
+    return start
 
 
 def check_packs(data: TrainingData, recipe: Recipe, session: Session) -> None:
@@ -167,6 +167,8 @@ def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> T
         return TrainSummary(folder=plan.folder, values={"recipe": plan.recipe.name, "epochs_run": 0} | ending)
     if stopped_by is StoppedBy.FINISHED:
         _settle_checkpoints(plan, journal)
+    if journal.idle:
+        log.info(f"no gradient reaches {', '.join(journal.idle)}: frozen, as workers cannot exchange any")
     _draw(plan, journal)
     run_folder.write_history(
         plan.folder, journal

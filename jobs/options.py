@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from jobs.run import parse_words, run_job
-from seg.recipe import Recipe
+from seg.recipe import Params, Recipe, apply_params
 from seg.recipes import RECIPES, find_recipe
 from seg.requests import DataRequest
 from seg.screen import open_console, say
@@ -51,21 +51,40 @@ def _run(kind: type[Args], argv: Sequence[str] | None, job: Callable[[Args, "Ses
     with compute_session(use_ray=getattr(args, "workers", None) != 0) as session:
         recipe = default_recipe(session.gpus_possible)
         args = parse(kind, argv, recipe)
-        if not session.gpus_possible:
-            args = _without_slow_bf16(kind, argv, recipe, args)
-        return job(args, session)
+        return job(_adapt(kind, argv, recipe, args, gpus=session.gpus_possible), session)
 
 
-def _without_slow_bf16(kind: type[Args], argv: Sequence[str] | None, recipe: str, args: Args) -> Args:
-    """Options whose precision, where none was given, is float32 if this CPU is slow in the recipe's bf16."""
+def _adapt(kind: type[Args], argv: Sequence[str] | None, recipe: str, args: Args, *, gpus: int) -> Args:
+    """Options that, where none were given, are not the recipe's but what this CPU and the weights want."""
     from seg.predict.passes import has_fast_bf16  # here, so that --help loads no torch
 
-    if args.recipe.precision != "bf16" or has_fast_bf16():
+    own: Params = {}
+    if not gpus and args.recipe.precision == "bf16" and not has_fast_bf16():
+        own["precision"] = "float32"
+    if _want_imagenet(args):
+        own |= {"preprocessing.normalisation": "imagenet", "preprocessing.channels": 3}
+    if not own:
         return args
-    args = parse(kind, argv, recipe, precision="float32")
-    if args.recipe.precision == "float32":
+    adapted = parse(kind, argv, recipe, own)
+    if adapted.recipe.precision != args.recipe.precision:
         say("precision: float32, as this CPU has no instructions for bf16, the recipe's")
-    return args
+    if adapted.recipe.preprocessing != args.recipe.preprocessing:
+        say(f"normalisation: imagenet, as weights {args.recipe.weights} want it, not the recipe's per_image")
+    return adapted
+
+
+def _want_imagenet(args: RecipeArgs) -> bool:
+    """Whether torchvision's weights come to a recipe that leaves the normalisation at its default.
+
+    By their name alone, so that a run which goes on need not find the file. Not where a run of before has
+    begun with the default: it goes on so.
+    """
+    recipe, begun = args.recipe, args.out and args.out / "run.json"
+    theirs = recipe.weights in ("imagenet", "coco") or Path(recipe.weights).suffix.lower() in (".pth", ".pt")
+    open_to_it = recipe.preprocessing.channels == 3 and recipe.preprocessing.normalisation == "per_image"
+    if not theirs or not open_to_it:
+        return False
+    return not (begun and begun.is_file() and '"normalisation": "per_image"' in begun.read_text("utf-8"))
 
 
 def default_recipe(gpus: int) -> str:
@@ -77,19 +96,18 @@ def parse(
     kind: type[Args],
     argv: Sequence[str] | None,
     default_recipe: str = CPU_RECIPE,
-    *,
-    precision: Literal["float32"] | None = None,
+    own: Params | None = None,
 ) -> Args:
     """Options of a job; those not given are the recipe's. RequestError: unknown recipe, impossible value.
 
-    precision: what computes if none is given; None: the recipe's.
+    own: values, by the fields' dotted names, that stand for the recipe's.
     All recipes have the same options, so a first pass finds the name and a second fills in its defaults.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     without_help = [option for option in argv if option not in ("-h", "--help")]
     name = _parse(kind, without_help, find_recipe(default_recipe)).recipe_name
     recipe = find_recipe(default_recipe if name is None else name)
-    return _parse(kind, argv, recipe if precision is None else replace(recipe, precision=precision))
+    return _parse(kind, argv, apply_params(recipe, own or {}))
 
 
 def _parse(kind: type[Args], argv: list[str], recipe: Recipe) -> Args:

@@ -31,6 +31,8 @@ class Provenance:
     seed: int | None = None
     parent: str | None = None
     """The run or trial."""
+    start_sha256: str | None = None
+    """`weights_sha256` of the model file, or of torchvision's whole network, that the training began with."""
     weights_sha256: str | None = None
 
 

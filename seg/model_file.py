@@ -33,10 +33,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
     """The network, in eval mode on `device`, and what its file says of it.
 
     RequestError, naming file and field: no such file, not safetensors, not ours, another format version,
-    missing or extra tensors, wrong shapes, weights that are not those that were saved.
+    an older shape of the architecture, missing or extra tensors, wrong shapes, weights that are
+    not those that were saved.
     """
     # here, as torchvision takes 5 s and 140 MiB, and readers of cards need none
-    from seg.models.build import build
+    from seg.models.build import build, refuse_older
 
     tensors, card = read_model(path)
     try:
@@ -49,6 +50,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
         )
     except RequestError as error:
         raise RequestError(f"model {path}: {error}") from None
+    refuse_older(model, tensors, f"model {path}")
     _check_tensors(path, tensors, model.state_dict())
     model.load_state_dict(tensors)
     return model.to(device).to(memory_format=torch.channels_last).eval(), card

@@ -1,7 +1,7 @@
 """A recipe: everything that decides a training's result, as frozen data; a field's text is its --help."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,8 @@ Value = bool | int | float | str | tuple["Value", ...] | None
 """What a field of a recipe holds."""
 Params = dict[str, Value]
 """Values by the dotted names of a recipe's fields: what one trial of a search tries."""
+LATER: Params = {"freeze": "none", "encoder_lr_factor": 1.0}
+"""Fields that older recipes lack, with what these did."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,7 +241,12 @@ class Recipe:
     model_options: tuple[tuple[str, int], ...] = ()
     """Pairs of name and number for architectures that take some: n_layers of pyramid-fcn."""
     weights: str = "none"
-    """What the encoder starts from: none (chance), imagenet (torchvision's download), or a file."""
+    """What the network starts from: none (chance); torchvision's downloads imagenet (encoder) or coco (all
+    of fcn-resnet50 and fcn-resnet101); a file of either; or a model file, of which what fits is taken."""
+    freeze: Literal["none", "encoder"] = "none"
+    """What stays as it starts, the running statistics of its batch norm too."""
+    encoder_lr_factor: float = 1.0
+    """Learning rate of the encoder, as a share of the others': 0.1 to fine-tune."""
     frames: int = 1
     """Frames of a sequence that a model such as icnet-gru sees at once, the one to predict last."""
     loss: str = "cross_entropy"
@@ -275,6 +282,7 @@ class Recipe:
         _check_positive("epochs", self.epochs)
         _check_positive("frames", self.frames)
         _check_positive("accumulate", self.accumulate)
+        self._check_start()
         if not 0 <= self.ema_decay < 1:
             raise RequestError(
                 f"recipe: ema_decay is {self.ema_decay}, not from 0 to below 1; try `ema_decay=0.999`"
@@ -293,6 +301,29 @@ class Recipe:
             raise RequestError(
                 f"recipe: sequence {self.sequence!r} is no regular expression: {error}"
             ) from None
+
+    def _check_start(self) -> None:
+        if not 0 < self.encoder_lr_factor < inf:
+            raise RequestError(
+                f"recipe: encoder_lr_factor is {self.encoder_lr_factor}, not above 0; "
+                "try `encoder_lr_factor=0.1`, or `freeze=encoder`"
+            )
+        if self.freeze == "encoder" and self.weights == "none":
+            raise RequestError(
+                "recipe: freeze is encoder with weights none, which would keep what chance drew; "
+                "give `weights=imagenet` or a model file"
+            )
+        if self.freeze == "encoder" and self.encoder_lr_factor != 1:
+            raise RequestError(
+                f"recipe: freeze is encoder with encoder_lr_factor {self.encoder_lr_factor}, which "
+                "then moves nothing; choose one of them"
+            )
+
+
+def as_recorded(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain data without what came LATER and says nothing: runs from before keep their names."""
+    plain = asdict(recipe)
+    return {name: value for name, value in plain.items() if name not in LATER or value != LATER[name]}
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -27,6 +27,8 @@ carries constants:
 
 BACKBONES: the names it knows, the default first.
 OUTPUT_WEIGHTS: what each output of training counts in the loss, the finest first; without it there is one.
+OLDER_TENSORS: tensors that it once had, each with what changed since; files that hold one are refused.
+TORCHVISION: torchvision's name of it, where torchvision has weights of all of it.
 TAKES_FRAMES: True in a sequence model alone; its input is [N, K, channels, H, W], and it predicts the last.
 
 In eval it gives float logits [N, C, H, W] at the input's size; in training a tuple of logits, finest first

@@ -1,6 +1,6 @@
 """From the names in a recipe or a model file to a network."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
@@ -56,6 +56,18 @@ def takes_frames(architecture: str) -> bool:
 def output_weights(model: nn.Module) -> tuple[float, ...]:
     """What each output of a model counts in the loss, the finest first."""
     return getattr(model, "OUTPUT_WEIGHTS", (1.0,))
+
+
+def find_encoder(model: nn.Module) -> nn.Module:
+    """The part of a network that pretrained weights fill, or might."""
+    return model.network.encoder if isinstance(model, smp.SMPModel) else model.features  # type: ignore[return-value]
+
+
+def refuse_older(model: nn.Module, names: Container[str], where: str) -> None:
+    """RequestError: tensors of these names are of the network as it was before a change of its shape."""
+    for name, change in getattr(model, "OLDER_TENSORS", {}).items():
+        if name in names:
+            raise RequestError(f"{where} is of an older shape: {change}; train it again")
 
 
 def find_model(architecture: str) -> Any:

@@ -18,6 +18,7 @@ class FCNResNet50(nn.Module):
     """
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("resnet50",)
+    TORCHVISION: ClassVar[str] = "fcn_resnet50"
 
     def __init__(self, num_classes: int, channels: int, backbone: str | None = None) -> None:
         super().__init__()
@@ -34,3 +35,4 @@ class FCNResNet101(FCNResNet50):
     """torchvision's fcn_resnet101, otherwise the same."""
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("resnet101",)
+    TORCHVISION: ClassVar[str] = "fcn_resnet101"

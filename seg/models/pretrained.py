@@ -40,7 +40,7 @@ def fill_backbone(features: Features, weights: str) -> None:
     channels = own[first].shape[1]
     if channels not in (1, 3):
         raise RequestError(f"weights {weights} fit 1 or 3 channels, not {channels}; use weights none")
-    state = download(features.name) if weights == "imagenet" else read_state(Path(weights))
+    state = download(features.name, weights) if weights == "imagenet" else read_state(Path(weights))
     found = {name.removeprefix(features.PREFIX): tensor for name, tensor in state.items()}
     shapes = {name: tensor.shape for name, tensor in own.items()}
     shapes[first] = torch.Size((shapes[first][0], 3, *shapes[first][2:]))
@@ -51,8 +51,11 @@ def fill_backbone(features: Features, weights: str) -> None:
         tensor.copy_(found[name])
 
 
-def download(name: str) -> Mapping[str, Tensor]:
-    """The best weights that torchvision has for the network of that name, from its cache or its server."""
+def download(name: str, weights: str) -> Mapping[str, Tensor]:
+    """The best weights that torchvision has for the network of that name, from its cache or its server.
+
+    weights: what the recipe calls them.
+    """
     enum: Any = get_model_weights(name)
     best = enum.DEFAULT
     try:
@@ -61,7 +64,8 @@ def download(name: str) -> Mapping[str, Tensor]:
     except (OSError, HTTPException, RuntimeError, UnpicklingError, EOFError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise RequestError(
-            f"weights imagenet: {best.url} cannot be fetched ({reason}); fetch it elsewhere and give its path"
+            f"weights {weights}: {best.url} cannot be fetched ({reason}); "
+            "fetch it elsewhere and give its path"
         ) from None
 
 

@@ -1,5 +1,6 @@
 """Reference system C: a pyramid of maps over a pre-activation residual network, joined at stride 4."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,7 @@ class PyramidFCN(nn.Module):
     Input: float [N, channels, H, W], normalised as the recipe says; any H and W. To train on one crop alone,
     the coarsest map, at stride 4 * 2**n_layers, must have two pixels: with 4 layers one side of 65 pixels.
     Output: logits, float [N, C, H, W].
+    The finest map, at stride 4, is joined as it is, the others behind a 3x3 convolution to 256 channels.
     n_layers: maps beside the backbone's own, at strides 8, 16, ...; the reference system has 4.
     Weights start from the normal distribution of He et al. (2015, arXiv:1502.01852), as in the reference.
     Unlike the reference: no biases that batch norm would take out again; and a side that is no multiple of
@@ -24,6 +26,9 @@ class PyramidFCN(nn.Module):
     """
 
     BACKBONES: ClassVar[tuple[str, ...]] = ("resnetv2-56",)
+    OLDER_TENSORS: ClassVar[Mapping[str, str]] = {
+        "laterals.0.0.weight": "pyramid-fcn now joins its finest map as it is, without a convolution"
+    }
 
     def __init__(
         self, num_classes: int, channels: int, backbone: str | None = None, *, n_layers: int = 4
@@ -32,13 +37,16 @@ class PyramidFCN(nn.Module):
         if n_layers < 1:
             raise RequestError(f"pyramid-fcn: n_layers is {n_layers}, not 1 or more; try 4")
         self.features = ResNetV2(channels)
-        widths = [self.features.WIDTH] * 2 + [512] * (n_layers - 1)  # the backbone's, pooled, strided
+        widths = [self.features.WIDTH, *[512] * (n_layers - 1)]  # pooled, strided
         self.pyramid = nn.Sequential(
             nn.AvgPool2d(2, ceil_mode=True),
-            *(Conv2dNormActivation(above, 512, kernel_size=3, stride=2) for above in widths[1:-1]),
+            *(Conv2dNormActivation(above, 512, kernel_size=3, stride=2) for above in widths[:-1]),
         )
-        self.laterals = nn.ModuleList(Conv2dNormActivation(width, 256, kernel_size=3) for width in widths)
-        self.upsample = nn.Sequential(*double_size(256 * len(widths), 256), *double_size(256, 256))
+        self.laterals = nn.ModuleList(
+            [nn.Identity(), *(Conv2dNormActivation(width, 256, kernel_size=3) for width in widths)]
+        )
+        joined = self.features.WIDTH + 256 * n_layers
+        self.upsample = nn.Sequential(*double_size(joined, 256), *double_size(256, 256))
         self.score = nn.Conv2d(256, num_classes, kernel_size=1)
         for part in self.modules():
             if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):

@@ -1,6 +1,6 @@
 """A network with all that a step of training changes, and the step itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import cos, isfinite, pi
@@ -15,26 +15,37 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from seg.errors import RequestError
+from seg.models.build import find_encoder
 from seg.pack.crops import Batch
 from seg.predict.passes import autocast
 from seg.recipe import Optimizer, Recipe
 from seg.train.losses import Loss, mean_loss
 
 
-def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, settings: Optimizer, *, fused: bool = True, encoder_lr_factor: float = 1.0
+) -> torch.optim.Optimizer:
     """The optimiser of a model's parameters.
 
-    Not fused: torch 2.15's fused kernels pair weights and moments by their place in memory, and moments that
-    come back from a file lie otherwise than channels-last weights do. A resumed run then went another way.
+    fused: one kernel for all of a step, which torch has for CPUs and CUDA; else what torch chooses, which
+    rounds otherwise. encoder_lr_factor: the encoder's rate as a share of the others', `factor` of its group.
     """
-    parameters, lr, decay = model.parameters(), settings.lr, settings.weight_decay
+    lr, decay = settings.lr, settings.weight_decay
+    encoder = set(find_encoder(model).parameters()) if encoder_lr_factor != 1 else set()
+    parameters: list[dict[str, Any]] = [
+        {"params": [value for value in model.parameters() if value not in encoder], "factor": 1.0}
+    ]
+    if encoder:
+        slower = [value for value in model.parameters() if value in encoder]
+        parameters.append({"params": slower, "factor": encoder_lr_factor})
+    kernel = fused or None  # False would choose the slow loop where torch's own choice is foreach
     match settings.name:
         case "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay)
+            return torch.optim.Adam(parameters, lr, weight_decay=decay, fused=kernel)
         case "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay)
+            return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=kernel)
         case "sgd":
-            return torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay)
+            return torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay, fused=kernel)
 
 
 def learning_rate(settings: Optimizer, step: int, epochs: int, steps_per_epoch: int) -> float:
@@ -124,26 +135,37 @@ class Learner:
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, recipe: Recipe, device: torch.device, ranks: Ranks
+        self,
+        model: nn.Module,
+        loss: Loss,
+        recipe: Recipe,
+        device: torch.device,
+        ranks: Ranks,
+        *,
+        fused: bool = True,
     ) -> None:
-        """RequestError: synchronised batch norm without GPUs, or with unequal shares of a batch."""
+        """fused: as of `build_optimizer`.
+
+        RequestError: synchronised batch norm without GPUs, or with unequal shares of a batch.
+        """
         self.recipe, self.loss, self.device, self.ranks = recipe, loss, device, ranks
         if recipe.batch_norm == "synchronised" and ranks.world_size > 1:
             _check_sync(recipe, device, ranks)
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device).to(memory_format=torch.channels_last)
-        self.optimizer = build_optimizer(self.model, recipe.optimizer)
+        self.frozen = find_encoder(self.model) if recipe.freeze == "encoder" else nn.Identity()
+        self.frozen.requires_grad_(False)
+        self.optimizer = build_optimizer(
+            self.model, recipe.optimizer, fused=fused, encoder_lr_factor=recipe.encoder_lr_factor
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.average = _build_average(self.model, recipe.ema_decay)
         self.replica: DistributedDataParallel | None = None
-        network = self.model
-        if ranks.world_size > 1:
-            # running statistics are not needed before `agree`: broadcasting them each step would cost a wait
-            self.replica = DistributedDataParallel(
-                self.model, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-            network = self.replica
-        self.network: Callable[[Tensor], Any] = torch.compile(network) if recipe.compile else network
+        self.network: Callable[[Tensor], Any] = self.model
+        if recipe.compile and ranks.world_size == 1:
+            self.network = torch.compile(self.model)
+        self.idle: list[str] = []
+        """Parts that no gradient reached in the first step of several ranks; they are frozen."""
 
     @property
     def judged(self) -> nn.Module:
@@ -151,8 +173,9 @@ class Learner:
         return self.model if self.average is None else self.average.module
 
     def begin_epoch(self) -> None:
-        """Make the network train, but for batch norm where a recipe freezes it."""
+        """Make the network train, but for batch norm, or an encoder, where a recipe freezes it."""
         self.model.train()
+        self.frozen.eval()
         if self.recipe.batch_norm == "frozen":
             for layer in self.model.modules():
                 if isinstance(layer, BatchNorm):
@@ -168,6 +191,9 @@ class Learner:
         weights = torch.stack([self.loss.weigh(truth, num_classes) for _, truth in parts]).sum(0)
         self.ranks.sum(weights)
         before = [buffer.clone() for buffer in self.model.buffers()]
+        if self.ranks.world_size > 1 and self.replica is None:
+            self._connect(*parts[0], weights)
+            self._put_back(before)
         self.optimizer.zero_grad(set_to_none=True)
         loss = torch.zeros((), device=self.device)
         for number, (images, truth) in enumerate(parts, start=1):
@@ -180,13 +206,41 @@ class Learner:
         # a loss scale that is too high shows as gradients that are not finite: the scaler lowers it by itself
         skipped = not isfinite(total) or not (isfinite(size) or self.scaler.is_enabled())
         if skipped:
-            for buffer, value in zip(self.model.buffers(), before, strict=True):
-                buffer.copy_(value)
+            self._put_back(before)
         else:
             self._update(norm, rate, finite=isfinite(size))
         if self.scaler.is_enabled():
             self.scaler.update()
         return StepResult(total, skipped)
+
+    def _connect(self, images: Tensor, truth: Tensor, weights: Tensor) -> None:
+        """Let ranks exchange gradients, of the parameters that this first part of a step gives some.
+
+        DDP waits for the gradient of each that is not frozen: where one never comes, in vain, and its second
+        step fails. Costs a pass forward and back, and leaves the random generators as they were.
+        """
+        named = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            with autocast(self.device, self.recipe.precision):
+                logits = self.model(images)
+            loss = mean_loss(self.loss.sums(logits, truth), weights)
+            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        reached = torch.tensor([gradient is not None for gradient in gradients], device=self.device).int()
+        everywhere = (self.ranks.sum(reached) == self.ranks.world_size).tolist()
+        idle = {name for name, is_reached in zip(named, everywhere, strict=True) if not is_reached}
+        for name in idle:
+            named[name].requires_grad_(False)
+        self.idle = name_parts(self.model, idle)
+        # running statistics are not needed before `agree`: broadcasting them each step would cost a wait
+        self.replica = DistributedDataParallel(
+            self.model, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+        self.network = torch.compile(self.replica) if self.recipe.compile else self.replica
+
+    def _put_back(self, buffers: list[Tensor]) -> None:
+        for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(value)
 
     def _backward(self, images: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
         """Add a part's gradients; returns its share of the batch's loss, of which the sum is the whole."""
@@ -205,8 +259,9 @@ class Learner:
         if self.recipe.optimizer.clip_norm:
             clip_grads_with_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm, norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.scaler.step(self.optimizer)
+            group["lr"] = rate * group["factor"]
+        if finite:  # torch 2.15's fused SGD, left to skip a first step itself, keeps momenta that nothing set
+            self.scaler.step(self.optimizer)
         if self.average is not None and finite:
             self.average.update_parameters(self.model)
 
@@ -234,10 +289,11 @@ class Learner:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what `tensors` gave."""
         self.model.load_state_dict(_below("model", tensors))
+        weights = [value for group in self.optimizer.param_groups for value in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _below("optimizer", tensors).items():
             index, _, moment = name.partition(".")
-            moments.setdefault(int(index), {})[moment] = value
+            moments.setdefault(int(index), {})[moment] = _lay_out(value, weights[int(index)])
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         if self.average is not None:
             self.average.load_state_dict(_below("average", tensors))
@@ -261,6 +317,28 @@ def _build_average(model: nn.Module, decay: float) -> AveragedModel | None:
     if not decay:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True).eval()
+
+
+def name_parts(model: nn.Module, parameters: Collection[str]) -> list[str]:
+    """Names of the largest modules that have none but these parameters, and of the parameters left over."""
+    left, parts = set(parameters), []
+    for path, module in model.named_modules():  # the outer ones first
+        own = {f"{path}.{name}".lstrip(".") for name, _ in module.named_parameters()}
+        if own and own <= left:
+            parts.append(path or "all of it")
+            left -= own
+    return parts + sorted(left)
+
+
+def _lay_out(moment: Tensor, weight: Tensor) -> Tensor:
+    """A moment from a file with its numbers in the places in memory that its weight's have.
+
+    Fused kernels of torch 2.15 pair the two by their place, and its foreach kernels are slow where they
+    differ, as from a file, where all lies channel by channel.
+    """
+    if moment.shape != weight.shape:  # the number of steps
+        return moment
+    return torch.empty_like(weight, dtype=moment.dtype, device=moment.device).copy_(moment)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

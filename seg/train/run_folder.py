@@ -24,7 +24,7 @@ from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import FROM_A_COPY, Plain, to_plain
 from seg.predict.predictor import open_predictor
 from seg.progress import progress
-from seg.recipe import Recipe
+from seg.recipe import Recipe, as_recorded
 from seg.storage import Place, as_place, refusing
 from seg.train.state import EpochResult, Journal
 
@@ -48,7 +48,7 @@ def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Pla
     names |= {name for frames in data.sequences.values() for name, _ in frames}
     reader = {"reader": READER} if any(map(is_read_anew, names)) else {}
     return reader | {
-        "recipe": asdict(recipe),
+        "recipe": as_recorded(recipe),
         "data_fingerprint": data.fingerprint,
         "classes": data.classes,
         "train": [sample.name for sample in data.split.train],
@@ -158,6 +158,7 @@ def training_summary(
         "classes": classes,
         **asdict(score_classes(confusion, classes)),
         "alarms": find_alarms(classes, confusion, trained=trained),
+        "idle": journal.idle,
         "images_per_second": sum(rates) / max(1, len(rates)),
         "seconds": journal.seconds,
         "model_file": str(folder / "best.safetensors"),

@@ -73,6 +73,12 @@ class Journal:
     best_confusion: list[list[int]] = field(default_factory=list)
     skips: int = 0
     """Steps in a row, up to the last one, that were left out."""
+    fused: bool = False
+    """Whether fused kernels step: a run goes on with those that it began with, of before there were any."""
+    start_sha256: str | None = None
+    """As in the model file's provenance: what it started from is not looked at again."""
+    idle: list[str] = field(default_factory=list)
+    """Parts of the network that no gradient reaches, which workers that exchange gradients freeze."""
 
     @property
     def epochs_done(self) -> int:

@@ -17,12 +17,12 @@ from torch import Tensor
 from seg import metrics
 from seg.data.preprocess import Statistics
 from seg.errors import RequestError, TrainingDiverged
-from seg.files import persistently
+from seg.files import persistently, write_bytes
 from seg.locks.folder_lock import check_owner
 from seg.metrics import confusion_matrix
 from seg.model_card import ModelCard, Provenance
 from seg.model_file import code_version, package_versions, save_model
-from seg.models.build import build, output_weights
+from seg.models.build import output_weights, refuse_older
 from seg.pack.crops import Batch, CropSampler
 from seg.pack.pack import Pack, PackedImage
 from seg.pack.training_data import TrainingData, open_packs
@@ -33,6 +33,7 @@ from seg.recipe import Recipe
 from seg.train import state
 from seg.train.learner import Learner, find_ranks, learning_rate
 from seg.train.losses import build_loss, median_frequency_weights
+from seg.train.start import build_start
 from seg.train.state import EpochResult, Journal, State
 from seg.train.store import CheckpointStore
 
@@ -142,23 +143,21 @@ class Training:
             )
         torch.manual_seed(plan.seed)
         found = state.newest_state(plan.folder)
-        model = build(
-            recipe.model,
-            backbone=recipe.backbone,
-            num_classes=len(plan.data.classes),
-            channels=recipe.preprocessing.channels,
-            weights="none" if found else recipe.weights,
-            options=dict(recipe.model_options),
-        )
+        model, start = build_start(recipe, plan.data.classes, "none" if found else recipe.weights)
         loss = build_loss(
             recipe.loss,
             find_class_weights(recipe, self.train_pack),
             recipe.output_weights or output_weights(model),
         )
-        self.learner = Learner(model, loss, recipe, device, self.ranks)
-        self.journal = found.journal if found else Journal()
+        self.journal = found.journal if found else Journal(fused=True, start_sha256=start and start.sha256)
+        self.learner = Learner(model, loss, recipe, device, self.ranks, fused=self.journal.fused)
         if found:
+            names = {name.removeprefix("model.") for name in found.tensors}
+            refuse_older(model, names, f"state in {plan.folder}")
             self.learner.restore(found.tensors)
+        if start and self.ranks.rank == 0:
+            plan.check_owner()
+            write_bytes(plan.folder / "weights.log", "".join(f"{line}\n" for line in start.lines).encode())
         self.position = Position(self.journal.epochs_done, 0, "loading")
         """Where this rank is, for whoever watches it from another thread."""
 
@@ -251,6 +250,7 @@ class Training:
     def _save(self, result: EpochResult, confusion: NDArray[np.int64]) -> None:
         """Best model file first, the state last: killed between the two, the epoch is trained again."""
         self.journal.history.append(result)
+        self.journal.idle = self.learner.idle
         better = result.miou > self.journal.best_miou
         if better:
             self.journal.best_epoch, self.journal.best_miou = result.epoch, result.miou
@@ -298,6 +298,7 @@ class Training:
                 packages=package_versions(),
                 seed=plan.seed,
                 parent=plan.parent,
+                start_sha256=self.journal.start_sha256,
             ),
         )
 

@@ -18,7 +18,7 @@ from jobs.tables import print_figures
 from seg.errors import DataWarning, RequestError
 from seg.model_file import load_model
 from seg.models.unet import UNet
-from seg.recipe import Crops, Preprocessing, Tiling
+from seg.recipe import Crops, Preprocessing, Tiling, apply_params
 from seg.recipes import RECIPES
 from seg.requests import SearchRequest
 from seg.search.space import ends
@@ -31,7 +31,15 @@ from seg.search.trials import (
 from seg.train.run_folder import claim_folder
 from seg.train.training import Training, TrainingPlan
 from tests.conftest import write_discs
-from tests.small import TINY_WORDS, own_processes, predict_alone, read_tree, start_job, wait_until
+from tests.small import (
+    TINY_WORDS,
+    own_processes,
+    predict_alone,
+    read_tree,
+    start_job,
+    wait_until,
+    write_model,
+)
 
 TINY = replace(
     RECIPES["interferogram-small"],
@@ -383,6 +391,20 @@ def test_the_space_is_rate_loss_and_backbone_unless_others_are_given(archive: Pa
     assert list(plan.space) == ["optimizer.lr", "loss", "backbone", "optimizer.weight_decay"]
     assert ends(plan.space["loss"]) == ("lovasz",)
     assert plan.own == OWN | {"optimizer.weight_decay": TINY.optimizer.weight_decay}  # also where outside
+
+
+def test_a_model_file_and_what_is_frozen_are_every_trials(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_model(tmp_path / "m.safetensors")
+    monkeypatch.chdir(tmp_path)
+    tuned = {"weights": file.name, "freeze": "encoder"}
+    plan = plan_search(replace(request_for(archive, recipe=tuned, search=()), out=tmp_path / "out"), HERE)
+    assert f"weights {file.name}: " in capsys.readouterr().err
+    assert ends(plan.space["backbone"]) == ("mobilenet_v2",)
+    trial = apply_params(plan.job.recipe, plan.own | {"loss": "focal"})
+    assert (trial.weights, trial.freeze) == (str(file), "encoder")  # a trial runs in a folder of its own
+    assert plan.identity["recipe"]["weights"] == file.name  # type: ignore[index,call-overload]
 
 
 def test_weights_from_a_file_leave_the_recipes_own_backbone() -> None:

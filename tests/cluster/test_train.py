@@ -28,7 +28,7 @@ from seg.recipes import RECIPES
 from seg.requests import TrainRequest
 from seg.train.state import read_run
 from tests.conftest import write_discs
-from tests.small import CLASSES, ROOT, TIMES, TINY_WORDS, read_tree, start_job, wait_until
+from tests.small import CLASSES, ROOT, TIMES, TINY_WORDS, read_tree, start_job, wait_until, write_model
 
 TINY = replace(
     RECIPES["interferogram-small"],
@@ -177,6 +177,28 @@ def kill_after_an_epoch(
         kill(job)
         job.communicate()
     return job
+
+
+def test_a_training_from_a_model_file_is_said_kept_and_refused_by_name(
+    archive: Path, tmp_path: Path, idle: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [write_model(tmp_path / name, classes=CLASSES) for name in ("a.safetensors", "b.safetensors")]
+    recipes = [replace(TINY, weights=str(file), epochs=1, crops=Crops(size_px=(64, 64))) for file in files]
+    first, other = (request_for(archive, tmp_path / "run", recipe=recipe) for recipe in recipes)
+    summary = train(first, idle)
+    tensors = len(load_file(files[0]))
+    assert (
+        f"weights {files[0]}: {tensors} of {tensors} tensors taken; nothing is left"
+        in capsys.readouterr().err
+    )
+    provenance = load_model(summary.folder / "best.safetensors")[1].provenance
+    assert provenance.start_sha256 == load_model(files[0])[1].provenance.weights_sha256
+    with pytest.raises(RequestError, match=f"recipe.weights {files[0]} instead of {files[1]}"):
+        train(other, idle)
+    files[0].unlink()
+    assert train(first, idle).exit_code == 0  # it is not looked at again
+    with pytest.raises(RequestError, match=f"weights {files[0]} is neither none nor imagenet"):
+        train(replace(first, out=tmp_path / "another"), idle)
 
 
 INTERRUPTED_IMPORT = """

@@ -6,6 +6,7 @@ import pytest
 from cluster.session import Session
 from jobs.options import run_recipe_job
 from jobs.train import Args
+from seg.files import write_json
 from seg.predict.passes import has_fast_bf16
 
 SAID = "precision: float32, as this CPU has no instructions for bf16, the recipe's\n"
@@ -41,6 +42,51 @@ def test_a_cpu_without_bf16_computes_in_float32_unless_it_is_asked_for(
     assert run_recipe_job("train", Args, [*words, "--workers", "0", "--batch", "6"], job) == 0
     (args,) = found
     assert (args.recipe.precision, args.recipe.batch) == (precision, 6)
+    assert capfd.readouterr().err == said
+
+
+COLOUR = ("--preprocessing.channels", "3")
+FOLLOWED = "normalisation: imagenet, as weights {} want it, not the recipe's per_image\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "normalisation", "said"),
+    [
+        ((*COLOUR, "--weights", "imagenet"), "imagenet", FOLLOWED.format("imagenet")),
+        ((*COLOUR, "--weights", "w.pth"), "imagenet", FOLLOWED.format("w.pth")),
+        ((*COLOUR, "--weights", "coco", "--out", "new"), "imagenet", FOLLOWED.format("coco")),
+        ((*COLOUR, "--weights", "imagenet", "--preprocessing.normalisation", "per_image"), "per_image", ""),
+        (
+            (*COLOUR, "--weights", "imagenet", "--out", "begun"),
+            "per_image",
+            "",
+        ),  # before weights were followed
+        ((*COLOUR, "--weights", "m.safetensors"), "per_image", ""),  # a model file's are the recipe's own
+        (COLOUR, "per_image", ""),
+        (("--weights", "imagenet"), "per_image", ""),  # gray
+        (("camvid-unet", "--weights", "imagenet"), "full_range", ""),  # the recipe does not leave it open
+    ],
+)
+def test_normalisation_is_the_weights_where_the_recipe_leaves_it_open(
+    words: tuple[str, ...],
+    normalisation: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("seg.predict.passes.has_fast_bf16", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    identity = {"recipe": {"preprocessing": {"normalisation": "per_image"}}}
+    write_json(tmp_path / "begun" / "run.json", identity)
+    found: list[Args] = []
+
+    def job(args: Args, session: Session) -> int:
+        found.append(args)
+        return 0
+
+    assert run_recipe_job("train", Args, [*words, "--workers", "0"], job) == 0
+    assert found[0].recipe.preprocessing.normalisation == normalisation
     assert capfd.readouterr().err == said
 
 

@@ -1,11 +1,16 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import Conv2dNormActivation
 
 from seg.errors import RequestError
+from seg.model_card import ModelCard
+from seg.model_file import load_model, save_model
 from seg.models.pyramid_fcn import PyramidFCN, ResNetV2
+from seg.recipe import Preprocessing, Tiling
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +46,7 @@ def test_parameters_are_those_of_the_description_layer_by_layer(n_layers: int, c
     stage3 += 5 * (2 * 256 + conv(256, 128, 1) + conv(128, 128, 3) + 128 * 256)
     backbone = conv(1, 16, 3) + stage1 + stage2 + stage3 + 2 * 256
     strided = sum(conv(above, 512, 3) for above in coarse[:-1])
-    laterals = conv(256, 256, 3) + sum(conv(width, 256, 3) for width in coarse)
+    laterals = sum(conv(width, 256, 3) for width in coarse)
     upsampling = conv(256 * (n_layers + 1), 256, 3) + conv(256, 256, 3)
     model = PyramidFCN(4, 1, n_layers=n_layers)
     assert count_parameters(model.features) == backbone
@@ -50,6 +55,8 @@ def test_parameters_are_those_of_the_description_layer_by_layer(n_layers: int, c
 
 def test_maps_have_the_strides_and_widths_of_the_description() -> None:
     model, shapes = PyramidFCN(4, 3).eval(), []
+    finest = []
+    model.features.register_forward_hook(lambda _, __, output: finest.append(output))
     for lateral in model.laterals:
         lateral.register_forward_hook(
             lambda _, inputs, output: shapes.append((inputs[0].shape, output.shape))
@@ -67,12 +74,13 @@ def test_maps_have_the_strides_and_widths_of_the_description() -> None:
     ]
     assert [given[1] for _, given in shapes] == [256] * 5
     assert [tuple(maps.shape[1:]) for maps in joined] == [(1280, 16, 32), (256, 64, 128)]
+    assert torch.equal(joined[0][:, :256], finest[0])  # as it is: four convolutions for five maps
 
 
 def test_convolutions_start_with_the_spread_that_he_et_al_derive() -> None:
     model = PyramidFCN(2, 1)
     weights = [p for path, p in model.named_parameters() if path.endswith("weight") and p.ndim == 4]
-    assert len(weights) == (1 + 3 * 6 * 3 + 3) + 3 + 5 + 2 + 1
+    assert len(weights) == (1 + 3 * 6 * 3 + 3) + 3 + 4 + 2 + 1
     for weight in weights:
         fan_in = weight[0].numel()
         assert weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.2)  # 144 samples at the least
@@ -140,3 +148,30 @@ def test_a_pyramid_without_layers_is_refused() -> None:
     with pytest.raises(RequestError) as raised:
         PyramidFCN(2, 1, n_layers=0)
     assert str(raised.value) == "pyramid-fcn: n_layers is 0, not 1 or more; try 4"
+
+
+@pytest.mark.parametrize("n_layers", [1, 4])
+def test_a_model_file_of_the_shape_with_a_convolution_on_the_finest_map_is_refused(
+    n_layers: int, tmp_path: Path
+) -> None:
+    model, path = PyramidFCN(2, 1, n_layers=n_layers), tmp_path / "old.safetensors"
+    card = ModelCard(
+        architecture="pyramid-fcn",
+        backbone=None,
+        classes=("background", "cell"),
+        label_map=(),
+        model_options=(("n_layers", n_layers),),
+        preprocessing=Preprocessing(),
+        statistics=None,
+        tiling=Tiling(),
+    )
+    save_model(path, model, card)
+    load_model(path)
+    model.laterals[0] = Conv2dNormActivation(256, 256, kernel_size=3)
+    save_model(path, model, card)
+    with pytest.raises(RequestError) as raised:
+        load_model(path)
+    assert str(raised.value) == (
+        f"model {path} is of an older shape: pyramid-fcn now joins its finest map as it is, "
+        "without a convolution; train it again"
+    )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from seg.errors import RequestError
 from seg.pack.crops import Batch
 from seg.recipe import Optimizer, Recipe
-from seg.train.learner import Learner, Ranks
+from seg.train.learner import Learner, Ranks, name_parts
 from seg.train.losses import build_loss
 
 CPU = torch.device("cpu")
@@ -25,19 +25,25 @@ class SmallNet(nn.Module):
 
     def __init__(self, *, norm: bool = False) -> None:
         super().__init__()
-        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
         self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
+
+    @property
+    def features(self) -> nn.Module:
+        """What freezing and rates take for its encoder."""
+        return nn.Sequential(self.first, self.norm)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.second(torch.tanh(self.norm(self.first(images))))
 
 
-def make_learner(*, norm: bool = False, loss: str = "cross_entropy+dice", **changes: Any) -> Learner:
+def make_learner(
+    *, norm: bool = False, loss: str = "cross_entropy+dice", fused: bool = True, **changes: Any
+) -> Learner:
+    recipe, losses = replace(PLAIN, **changes), build_loss(loss, (1.0, 4.0))
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        return Learner(
-            SmallNet(norm=norm), build_loss(loss, (1.0, 4.0)), replace(PLAIN, **changes), CPU, Ranks()
-        )
+        return Learner(SmallNet(norm=norm), losses, recipe, CPU, Ranks(), fused=fused)
 
 
 def make_batch(seed: int = 3, size: int = 6) -> Batch:
@@ -135,11 +141,12 @@ def test_the_average_is_the_weights_so_far_with_its_decay() -> None:
             )
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
-def test_a_learner_goes_on_from_its_tensors_bit_for_bit(name: Any, precision: str) -> None:
+def test_a_learner_goes_on_from_its_tensors_bit_for_bit(name: Any, precision: str, *, fused: bool) -> None:
     changes = {"optimizer": Optimizer(name=name, lr=0.01), "precision": precision, "ema_decay": 0.9}
-    whole, first, second = (make_learner(norm=True, **changes) for _ in range(3))
+    whole, first, second = (make_learner(norm=True, fused=fused, **changes) for _ in range(3))
     for seed in range(4):
         learner = first if seed < 2 else second
         if seed == 2:
@@ -150,6 +157,68 @@ def test_a_learner_goes_on_from_its_tensors_bit_for_bit(name: Any, precision: st
     expected, found = whole.tensors(), second.tensors()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
+    for weight, moments in second.optimizer.state.items():
+        for moment in moments.values():
+            assert moment.shape != weight.shape or moment.stride() == weight.stride()
+
+
+def test_a_first_step_that_overflows_leaves_no_momentum_behind() -> None:
+    """As of fp16, whose first loss scale is too high for many a loss."""
+    sgd = Optimizer(name="sgd", lr=0.5, weight_decay=0.0)
+    learner, plain = (make_learner(optimizer=sgd, precision=kind) for kind in ("fp16", "float32"))
+    scale = learner.scaler.state_dict()
+    learner.scaler.load_state_dict(scale | {"scale": 2.0**120})
+    before = weights(learner)
+    learner.step(make_batch(), 0.5, 2)
+    assert weights(learner) == before
+    learner.scaler.load_state_dict(scale | {"scale": 2.0**4})
+    for each in (learner, plain):
+        each.step(make_batch(), 0.5, 2)
+    assert weights(learner) == pytest.approx(weights(plain), abs=1e-2)  # fp16 has 11 bits
+
+
+def move(learner: Learner) -> dict[str, list[float]]:
+    """How far a step moves each weight."""
+    before = {name: value.detach().clone() for name, value in learner.model.named_parameters()}
+    learner.begin_epoch()
+    learner.step(make_batch(), 0.5, 2)
+    return {
+        name: (value - before[name]).flatten().tolist() for name, value in learner.model.named_parameters()
+    }
+
+
+def test_an_encoders_rate_is_its_share_of_the_others() -> None:
+    plain, slow = (move(make_learner(norm=True, encoder_lr_factor=factor)) for factor in (1.0, 0.1))
+    for name, moved in plain.items():
+        share = 1 if name.startswith("second") else 0.1
+        assert slow[name] == pytest.approx([share * value for value in moved], abs=1e-6)  # float32 weights
+
+
+def test_a_frozen_encoder_keeps_its_weights_and_statistics() -> None:
+    learner = make_learner(norm=True, freeze="encoder", weights="imagenet")
+    statistics = [value.clone() for value in learner.model.buffers()]
+    moved = move(learner)
+    assert {name for name, way in moved.items() if any(way)} == {"second.weight", "second.bias"}
+    assert all(torch.equal(a, b) for a, b in zip(statistics, learner.model.buffers(), strict=True))
+
+
+def test_a_learner_whose_encoder_is_slower_goes_on_bit_for_bit() -> None:
+    adam = Optimizer(name="adam", lr=0.01)
+    whole, first, second = (make_learner(encoder_lr_factor=0.1, optimizer=adam) for _ in range(3))
+    for seed in range(4):
+        if seed == 2:
+            second.restore(first.tensors())
+        for each in (whole, first if seed < 2 else second):
+            each.step(make_batch(seed), 0.01, 2)
+    expected, found = whole.tensors(), second.tensors()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_parts_are_named_by_the_largest_modules_that_are_all_theirs() -> None:
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1)), nn.Conv2d(2, 2, 1))
+    assert name_parts(net, {"0.0.weight", "0.0.bias", "0.1.weight", "0.1.bias", "1.bias"}) == ["0", "1.bias"]
+    assert name_parts(net, {"0.0.weight", "0.0.bias", "1.weight"}) == ["0.0", "1.weight"]
+    assert name_parts(net, []) == []
 
 
 def test_frozen_batch_norm_keeps_its_statistics_and_still_learns_its_scale() -> None:

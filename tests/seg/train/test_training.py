@@ -1,7 +1,7 @@
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from seg.pack.training_data import open_training_data
 from seg.predict.predictor import Predictor
 from seg.recipe import Optimizer, Preprocessing
 from seg.train.run_folder import run_identity, run_name, training_summary, write_history
-from seg.train.state import EpochResult, read_run, state_file
+from seg.train.state import EpochResult, Journal, State, read_run, read_state, state_file, write_state
 from seg.train.training import (
     Training,
     TrainingPlan,
     count_confusion,
     fit_statistics,
 )
+from tests.cluster.journals import epoch_result
 from tests.conftest import WriteArchive
 from tests.small import TIMES, TINY, open_plan
 
@@ -195,7 +196,8 @@ def describe(training: Training) -> dict[str, Any]:
     """What a training of an epoch ended with; its weights are in its folder."""
     result = next(training.epochs())
     again = training.validate().tolist()
-    return {"loss": result.loss, "confusion": training.journal.best_confusion, "again": again}
+    journal = training.journal
+    return {"loss": result.loss, "confusion": journal.best_confusion, "again": again, "idle": journal.idle}
 
 
 def run_rank(rank: int, plans: dict[str, TrainingPlan], untrained: TrainingPlan, meeting: Path) -> None:
@@ -205,6 +207,13 @@ def run_rank(rank: int, plans: dict[str, TrainingPlan], untrained: TrainingPlan,
     answer |= {name: describe(Training(plan, CPU)) for name, plan in plans.items()}
     meeting.with_name(f"rank{rank}.json").write_text(json.dumps(answer))
     dist.destroy_process_group()
+
+
+IDLE = {
+    "smp/pspnet/resnet18": ["network.encoder.layer3", "network.encoder.layer4"],
+    "smp/unet/efficientnet-b0": ["network.encoder._conv_head", "network.encoder._bn1"],
+}
+"""Parts of networks that are built and never used."""
 
 
 def ignore_most_of_every_other_mask(root: Path) -> None:
@@ -226,10 +235,11 @@ def test_two_processes_agree_with_one(
         name: describe(Training(replace(plan, folder=tmp_path / "alone" / name), CPU))
         for name, plan in plans.items()
     }
+    idle = {name: make_plan(f"idle{k}", epochs=1, backbone=None, model=name) for k, name in enumerate(IDLE)}
     untrained = make_plan("untrained")
     validated = Training(untrained, CPU).validate().tolist()
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(run_rank, (plans, untrained, tmp_path / "meeting"), nprocs=2)
+    torch.multiprocessing.spawn(run_rank, (plans | idle, untrained, tmp_path / "meeting"), nprocs=2)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0] == ranks[1]
     assert ranks[0]["validated"] == validated  # every image once, whoever counts it
@@ -240,6 +250,12 @@ def test_two_processes_agree_with_one(
     for part in (part for part in expected if part.startswith(("model", "average"))):
         assert torch.allclose(found[part], expected[part], atol=1e-5, rtol=0), part
     assert ranks[0]["as it is"]["confusion"] == ranks[0]["as it is"]["again"]
+    assert {name: answer["idle"] for name, answer in ranks[0].items() if name != "validated"} == (
+        {name: [] for name in plans} | IDLE
+    )
+    state = load_file(state_file(plans["as it is"].folder))
+    counters = {value.item() for name, value in state.items() if name.endswith("num_batches_tracked")}
+    assert counters == {3}  # its steps: looking for idle parts left no trace
 
 
 def test_a_pack_has_what_the_validation_of_each_rank_needs(make_plan: MakePlan) -> None:
@@ -286,6 +302,55 @@ def test_balanced_class_weights_are_those_of_the_training_masks(make_plan: MakeP
     counts = np.array([[np.count_nonzero(mask == k) for k in range(2)] for mask in masks])
     shares = counts.sum(0) / counts.sum()
     assert training.learner.loss.class_weights == pytest.approx(tuple(np.median(shares) / shares))
+
+
+def test_a_run_starts_from_a_model_file_and_remembers_it(make_plan: MakePlan) -> None:
+    first = make_plan("first", epochs=1)
+    list(Training(first, CPU).epochs())
+    file = first.folder / "best.safetensors"
+    begun = load_file(file)
+    plan = make_plan(epochs=2, weights=str(file), freeze="encoder")
+    next(Training(plan, CPU).epochs())
+    lines = (plan.folder / "weights.log").read_text().splitlines()
+    assert len(lines) == len(begun)
+    assert all(line.startswith("taken ") for line in lines)
+    tuned = load_file(plan.folder / "best.safetensors")
+    same = {name for name in begun if torch.equal(begun[name], tuned[name])}
+    assert {name for name in begun if name.startswith("features.")} <= same
+    assert {"score.weight", "score.bias"}.isdisjoint(same)
+    sha256 = load_model(file)[1].provenance.weights_sha256
+    file.unlink()
+    list(Training(plan, CPU).epochs())  # a resumed run does not look at it again
+    for kept in ("best.safetensors", "last/epoch-0002.safetensors"):
+        assert sha256 in (plan.folder / kept).read_bytes().decode("latin1")
+
+
+def test_fields_that_came_later_are_in_an_identity_where_they_say_something(make_plan: MakePlan) -> None:
+    plan, slow = make_plan(), make_plan(encoder_lr_factor=0.5)
+    plain, other = (run_identity(one.recipe, one.data, 1)["recipe"] for one in (plan, slow))
+    assert plain.keys() == asdict(plan.recipe).keys() - {"freeze", "encoder_lr_factor"}  # type: ignore[union-attr]
+    assert other.keys() - plain.keys() == {"encoder_lr_factor"}  # type: ignore[union-attr]
+
+
+def test_a_run_of_an_older_shape_is_refused(make_plan: MakePlan) -> None:
+    plan = make_plan(model="pyramid-fcn", backbone=None, model_options=(("n_layers", 1),))
+    write_state(
+        plan.folder, State(Journal([epoch_result(1, 0.5)]), {"model.laterals.0.0.weight": torch.ones(1)})
+    )
+    with pytest.raises(RequestError, match=f"state in {plan.folder} is of an older shape: pyramid-fcn now"):
+        Training(plan, CPU)
+
+
+def test_a_run_goes_on_with_the_kernels_that_it_began_with(make_plan: MakePlan) -> None:
+    plan = make_plan(epochs=2)
+    begun = Training(plan, CPU)
+    next(begun.epochs())
+    assert begun.learner.optimizer.defaults["fused"] is True
+    assert Training(plan, CPU).learner.optimizer.defaults["fused"] is True
+    state = read_state(state_file(plan.folder))
+    state.journal.fused = False  # which a state from before fused kernels says by not naming them
+    write_state(plan.folder, state)
+    assert Training(plan, CPU).learner.optimizer.defaults["fused"] is None
 
 
 def test_outputs_count_as_the_recipe_says(make_plan: MakePlan) -> None:
