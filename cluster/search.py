@@ -177,9 +177,9 @@ def own_params(recipe: Recipe, space: Space) -> Params:
 
 
 def _widest(recipe: Recipe, points: list[tuple[str, Recipe]]) -> Recipe:
-    """A recipe whose data is enough for all: backgrounds and windows want whole sequences."""
+    """A recipe whose data is enough for all: backgrounds want whole sequences, and windows gaps as well."""
     wanting = (point for _, point in points if point.frames > 1 or point.preprocessing.background_every > 0)
-    return next(wanting, recipe)
+    return max(wanting, key=attrgetter("frames"), default=recipe)
 
 
 def _check_points(

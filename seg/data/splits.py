@@ -33,11 +33,12 @@ class Split:
         return Split(self.train[:limit], self.validation[:limit], self.how)
 
 
-def split_samples(data: DataSet, validation_share: float, seed: int) -> Split:
+def split_samples(data: DataSet, validation_share: float, seed: int, frames: int = 1) -> Split:
     """Given lists win; else whole sequences, drawn by the seed; a single sequence is cut into two blocks.
 
-    The order in which the samples were listed does not matter. RequestError: too few images for both parts,
-    or lists that name an image twice.
+    frames: how many a model sees at once, its image's own last: between the two blocks lie so many that none
+    trained on is seen by validation. The order in which the samples were listed does not matter.
+    RequestError: too few images for both parts, or lists that name an image twice.
     """
     if not data.samples:
         raise RequestError(f"data {data.root} has no labelled image; add some, or give another folder")
@@ -46,7 +47,7 @@ def split_samples(data: DataSet, validation_share: float, seed: int) -> Split:
     samples = tuple(sorted(data.samples, key=lambda sample: natural_key(sample.name)))
     sequences = sorted({sample.sequence for sample in samples}, key=natural_key)
     if len(sequences) == 1:
-        return _blocks(samples, data.root, validation_share)
+        return _blocks(samples, data.root, validation_share, frames)
     count = min(max(1, round(validation_share * len(sequences))), len(sequences) - 1)
     drawn = np.random.default_rng(seed).permutation(len(sequences))[:count]
     held_out = {sequences[k] for k in drawn}
@@ -80,14 +81,14 @@ def _given(data: DataSet) -> Split:
     return Split(train, validation, "split by the data set's own lists")
 
 
-def _blocks(samples: tuple[Sample, ...], root: Path, validation_share: float) -> Split:
+def _blocks(samples: tuple[Sample, ...], root: Path, validation_share: float, frames: int) -> Split:
     total = len(samples)
-    gap = max(1, round(GAP_SHARE * total))
+    gap = max(1, round(GAP_SHARE * total), frames - 1)
     validation = min(max(1, round(validation_share * total)), total - gap - 1)
     train = total - validation - gap
     if validation < 1:
         raise RequestError(
-            f"data {root}: {total} labelled images are too few to train and validate; give 3 or more"
+            f"data {root}: {total} labelled images are too few to train and validate; give {gap + 2} or more"
         )
     return Split(
         samples[:train],

@@ -55,7 +55,7 @@ def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | No
         raise RequestError(describe_unknown("dataset", recipe.dataset, DATASETS))
     data = DATASETS[recipe.dataset](root.resolve(), recipe.sequence)
     _refuse_all_ignored(data, recipe)
-    split = split_samples(data, recipe.validation_share, seed).limited(limit)
+    split = split_samples(data, recipe.validation_share, seed, recipe.frames).limited(limit)
     chosen = (*split.train, *split.validation)
     together = recipe.frames > 1 or recipe.preprocessing.background_every > 0
     sequences = _sequences(data, chosen) if together else {}

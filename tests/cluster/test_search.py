@@ -361,6 +361,13 @@ def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_gap_of_a_single_sequence_is_wide_enough_for_every_trial(tmp_path: Path) -> None:
+    data = write_discs(tmp_path / "archive", sequences=1, frames=9, size=(64, 64))
+    request = request_for(data, search=("frames=choice(2,6)",), recipe={"model": "icnet-gru", "frames": 2})
+    split = plan_search(replace(request, recipe=replace(request.recipe, backbone=None)), HERE).job.data.split
+    assert [sample.name[-5] for sample in (*split.train, *split.validation)] == ["0", "1", "7", "8"]
+
+
 def test_another_model_is_searched_with_the_backbone_that_it_begins_with(
     archive: Path, tmp_path: Path
 ) -> None:

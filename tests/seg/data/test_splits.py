@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seg.data.layout import DataSet, Sample
+from seg.data.listing import clip_places
 from seg.data.splits import split_samples
 from seg.errors import RequestError
 
@@ -60,23 +61,26 @@ def test_the_seed_draws_the_sequences() -> None:
     assert len(drawn) > 5
 
 
-@given(st.integers(3, 500), st.floats(0.01, 0.99))
-def test_one_sequence_validates_on_its_last_block_after_a_gap(total: int, share: float) -> None:
+@given(st.integers(9, 500), st.floats(0.01, 0.99), st.integers(1, 8))
+def test_one_sequence_validates_on_its_last_block_after_a_gap(total: int, share: float, frames: int) -> None:
     data = make_data([total])
-    split = split_samples(data, share, seed=0)
+    split = split_samples(data, share, 0, frames)
     train, validation = len(split.train), len(split.validation)
     assert split.train == data.samples[:train]
     assert split.validation == data.samples[total - validation :]
     assert train >= 1
-    assert total - train - validation == max(1, round(0.05 * total))
+    assert total - train - validation == max(1, round(0.05 * total), frames - 1)
+    seen = {place for last in range(total - validation, total) for place in clip_places(last, frames)}
+    assert not seen & set(range(train))  # what validation sees was not trained on
     assert validation == max(1, round(share * total)) or (train == 1 and validation < share * total)
     assert f"last {validation} images validate" in split.how
 
 
-@pytest.mark.parametrize("total", [1, 2])
-def test_too_few_images_are_refused(total: int) -> None:
-    with pytest.raises(RequestError, match=f"{total} labelled images are too few"):
-        split_samples(make_data([total]), 0.2, seed=0)
+@pytest.mark.parametrize(("total", "frames", "wanted"), [(1, 1, 3), (2, 1, 3), (2, 2, 3), (4, 4, 5)])
+def test_too_few_images_are_refused(total: int, frames: int, wanted: int) -> None:
+    with pytest.raises(RequestError, match=f"{total} labelled images are too few .* give {wanted} or more"):
+        split_samples(make_data([total]), 0.2, 0, frames)
+    assert len(split_samples(make_data([wanted]), 0.2, 0, frames).train) == 1
 
 
 def test_given_lists_win_over_sequences() -> None:
