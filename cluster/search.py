@@ -34,7 +34,7 @@ from seg.requests import SearchRequest
 from seg.search.page import write_page
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
 from seg.search.trials import TrialRecord, TrialsReader, count_trials, read_trials, write_leaderboard
-from seg.train.run_folder import check_folder, holding, run_identity, run_name
+from seg.train.run_folder import augmenter_identity, check_folder, holding, run_identity, run_name
 from seg.train.training import count_confusion
 
 log = logging.getLogger(__name__)
@@ -133,11 +133,16 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     check_batch(recipe, placement.most)
     check_packs(data, recipe, session)
     _check_points(points, recipe, data, placement.most, session)
-    identity = run_identity(recipe, data, request.seed) | {
-        "kind": "search",
-        "search": {name: plain_axis(axis) for name, axis in space.items()},
-        "workers_per_trial": placement.most,
-    }
+    tried = (point for _, point in points)
+    identity = (
+        run_identity(recipe, data, request.seed)
+        | augmenter_identity(*tried)
+        | {
+            "kind": "search",
+            "search": {name: plain_axis(axis) for name, axis in space.items()},
+            "workers_per_trial": placement.most,
+        }
+    )
     folder = (request.out or Path("search") / run_name(recipe, identity)).resolve()
     check_folder(folder, identity)
     return SearchPlan(

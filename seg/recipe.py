@@ -112,7 +112,7 @@ class Augmentation:
     """What else chance does to a crop of training; flips are the crops' own."""
 
     rotate_degrees: float = 0.0
-    """Turn by up to this many degrees either way; what comes in from outside is ignored."""
+    """Turn by up to this many degrees either way; what comes in from beyond the image is ignored."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Enlarge by a factor between these two."""
     brightness: float = 0.0
@@ -130,6 +130,11 @@ class Augmentation:
         for name, share in (("brightness", self.brightness), ("contrast", self.contrast)):
             if not 0 <= share <= 1:
                 raise RequestError(f"recipe: augmentation.{name} is {share}, not a share from 0 to 1")
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels of a crop come from elsewhere than where it lies."""
+        return self.rotate_degrees != 0 or self.scale != (1, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

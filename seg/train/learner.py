@@ -126,7 +126,10 @@ class Learner:
     def __init__(
         self, model: nn.Module, loss: Loss, recipe: Recipe, device: torch.device, ranks: Ranks
     ) -> None:
-        """RequestError: synchronised batch norm without GPUs, or with unequal shares of a batch."""
+        """recipe: with the batch that is trained on.
+
+        RequestError: synchronised batch norm without GPUs, or with unequal shares of a batch.
+        """
         self.recipe, self.loss, self.device, self.ranks = recipe, loss, device, ranks
         if recipe.batch_norm == "synchronised" and ranks.world_size > 1:
             _check_sync(recipe, device, ranks)

@@ -155,7 +155,8 @@ class Training:
             find_class_weights(recipe, self.train_pack),
             recipe.output_weights or output_weights(model),
         )
-        self.learner = Learner(model, loss, recipe, device, self.ranks)
+        used = replace(recipe, batch=self.sampler.batch)  # no more than there are samples
+        self.learner = Learner(model, loss, used, device, self.ranks)
         self.journal = found.journal if found else Journal()
         if found:
             self.learner.restore(found.tensors)
