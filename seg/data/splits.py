@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +27,27 @@ class Split:
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     how: str
+    test: tuple[Sample, ...] = ()
+    """Drawn with them where a test share is asked for; neither trains nor validates."""
 
     def limited(self, limit: int | None) -> "Split":
         """The first `limit` samples of each part; None: all."""
-        return Split(self.train[:limit], self.validation[:limit], self.how)
+        return replace(self, train=self.train[:limit], validation=self.validation[:limit])
 
 
-def split_samples(data: DataSet, validation_share: float, seed: int, frames: int = 1) -> Split:
+def pool_parts(data: DataSet) -> DataSet:
+    """A data set without its own split, its test part among its samples."""
+    return replace(data, samples=(*data.samples, *data.test), given_split=None, test=())
+
+
+def split_samples(
+    data: DataSet, validation_share: float, seed: int, frames: int = 1, test_share: float = 0.0
+) -> Split:
     """Given lists win; else whole sequences, drawn by the seed; a single sequence is cut into two blocks.
 
     frames: how many a model sees at once, its image's own last: between the two blocks lie so many that none
-    trained on is seen by validation. The order in which the samples were listed does not matter.
+    trained on is seen by validation. test_share: of the sequences, drawn as test part; 0: none. The order in
+    which the samples were listed does not matter.
     RequestError: too few images for both parts, or lists that name an image twice.
     """
     if not data.samples:
@@ -46,17 +56,25 @@ def split_samples(data: DataSet, validation_share: float, seed: int, frames: int
         return _given(data)
     samples = tuple(sorted(data.samples, key=lambda sample: natural_key(sample.name)))
     sequences = sorted({sample.sequence for sample in samples}, key=natural_key)
+    tested = max(1, round(test_share * len(sequences))) if test_share else 0
+    if tested and len(sequences) < 3:
+        raise RequestError(
+            f"data {data.root}: `test_share={test_share}` wants 3 sequences or more, but there are "
+            f"{len(sequences)}; leave it out"
+        )
     if len(sequences) == 1:
         return _blocks(samples, data.root, validation_share, frames)
-    count = min(max(1, round(validation_share * len(sequences))), len(sequences) - 1)
-    drawn = np.random.default_rng(seed).permutation(len(sequences))[:count]
-    held_out = {sequences[k] for k in drawn}
+    tested = min(tested, len(sequences) - 2)
+    count = min(max(1, round(validation_share * len(sequences))), len(sequences) - tested - 1)
+    drawn = [sequences[k] for k in np.random.default_rng(seed).permutation(len(sequences))]
+    held_out, aside = set(drawn[:count]), set(drawn[count : count + tested])
     unit = "images" if len(sequences) == len(samples) else "sequences"
     return Split(
-        tuple(sample for sample in samples if sample.sequence not in held_out),
+        tuple(sample for sample in samples if sample.sequence not in held_out | aside),
         tuple(sample for sample in samples if sample.sequence in held_out),
         f"validation: {_first(sorted(held_out, key=natural_key))}, {count} of {len(sequences)} {unit}, "
-        f"drawn by seed {seed}",
+        f"drawn by seed {seed}" + (f"; {tested} more are the test part" if tested else ""),
+        tuple(sample for sample in samples if sample.sequence in aside),
     )
 
 

@@ -65,8 +65,8 @@ class Window:
         else:
             np.copyto(target, source)
 
-    def sources(self, change: Change) -> NDArray[np.float64]:
-        """The matrix [2, 3] from (x, y, 1) of a changed crop's pixel to (x, y) of the image's."""
+    def sources(self, change: Change) -> NDArray[Any]:
+        """The float64 matrix [2, 3] from (x, y, 1) of a changed crop's pixel to (x, y) of the image's."""
         (height, width), (upside_down, mirrored) = self.size, self.flips
         centre = ((width - 1) / 2, (height - 1) / 2)
         matrix = cv2.invertAffineTransform(cv2.getRotationMatrix2D(centre, change.degrees, change.scale))

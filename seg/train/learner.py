@@ -30,11 +30,12 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimi
     parameters, lr, decay = model.parameters(), settings.lr, settings.weight_decay
     match settings.name:
         case "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay)
+            return torch.optim.Adam(parameters, lr, settings.betas, settings.eps, decay)
         case "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay)
+            return torch.optim.AdamW(parameters, lr, settings.betas, settings.eps, decay)
         case "sgd":
-            return torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay)
+            momentum, nesterov = settings.momentum, settings.nesterov
+            return torch.optim.SGD(parameters, lr, momentum, weight_decay=decay, nesterov=nesterov)
 
 
 def learning_rate(settings: Optimizer, step: int, epochs: int, steps_per_epoch: int) -> float:

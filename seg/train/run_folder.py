@@ -25,7 +25,7 @@ from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import FROM_A_COPY, Plain, to_plain
 from seg.predict.predictor import open_predictor
 from seg.progress import progress
-from seg.recipe import Recipe
+from seg.recipe import Recipe, recipe_identity
 from seg.storage import Place, as_place, refusing
 from seg.train.state import EpochResult, Journal
 
@@ -53,7 +53,7 @@ def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Pla
         reader
         | augmenter_identity(recipe)
         | {
-            "recipe": asdict(recipe),
+            "recipe": recipe_identity(recipe),
             "data_fingerprint": data.fingerprint,
             "classes": data.classes,
             "train": [sample.name for sample in data.split.train],

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from seg.data.layout import DataSet, Sample
 from seg.data.listing import clip_places
-from seg.data.splits import split_samples
+from seg.data.splits import pool_parts, split_samples
 from seg.errors import RequestError
 
 
@@ -39,6 +39,34 @@ def test_whole_sequences_are_held_out_and_nothing_is_lost(counts: list[int], sha
     assert list(split.train) == sorted(split.train, key=data.samples.index)  # in order
     unit = "images" if set(counts) == {1} else "sequences"
     assert f"{len(validation)} of {len(counts)} {unit}, drawn by seed {seed}" in split.how
+
+
+@given(st.lists(st.integers(1, 5), min_size=3, max_size=40), st.floats(0.01, 0.6), st.integers(0, 2**32))
+def test_a_test_share_is_drawn_from_all_sequences_and_no_part_shares_one(
+    counts: list[int], share: float, seed: int
+) -> None:
+    data = make_data(counts)
+    last = data.samples[-1].sequence
+    own = {True: tuple(s for s in data.samples if s.sequence == last)}
+    own[False] = tuple(s for s in data.samples if s.sequence != last)
+    listed = replace(data, samples=own[False], test=own[True], given_split=(("a",), ("b",)))
+    split = split_samples(pool_parts(listed), 0.05, seed, test_share=share)
+    parts = [{sample.sequence for sample in part} for part in (split.train, split.validation, split.test)]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(counts)
+    assert len(parts[2]) == min(max(1, round(share * len(counts))), len(counts) - 2)
+    assert sorted((*split.train, *split.validation, *split.test), key=data.samples.index) == [*data.samples]
+    assert split.how.endswith(f"drawn by seed {seed}; {len(parts[2])} more are the test part")
+
+
+def test_shares_of_a_twentieth_split_all_images_into_90_5_and_5_percent() -> None:
+    split = split_samples(make_data([1] * 7349), 0.05, seed=0, test_share=0.05)
+    assert (len(split.train), len(split.validation), len(split.test)) == (6615, 367, 367)
+
+
+def test_a_test_share_of_too_few_sequences_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"`test_share=0.1` wants 3 sequences or more, but there are 1"):
+        split_samples(make_data([20]), 0.2, seed=0, test_share=0.1)
 
 
 @given(st.one_of(COUNTS, st.lists(st.integers(3, 30), min_size=1, max_size=1)), st.integers(0, 2**32))
