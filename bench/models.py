@@ -35,7 +35,8 @@ from seg.train.learner import build_optimizer
 from seg.train.losses import build_loss, mean_loss
 from seg.train.training import find_class_weights, fit_statistics
 
-FOLDERS = {"camvid": "camvid", "pets-breeds": "oxford-iiit-pet", "drinks": "drinks"}
+PETS = "oxford-iiit-pet"
+FOLDERS = {"camvid": "camvid", "pets-breeds": PETS, "pets-breeds-only": PETS, "drinks": "drinks"}
 """Where the shared data has a data set; interferograms are simulated."""
 
 

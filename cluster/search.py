@@ -34,13 +34,15 @@ from seg.requests import SearchRequest
 from seg.search.page import write_page
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
 from seg.search.trials import TrialRecord, TrialsReader, count_trials, read_trials, write_leaderboard
-from seg.train.run_folder import check_folder, holding, run_identity, run_name
+from seg.train.run_folder import augmenter_identity, check_folder, holding, run_identity, run_name
 from seg.train.start import locate
 from seg.train.training import count_confusion
 
 log = logging.getLogger(__name__)
 
-LOSSES = ("cross_entropy", "cross_entropy+dice", "focal")
+LOSSES_BEFORE = ("cross_entropy", "cross_entropy+dice", "focal")
+"""What a search tried by itself before it had the asymmetric loss; one that was begun so goes on so."""
+LOSSES = ("asymmetric", *LOSSES_BEFORE)
 RATE_RANGE = 10.0
 """The learning rate is searched from a tenth of the recipe's to ten times it, by logarithm."""
 SUMMARY_FIELDS = {
@@ -123,7 +125,8 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     if request.trials < 1:
         raise RequestError(f"`trials` is {request.trials}, below 1; try `trials=16`")
     recipe, placement = request.recipe, place_trial(request, session)
-    space = choose_space(recipe, parse_search(request.search))
+    given = parse_search(request.search)
+    space = choose_space(recipe, given)
     own = own_params(recipe, space)
     check_size(space, own, request.trials)
     points = check_space(space, recipe, own)
@@ -135,12 +138,19 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     check_batch(recipe, placement.most)
     check_packs(data, recipe, session)
     _check_points(points, recipe, data, placement.most, session)
-    identity = run_identity(recipe, data, request.seed) | {
-        "kind": "search",
-        "search": {name: plain_axis(axis) for name, axis in space.items()},
-        "workers_per_trial": placement.most,
-    }
-    folder = (request.out or Path("search") / run_name(recipe, identity)).resolve()
+    tried = (point for _, point in points)
+    shared = run_identity(recipe, data, request.seed) | augmenter_identity(*tried)
+
+    def locate(space: Space) -> tuple[dict[str, Plain], Path]:
+        axes = {name: plain_axis(axis) for name, axis in space.items()}
+        identity = {**shared, "kind": "search", "search": axes, "workers_per_trial": placement.most}
+        return identity, (request.out or Path("search") / run_name(recipe, identity)).resolve()
+
+    identity, folder = locate(space)
+    older = choose_space(recipe, given, LOSSES_BEFORE)
+    if _is_begun(*locate(older)):
+        space, (identity, folder) = older, locate(older)
+        check_size(space, own, request.trials)
     check_folder(folder, identity)
     return SearchPlan(
         identity=identity,
@@ -152,12 +162,18 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     )
 
 
-def choose_space(recipe: Recipe, given: Space) -> Space:
+def _is_begun(identity: Mapping[str, Plain], folder: Path) -> bool:
+    """Whether a folder is that very search's."""
+    file = folder / "run.json"
+    return file.is_file() and read_json(file) == to_plain(identity)
+
+
+def choose_space(recipe: Recipe, given: Space, losses: tuple[str, ...] = LOSSES) -> Space:
     """What is always searched and what is given; who gives models chooses backbones that fit them all."""
     rate = recipe.optimizer.lr
     space: Space = {
         "optimizer.lr": FloatDistribution(rate / RATE_RANGE, rate * RATE_RANGE, log=True),
-        "loss": choice(sorted({recipe.loss, *LOSSES})),
+        "loss": choice(sorted({recipe.loss, *losses})),
     }
     if "model" not in given:
         space["backbone"] = choice(find_backbones(recipe))
@@ -179,9 +195,9 @@ def own_params(recipe: Recipe, space: Space) -> Params:
 
 
 def _widest(recipe: Recipe, points: list[tuple[str, Recipe]]) -> Recipe:
-    """A recipe whose data is enough for all: backgrounds and windows want whole sequences."""
+    """A recipe whose data is enough for all: backgrounds want whole sequences, and windows gaps as well."""
     wanting = (point for _, point in points if point.frames > 1 or point.preprocessing.background_every > 0)
-    return next(wanting, recipe)
+    return max(wanting, key=attrgetter("frames"), default=recipe)
 
 
 def _check_points(

@@ -155,7 +155,8 @@ class DatasetArgs:
     """Write a part of a data set in the plain layout, with final class ids; the same command resumes."""
 
     name: Positional[Annotated[str, arg(metavar="NAME")]]
-    """How SRC is read: plain, camvid, camvid-rgb, pets-binary, pets-trimap, pets-breeds or drinks."""
+    """How SRC is read: plain, camvid, camvid-rgb, pets-binary, pets-trimap, pets-breeds, pets-breeds-only or
+    drinks."""
     source: Positional[Annotated[Path, arg(metavar="SRC")]]
     """Folder of the data set."""
     out: Positional[Annotated[Path, arg(metavar="OUT")]]
@@ -166,6 +167,8 @@ class DatasetArgs:
     """Of the split, where the data set gives none; as in training."""
     share: float = 0.2
     """Share of the sequences that validate; as the recipe's validation_share."""
+    test_share: float = 0.0
+    """Share of all sequences drawn as test part, 0: the data set's own; as the recipe's test_share."""
     sequence: str = ""
     """Regular expression on an image's path whose first group names its sequence; as the recipe's."""
     label_map: tuple[tuple[int, int], ...] | None = None

@@ -15,8 +15,6 @@ Value = bool | int | float | str | tuple["Value", ...] | None
 """What a field of a recipe holds."""
 Params = dict[str, Value]
 """Values by the dotted names of a recipe's fields: what one trial of a search tries."""
-LATER: Params = {"freeze": "none", "encoder_lr_factor": 1.0}
-"""Fields that older recipes lack, with what these did."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +112,7 @@ class Augmentation:
     """What else chance does to a crop of training; flips are the crops' own."""
 
     rotate_degrees: float = 0.0
-    """Turn by up to this many degrees either way; what comes in from outside is ignored."""
+    """Turn by up to this many degrees either way; what comes in from beyond the image is ignored."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Enlarge by a factor between these two."""
     brightness: float = 0.0
@@ -132,6 +130,11 @@ class Augmentation:
         for name, share in (("brightness", self.brightness), ("contrast", self.contrast)):
             if not 0 <= share <= 1:
                 raise RequestError(f"recipe: augmentation.{name} is {share}, not a share from 0 to 1")
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels of a crop come from elsewhere than where it lies."""
+        return self.rotate_degrees != 0 or self.scale != (1, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +163,7 @@ class Optimizer:
     """Optimiser and schedule."""
 
     name: Literal["adam", "adamw", "sgd"] = "adamw"
-    """Rule of the step; sgd has momentum 0.9."""
+    """Rule of the step."""
     lr: float = 1e-3
     """Learning rate; the highest one of the schedule."""
     weight_decay: float = 1e-2
@@ -175,6 +178,14 @@ class Optimizer:
     """Rise to lr in a straight line over so many epochs, then follow the schedule; one_cycle has its own."""
     clip_norm: float = 0.0
     """Scale a step's gradients down to this norm over all of them; 0: never."""
+    momentum: float = 0.9
+    """Of sgd: share of the step before that each step keeps."""
+    nesterov: bool = False
+    """Of sgd: look ahead along its momentum."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of adam and adamw: how much of the gradients' mean and of their squares' each step keeps."""
+    eps: float = 1e-8
+    """Of adam and adamw: added to the root of the squares' mean."""
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < inf:
@@ -189,6 +200,18 @@ class Optimizer:
                 raise RequestError(
                     f"recipe: optimizer.{name} is {value}, not 0 or more; try `optimizer.{name}=0`"
                 )
+        for name, value in (("momentum", (self.momentum,)), ("betas", self.betas)):
+            if any(not 0 <= share < 1 for share in value):
+                raise RequestError(
+                    f"recipe: optimizer.{name} is {getattr(self, name)}, not from 0 to below 1; leave it out"
+                )
+        if not 0 < self.eps < inf:
+            raise RequestError(f"recipe: optimizer.eps is {self.eps}, not above 0; try `optimizer.eps=1e-8`")
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise RequestError(
+                f"recipe: optimizer.nesterov is for sgd with momentum, not {self.name} with momentum "
+                f"{self.momentum}; leave it out"
+            )
         self._check_schedule()
 
     def _check_schedule(self) -> None:
@@ -231,6 +254,9 @@ class Recipe:
     """Pairs: id in the label file, class id (255: ignore)."""
     validation_share: float = 0.2
     """Share of the sequences held out, where the data set gives no split."""
+    test_share: float = 0.0
+    """Share of all sequences, a test part of the data set's own among them, drawn by the seed as test part in
+    place of the given split; 0: the data set's own."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     crops: Crops = field(default_factory=Crops)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -293,6 +319,10 @@ class Recipe:
             raise RequestError(
                 f"recipe: validation_share is {self.validation_share}, not between 0 and 1; try 0.2"
             )
+        if not 0 <= self.test_share < 1:
+            raise RequestError(
+                f"recipe: test_share is {self.test_share}, not from 0 to below 1; try `test_share=0.05`"
+            )
         if any(not 0 <= number <= 255 for pair in self.label_map for number in pair):
             raise RequestError(f"recipe: label_map is {self.label_map}, but ids go from 0 to 255")
         try:
@@ -320,10 +350,27 @@ class Recipe:
             )
 
 
-def as_recorded(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain data without what came LATER and says nothing: runs from before keep their names."""
-    plain = asdict(recipe)
-    return {name: value for name, value in plain.items() if name not in LATER or value != LATER[name]}
+LATER_FIELDS = (
+    "test_share",
+    "freeze",
+    "encoder_lr_factor",
+    "optimizer.momentum",
+    "optimizer.nesterov",
+    "optimizer.betas",
+    "optimizer.eps",
+)
+"""Fields that came later, and whose default is what recipes did before."""
+
+
+def recipe_identity(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's fields as plain data, but for later ones at their default: runs from before keep theirs."""
+    values, usual = asdict(recipe), asdict(Recipe(name=recipe.name))
+    for name in LATER_FIELDS:
+        group, _, entry = name.rpartition(".")
+        own, default = (values[group], usual[group]) if group else (values, usual)
+        if own[entry] == default[entry]:
+            del own[entry]
+    return values
 
 
 def _check_positive(name: str, value: int) -> None:

@@ -7,6 +7,29 @@ from seg.recipe import Augmentation, Crops, Optimizer, Preprocessing, Recipe, Ti
 
 INTERFEROGRAM_ADAM = Optimizer(name="adam", lr=1e-3, weight_decay=0.0, schedule="constant")
 FROM_SEQUENCE = Preprocessing(shrink=3, background_every=10, background_factor=0.9, clahe_clip=5.0)
+FCN32 = Recipe(
+    name="interferogram-fcn32",
+    crops=Crops(size_px=(3072, 512), flip_rows=True),
+    model="fcn32",
+    optimizer=INTERFEROGRAM_ADAM,
+    batch=4,
+    epochs=50,
+    tiling=Tiling(crop_px=(1024, 1024), halo_px=224),
+)
+PETS = Recipe(
+    name="pets-fcn-resnet101",
+    dataset="pets-breeds",
+    validation_share=0.05,
+    preprocessing=Preprocessing(channels=3, size_px=(128, 128), normalisation="imagenet"),
+    crops=Crops(size_px=(128, 128), flip_columns=False),
+    model="fcn-resnet101",
+    weights="imagenet",
+    optimizer=replace(INTERFEROGRAM_ADAM, lr=1e-4),
+    batch=20,
+    epochs=64,
+    patience=5,
+    tiling=Tiling(crop_px=(128, 128), halo_px=0),
+)
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -20,8 +43,10 @@ RECIPES: dict[str, Recipe] = {
             epochs=8,
             tiling=Tiling(crop_px=(576, 576), halo_px=64),
         ),
+        FCN32,
+        replace(FCN32, name="interferogram-fcn32-asymmetric", loss="asymmetric"),
         Recipe(
-            name="interferogram-fcn32",
+            name="interferogram-fcn32-small",
             preprocessing=Preprocessing(blur_px=3, shrink=4),
             crops=Crops(size_px=(768, 128), flip_rows=True),
             model="fcn32",
@@ -80,7 +105,7 @@ RECIPES: dict[str, Recipe] = {
             crops=Crops(size_px=(128, 128), flip_columns=False),
             model="unet-classic",
             loss="focal(alpha=0.8,gamma=2)",
-            optimizer=Optimizer(name="sgd", lr=5e-4, weight_decay=0.0, schedule="constant"),
+            optimizer=Optimizer(name="sgd", lr=5e-4, momentum=0.99, weight_decay=0.0, schedule="constant"),
             batch=4,
             epochs=40,
             tiling=Tiling(crop_px=(128, 128), halo_px=0),
@@ -99,19 +124,8 @@ RECIPES: dict[str, Recipe] = {
             epochs=60,
             tiling=Tiling(crop_px=(384, 480), halo_px=0),
         ),
-        Recipe(
-            name="pets-fcn-resnet101",
-            dataset="pets-breeds",
-            validation_share=0.05,
-            preprocessing=Preprocessing(channels=3, size_px=(128, 128), normalisation="full_range"),
-            crops=Crops(size_px=(128, 128), flip_columns=False),
-            model="fcn-resnet101",
-            optimizer=replace(INTERFEROGRAM_ADAM, lr=1e-4),
-            batch=20,
-            epochs=64,
-            patience=5,
-            tiling=Tiling(crop_px=(128, 128), halo_px=0),
-        ),
+        PETS,
+        replace(PETS, name="pets-fcn-resnet101-37", dataset="pets-breeds-only"),
         Recipe(
             name="drinks-pyramid",
             dataset="drinks",
@@ -123,7 +137,7 @@ RECIPES: dict[str, Recipe] = {
                 lr=1e-3,
                 weight_decay=0.0,
                 schedule="step",
-                steps=((40, 0.5), (60, 0.1), (80, 0.05)),
+                steps=((41, 0.5), (61, 0.1), (81, 0.05)),
             ),
             batch=1,
             epochs=300,

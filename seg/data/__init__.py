@@ -6,7 +6,7 @@ from pathlib import Path
 from seg.data.camvid import open_camvid, open_camvid_rgb
 from seg.data.drinks import open_drinks
 from seg.data.layout import DataSet, open_plain
-from seg.data.pets import open_pets_binary, open_pets_breeds, open_pets_trimap
+from seg.data.pets import open_pets_binary, open_pets_breeds, open_pets_breeds_only, open_pets_trimap
 
 DATASETS: dict[str, Callable[[Path, str], DataSet]] = {
     "plain": open_plain,
@@ -15,5 +15,6 @@ DATASETS: dict[str, Callable[[Path, str], DataSet]] = {
     "pets-binary": open_pets_binary,
     "pets-trimap": open_pets_trimap,
     "pets-breeds": open_pets_breeds,
+    "pets-breeds-only": open_pets_breeds_only,
     "drinks": open_drinks,
 }

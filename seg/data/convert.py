@@ -17,7 +17,7 @@ from seg.data import DATASETS
 from seg.data.images import ImageFiles, split_page
 from seg.data.labels import LabelMap, encode_mask
 from seg.data.layout import DataSet, Sample
-from seg.data.splits import data_fingerprint, split_samples
+from seg.data.splits import data_fingerprint, pool_parts, split_samples
 from seg.errors import ImageError, RequestError, describe_unknown
 from seg.files import TEMPORARY, read_json, replacing, write_bytes, write_json
 from seg.plain_data import to_plain
@@ -38,6 +38,8 @@ class Part:
     seed: int = 0
     share: float = 0.2
     """Share of the sequences that validate, where the data set gives no split."""
+    test_share: float = 0.0
+    """Share of all sequences, the data set's own test part among them, drawn as test part; 0: its own."""
     sequence: str = ""
     label_map: LabelMap | None = None
     """None: the data set's own."""
@@ -49,6 +51,8 @@ class Part:
             raise RequestError(f"`seed` is {self.seed}; give 0 or more")
         if not 0 < self.share < 1:
             raise RequestError(f"`share` is {self.share}, not between 0 and 1; try 0.2")
+        if not 0 <= self.test_share < 1:
+            raise RequestError(f"`test_share` is {self.test_share}, not from 0 to below 1; try 0.05")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,14 +116,15 @@ def convert_dataset(part: Part, source: Path, out: Path) -> Converted:
 
 
 def _choose(data: DataSet, part: Part) -> tuple[tuple[Sample, ...], str]:
-    if part.split == "test":
+    if part.split == "test" and not part.test_share:
         if not data.test:
             raise RequestError(
                 f"data {data.root} has no test part in the layout {part.dataset}; try `split=validation`"
             )
         return data.test, "the data set's own test part"
-    split = split_samples(data, part.share, part.seed)
-    return (split.train if part.split == "train" else split.validation), split.how
+    data = pool_parts(data) if part.test_share else data
+    split = split_samples(data, part.share, part.seed, test_share=part.test_share)
+    return getattr(split, part.split), split.how
 
 
 def _write_all(samples: tuple[Sample, ...], write: Callable[[Sample], bool]) -> int:

@@ -4,7 +4,7 @@ Parkhi et al., CVPR 2012. A trimap says 1 pet, 2 background, 3 border, which the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -52,6 +52,20 @@ def open_pets_trimap(root: Path, sequence: str = "") -> DataSet:
 def open_pets_breeds(root: Path, sequence: str = "") -> DataSet:
     """Mask x breed: background is class 0, a pet its breed's number in the lists; the border is ignored."""
     return _open(root, sequence, None, None)
+
+
+def open_pets_breeds_only(root: Path, sequence: str = "") -> DataSet:
+    """Mask x breed without a background class: a pet is its breed's number - 1, all else ignored."""
+    data = open_pets_breeds(root, sequence)
+    samples, tests = (
+        tuple(
+            replace(sample, decoder=Trimap(sample.decoder.pet - 1, IGNORE, IGNORE))
+            for sample in part
+            if isinstance(sample.decoder, Trimap)
+        )
+        for part in (data.samples, data.test)
+    )
+    return replace(data, classes=data.classes[1:], samples=samples, test=tests)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +27,28 @@ class Split:
     train: tuple[Sample, ...]
     validation: tuple[Sample, ...]
     how: str
+    test: tuple[Sample, ...] = ()
+    """Drawn with them where a test share is asked for; neither trains nor validates."""
 
     def limited(self, limit: int | None) -> "Split":
         """The first `limit` samples of each part; None: all."""
-        return Split(self.train[:limit], self.validation[:limit], self.how)
+        return replace(self, train=self.train[:limit], validation=self.validation[:limit])
 
 
-def split_samples(data: DataSet, validation_share: float, seed: int) -> Split:
+def pool_parts(data: DataSet) -> DataSet:
+    """A data set without its own split, its test part among its samples."""
+    return replace(data, samples=(*data.samples, *data.test), given_split=None, test=())
+
+
+def split_samples(
+    data: DataSet, validation_share: float, seed: int, frames: int = 1, test_share: float = 0.0
+) -> Split:
     """Given lists win; else whole sequences, drawn by the seed; a single sequence is cut into two blocks.
 
-    The order in which the samples were listed does not matter. RequestError: too few images for both parts,
-    or lists that name an image twice.
+    frames: how many a model sees at once, its image's own last: between the two blocks lie so many that none
+    trained on is seen by validation. test_share: of the sequences, drawn as test part; 0: none. The order in
+    which the samples were listed does not matter.
+    RequestError: too few images for both parts, or lists that name an image twice.
     """
     if not data.samples:
         raise RequestError(f"data {data.root} has no labelled image; add some, or give another folder")
@@ -45,17 +56,25 @@ def split_samples(data: DataSet, validation_share: float, seed: int) -> Split:
         return _given(data)
     samples = tuple(sorted(data.samples, key=lambda sample: natural_key(sample.name)))
     sequences = sorted({sample.sequence for sample in samples}, key=natural_key)
+    tested = max(1, round(test_share * len(sequences))) if test_share else 0
+    if tested and len(sequences) < 3:
+        raise RequestError(
+            f"data {data.root}: `test_share={test_share}` wants 3 sequences or more, but there are "
+            f"{len(sequences)}; leave it out"
+        )
     if len(sequences) == 1:
-        return _blocks(samples, data.root, validation_share)
-    count = min(max(1, round(validation_share * len(sequences))), len(sequences) - 1)
-    drawn = np.random.default_rng(seed).permutation(len(sequences))[:count]
-    held_out = {sequences[k] for k in drawn}
+        return _blocks(samples, data.root, validation_share, frames)
+    tested = min(tested, len(sequences) - 2)
+    count = min(max(1, round(validation_share * len(sequences))), len(sequences) - tested - 1)
+    drawn = [sequences[k] for k in np.random.default_rng(seed).permutation(len(sequences))]
+    held_out, aside = set(drawn[:count]), set(drawn[count : count + tested])
     unit = "images" if len(sequences) == len(samples) else "sequences"
     return Split(
-        tuple(sample for sample in samples if sample.sequence not in held_out),
+        tuple(sample for sample in samples if sample.sequence not in held_out | aside),
         tuple(sample for sample in samples if sample.sequence in held_out),
         f"validation: {_first(sorted(held_out, key=natural_key))}, {count} of {len(sequences)} {unit}, "
-        f"drawn by seed {seed}",
+        f"drawn by seed {seed}" + (f"; {tested} more are the test part" if tested else ""),
+        tuple(sample for sample in samples if sample.sequence in aside),
     )
 
 
@@ -80,14 +99,14 @@ def _given(data: DataSet) -> Split:
     return Split(train, validation, "split by the data set's own lists")
 
 
-def _blocks(samples: tuple[Sample, ...], root: Path, validation_share: float) -> Split:
+def _blocks(samples: tuple[Sample, ...], root: Path, validation_share: float, frames: int) -> Split:
     total = len(samples)
-    gap = max(1, round(GAP_SHARE * total))
+    gap = max(1, round(GAP_SHARE * total), frames - 1)
     validation = min(max(1, round(validation_share * total)), total - gap - 1)
     train = total - validation - gap
     if validation < 1:
         raise RequestError(
-            f"data {root}: {total} labelled images are too few to train and validate; give 3 or more"
+            f"data {root}: {total} labelled images are too few to train and validate; give {gap + 2} or more"
         )
     return Split(
         samples[:train],

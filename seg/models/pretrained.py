@@ -64,8 +64,8 @@ def download(name: str, weights: str) -> Mapping[str, Tensor]:
     except (OSError, HTTPException, RuntimeError, UnpicklingError, EOFError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise RequestError(
-            f"weights {weights}: {best.url} cannot be fetched ({reason}); "
-            "fetch it elsewhere and give its path"
+            f"weights {weights}: {best.url} cannot be fetched ({reason}); fetch it elsewhere and give its "
+            "path, `weights=FILE`, or begin with chance, `weights=none`"
         ) from None
 
 

@@ -24,6 +24,8 @@ from seg.recipe import Augmentation, Crops, Recipe
 THREADS = min(4, len(os.sched_getaffinity(0)))
 """Threads that prepare crops: they copy, without Python's lock, and decode nothing."""
 STEPS_AHEAD = 4
+AUGMENTER = 2
+"""Version of how augmentation moves pixels; 1 moved those of the crop, with nothing around it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,43 @@ class Change:
     brightness: float
     contrast: float
 
+    @property
+    def moves(self) -> bool:
+        """Whether pixels come from elsewhere than where the crop lies."""
+        return self.degrees != 0 or self.scale != 1
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where in its image a crop lies, in working pixels, and how it is flipped."""
+
+    top: int
+    left: int
+    size: tuple[int, int]
+    flips: tuple[bool, bool] = (False, False)
+    """Upside down; left to right."""
+
+    def copy(self, values: NDArray[Any], target: NDArray[Any]) -> None:
+        """Copy the crop of an image [H, W] or [H, W, 3]: OpenCV's flip costs a plain copy."""
+        source = values[self.top : self.top + self.size[0], self.left : self.left + self.size[1]]
+        source = source.astype(target.dtype, copy=False)
+        rows, columns = self.flips
+        if rows or columns:
+            code = -1 if rows and columns else 0 if rows else 1
+            cv2.flip(source, code, dst=target)
+        else:
+            np.copyto(target, source)
+
+    def sources(self, change: Change) -> NDArray[Any]:
+        """The float64 matrix [2, 3] from (x, y, 1) of a changed crop's pixel to (x, y) of the image's."""
+        (height, width), (upside_down, mirrored) = self.size, self.flips
+        centre = ((width - 1) / 2, (height - 1) / 2)
+        matrix = cv2.invertAffineTransform(cv2.getRotationMatrix2D(centre, change.degrees, change.scale))
+        matrix[0] *= -1 if mirrored else 1
+        matrix[1] *= -1 if upside_down else 1
+        matrix[:, 2] += self.left + mirrored * (width - 1), self.top + upside_down * (height - 1)
+        return matrix
+
 
 def draw_change(settings: Augmentation, random: np.random.Generator) -> Change:
     """What a recipe lets happen to one crop; it draws four numbers whatever it asks for."""
@@ -47,15 +86,14 @@ def draw_change(settings: Augmentation, random: np.random.Generator) -> Change:
     )
 
 
-def change_image(pixels: Pixels, change: Change) -> NDArray[np.float32]:
-    """An image [h, w] or [h, w, 3]: turned and enlarged (bilinear, 0 from outside), brightened, stretched.
+def change_image(pixels: Pixels, window: Window, change: Change) -> NDArray[np.float32]:
+    """A crop of an image [H, W] or [H, W, 3]: flipped, turned and enlarged, brightened, stretched.
 
-    Float32 in stored intensities, within the range of `pixels`; contrast is about the image's own mean.
+    Pixels come bilinearly from the whole image, beyond whose edge is 0. Float32 [h, w] or [h, w, 3] in stored
+    intensities, within the range of `pixels`; contrast is about the crop's own mean.
     """
     full = np.iinfo(pixels.dtype).max
-    changed = pixels.astype(np.float32)
-    if _moves(change):
-        changed = _warp(changed, change, cv2.INTER_LINEAR, 0)
+    changed = _cut(pixels, window, change, np.float32, 0)
     if change.brightness != 1:
         changed *= np.float32(change.brightness)
         np.minimum(changed, full, out=changed)
@@ -67,22 +105,31 @@ def change_image(pixels: Pixels, change: Change) -> NDArray[np.float32]:
     return changed
 
 
-def change_mask(mask: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
-    """The truth [h, w] of a changed image: the nearest pixel's; 255 where it comes from outside."""
-    return _warp(mask, change, cv2.INTER_NEAREST, IGNORE) if _moves(change) else mask
+def change_mask(mask: NDArray[np.uint8], window: Window, change: Change) -> NDArray[np.uint8]:
+    """The truth [h, w] of a changed crop: the nearest pixel's of the whole mask; 255 beyond its edge."""
+    return _cut(mask, window, change, np.uint8, IGNORE)
 
 
-def _moves(change: Change) -> bool:
-    return change.degrees != 0 or change.scale != 1
-
-
-def _warp(values: NDArray[Any], change: Change, method: int, outside: int) -> NDArray[Any]:
-    height, width = values.shape[:2]
-    centre = ((width - 1) / 2, (height - 1) / 2)
-    matrix = cv2.getRotationMatrix2D(centre, change.degrees, change.scale)
-    borders = (outside,) * 4
+def _cut(values: NDArray[Any], window: Window, change: Change, dtype: Any, outside: int) -> NDArray[Any]:
+    """A changed crop of a dtype: floats are interpolated, ids are the nearest's."""
+    if not change.moves:
+        cut = np.empty((*window.size, *values.shape[2:]), dtype)
+        window.copy(values, cut)
+        return cut
+    height, width = window.size
+    sources = window.sources(change)
+    corners = sources @ [[0, width - 1, 0, width - 1], [0, 0, height - 1, height - 1], [1, 1, 1, 1]]
+    # of the image what the crop sees, and a pixel around it for the neighbours that are interpolated
+    left, top = np.maximum(np.floor(corners.min(1)).astype(int) - 1, 0)
+    right, bottom = np.ceil(corners.max(1)).astype(int) + 2
+    sources[:, 2] -= left, top
     return cv2.warpAffine(
-        values, matrix, (width, height), flags=method, borderMode=cv2.BORDER_CONSTANT, borderValue=borders
+        values[top:bottom, left:right].astype(dtype, copy=False),
+        sources,
+        (width, height),
+        flags=(cv2.INTER_LINEAR if dtype is np.float32 else cv2.INTER_NEAREST) | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(outside,) * 4,
     )
 
 
@@ -102,10 +149,7 @@ class Batch:
     names: tuple[str, ...]
 
     def to_inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Normalised crops, float32 (channels-last where single), and truth, both on the device.
-
-        Pinned memory is copied while the device computes.
-        """
+        """Normalised crops, float32 (channels-last where single), and truth, both on the device."""
         images, mean, std, truth = (
             tensor.to(device, non_blocking=True) for tensor in (self.images, self.mean, self.std, self.truth)
         )
@@ -222,22 +266,20 @@ class CropSampler:
     ) -> None:
         """Write one crop: pixels [K, h, w, channels], truth [h, w]."""
         top, left = place_crop(clip[-1], self.crops, random)
-        area = np.s_[top : top + self.crops.size_px[0], left : left + self.crops.size_px[1]]
-        flips = tuple(
-            wanted and random.random() < 0.5 for wanted in (self.crops.flip_rows, self.crops.flip_columns)
-        )
-        _copy_flipped(clip[-1].mask[area], flips, truth)
+        upside_down = self.crops.flip_rows and random.random() < 0.5
+        mirrored = self.crops.flip_columns and random.random() < 0.5
+        window = Window(top, left, self.crops.size_px, (upside_down, mirrored))
         change = self.augmentation and draw_change(self.augmentation, random)
+        if change is None:
+            window.copy(clip[-1].mask, truth)
+        else:
+            truth[:] = change_mask(clip[-1].mask, window, change)
         for image, place in zip(clip, pixels, strict=True):
             target = place[..., 0] if self.channels == 1 else place
             if change is None:
-                _copy_flipped(image.pixels[area].astype(self.dtype, copy=False), flips, target)
+                window.copy(image.pixels, target)
             else:
-                cut: NDArray[Any] = np.empty(target.shape, image.pixels.dtype)
-                _copy_flipped(image.pixels[area], flips, cut)
-                target[:] = change_image(cut, change)
-        if change is not None:
-            truth[:] = change_mask(truth, change)
+                target[:] = change_image(image.pixels, window, change)
 
     def _normalisation(self, clips: list[list[PackedImage]]) -> tuple[Tensor, Tensor]:
         """Mean and std of each image, float64 [N, K, channels]."""
@@ -258,13 +300,3 @@ def place_crop(image: PackedImage, crops: Crops, random: np.random.Generator) ->
         highs = [min(limit, at) for at, limit in zip(centre, limits, strict=True)]
         return int(random.integers(lows[0], highs[0] + 1)), int(random.integers(lows[1], highs[1] + 1))
     return int(random.integers(limits[0] + 1)), int(random.integers(limits[1] + 1))
-
-
-def _copy_flipped(source: NDArray[Any], flips: tuple[bool, ...], target: NDArray[Any]) -> None:
-    """Copy [h, w] or [h, w, 3], upside down and mirrored as `flips` says: OpenCV's costs a plain copy."""
-    rows, columns = flips
-    if rows or columns:
-        code = -1 if rows and columns else 0 if rows else 1
-        cv2.flip(source, code, dst=target)
-    else:
-        np.copyto(target, source)

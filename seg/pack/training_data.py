@@ -12,7 +12,7 @@ from seg.data.images import Turned
 from seg.data.labels import holds_mask, refuse_all_ignored
 from seg.data.layout import DataSet, Sample
 from seg.data.listing import clip_places
-from seg.data.splits import Split, data_fingerprint, split_samples
+from seg.data.splits import Split, data_fingerprint, pool_parts, split_samples
 from seg.errors import DataWarning, RequestError, describe_unknown
 from seg.pack.build import PrepareRows, ensure_pack
 from seg.pack.pack import Pack, PackPlan, PackSettings, pack_folder, rows_by_threads
@@ -54,8 +54,10 @@ def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | No
     if recipe.dataset not in DATASETS:
         raise RequestError(describe_unknown("dataset", recipe.dataset, DATASETS))
     data = DATASETS[recipe.dataset](root.resolve(), recipe.sequence)
+    data = pool_parts(data) if recipe.test_share else data
     _refuse_all_ignored(data, recipe)
-    split = split_samples(data, recipe.validation_share, seed).limited(limit)
+    split = split_samples(data, recipe.validation_share, seed, recipe.frames, recipe.test_share)
+    split = split.limited(limit)
     chosen = (*split.train, *split.validation)
     together = recipe.frames > 1 or recipe.preprocessing.background_every > 0
     sequences = _sequences(data, chosen) if together else {}

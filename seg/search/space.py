@@ -24,6 +24,7 @@ FIXED = {
     "sequence": "decides which pixels are counted",
     "label_map": "decides which pixels are counted",
     "validation_share": "decides which pixels are counted",
+    "test_share": "decides which pixels are counted",
 }
 """Fields that all trials must share, or their mIoUs could not be compared."""
 

@@ -41,11 +41,14 @@ def build_optimizer(
     kernel = fused or None  # False would choose the slow loop where torch's own choice is foreach
     match settings.name:
         case "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay, fused=kernel)
+            return torch.optim.Adam(parameters, lr, settings.betas, settings.eps, decay, fused=kernel)
         case "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=kernel)
+            return torch.optim.AdamW(parameters, lr, settings.betas, settings.eps, decay, fused=kernel)
         case "sgd":
-            return torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=decay, fused=kernel)
+            momentum, nesterov = settings.momentum, settings.nesterov
+            return torch.optim.SGD(
+                parameters, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=kernel
+            )
 
 
 def learning_rate(settings: Optimizer, step: int, epochs: int, steps_per_epoch: int) -> float:
@@ -144,7 +147,7 @@ class Learner:
         *,
         fused: bool = True,
     ) -> None:
-        """fused: as of `build_optimizer`.
+        """recipe: with the batch that is trained on; fused: as of `build_optimizer`.
 
         RequestError: synchronised batch norm without GPUs, or with unequal shares of a batch.
         """

@@ -20,11 +20,12 @@ from seg.figures import plots
 from seg.files import first_difference, is_leftover, replacing, write_bytes
 from seg.locks.folder_lock import FolderLock, is_lock
 from seg.metrics import score_classes
+from seg.pack.crops import AUGMENTER
 from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import FROM_A_COPY, Plain, to_plain
 from seg.predict.predictor import open_predictor
 from seg.progress import progress
-from seg.recipe import Recipe, as_recorded
+from seg.recipe import Recipe, recipe_identity
 from seg.storage import Place, as_place, refusing
 from seg.train.state import EpochResult, Journal
 
@@ -42,20 +43,30 @@ def is_read_anew(image: str) -> bool:
 def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Plain]:
     """What makes a run this run: plain data, the same whenever the same command is given.
 
-    `reader` is there where the data hold images that it reads anew: other runs keep their names.
+    `reader` is there where the data hold images that it reads anew: other runs keep their names. So is
+    `augmenter`, where a recipe moves pixels.
     """
     names = {sample.name for sample in (*data.split.train, *data.split.validation)}
     names |= {name for frames in data.sequences.values() for name, _ in frames}
     reader = {"reader": READER} if any(map(is_read_anew, names)) else {}
-    return reader | {
-        "recipe": as_recorded(recipe),
-        "data_fingerprint": data.fingerprint,
-        "classes": data.classes,
-        "train": [sample.name for sample in data.split.train],
-        "validation": [sample.name for sample in data.split.validation],
-        "split": data.split.how,
-        "seed": seed,
-    }
+    return (
+        reader
+        | augmenter_identity(recipe)
+        | {
+            "recipe": recipe_identity(recipe),
+            "data_fingerprint": data.fingerprint,
+            "classes": data.classes,
+            "train": [sample.name for sample in data.split.train],
+            "validation": [sample.name for sample in data.split.validation],
+            "split": data.split.how,
+            "seed": seed,
+        }
+    )
+
+
+def augmenter_identity(*recipes: Recipe) -> dict[str, Plain]:
+    """The part of an identity that says which version moves pixels; empty: none of the recipes does."""
+    return {"augmenter": AUGMENTER} if any(recipe.augmentation.moves for recipe in recipes) else {}
 
 
 def run_name(recipe: Recipe, identity: Mapping[str, Plain]) -> str:
@@ -78,8 +89,9 @@ def claim_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_r
 def check_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_reader: bool = False) -> bool:
     """Whether a folder has a run.json, which says the same; nothing is written.
 
-    A run.json without a `reader` is of reader 1, which wrote none. older_reader: whether the folder of an
-    earlier reader will do, if only that differs. RequestError: the folder is another's, or not ours.
+    A run.json without a `reader` or `augmenter` is of the first, which wrote none. older_reader: whether the
+    folder of an earlier reader will do, if only that differs. RequestError: the folder is another's, or not
+    ours.
     """
     place = as_place(folder)
     if place.is_local and place.local().is_file():
@@ -97,6 +109,8 @@ def check_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_r
                 )
     if found is not None and not isinstance(found, dict):
         raise RequestError(f"{place}/run.json is damaged: it is no object; {FROM_A_COPY}")
+    if found is not None and "augmenter" in wanted:
+        found = {"augmenter": 1} | found
     if found is not None and "reader" in wanted:
         reader, newest = found.get("reader", 1), wanted["reader"] if older_reader else 1
         found |= {"reader": newest if reader in range(1, newest) else reader}

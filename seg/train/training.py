@@ -149,8 +149,9 @@ class Training:
             find_class_weights(recipe, self.train_pack),
             recipe.output_weights or output_weights(model),
         )
+        used = replace(recipe, batch=self.sampler.batch)  # no more than there are samples
         self.journal = found.journal if found else Journal(fused=True, start_sha256=start and start.sha256)
-        self.learner = Learner(model, loss, recipe, device, self.ranks, fused=self.journal.fused)
+        self.learner = Learner(model, loss, used, device, self.ranks, fused=self.journal.fused)
         if found:
             names = {name.removeprefix("model.") for name in found.tensors}
             refuse_older(model, names, f"state in {plan.folder}")

@@ -16,12 +16,14 @@ from cluster.search import SearchSummary, find_backbones, plan_search, search
 from cluster.session import Session
 from jobs.tables import print_figures
 from seg.errors import DataWarning, RequestError
+from seg.files import write_json
 from seg.model_file import load_model
 from seg.models.unet import UNet
+from seg.plain_data import to_plain
 from seg.recipe import Crops, Preprocessing, Tiling, apply_params
 from seg.recipes import RECIPES
 from seg.requests import SearchRequest
-from seg.search.space import ends
+from seg.search.space import ends, plain_axis
 from seg.search.trials import (
     TrialRecord,
     describe_cause,
@@ -369,6 +371,31 @@ def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_search_that_was_begun_without_the_asymmetric_loss_keeps_its_losses(
+    archive: Path, tmp_path: Path
+) -> None:
+    request = replace(request_for(archive), out=tmp_path / "out")
+    new = plan_search(request, HERE)
+    losses = ["cross_entropy", "cross_entropy+dice", "focal"]
+    assert plain_axis(new.space["loss"]) == {"choice": ["asymmetric", *losses]}
+    plain = to_plain(new.identity)
+    plain["search"]["loss"] = {"choice": losses}
+    write_json(tmp_path / "out" / "run.json", plain)
+    before = plan_search(request, HERE)
+    assert plain_axis(before.space["loss"]) == {"choice": losses}
+    assert list(before.space) == list(new.space)
+    given = replace(request, search=(ONE_BACKBONE, "loss=choice(dice,focal)"))
+    with pytest.raises(RequestError, match=r"holds another run, with other values of search\.loss"):
+        plan_search(given, HERE)
+
+
+def test_the_gap_of_a_single_sequence_is_wide_enough_for_every_trial(tmp_path: Path) -> None:
+    data = write_discs(tmp_path / "archive", sequences=1, frames=9, size=(64, 64))
+    request = request_for(data, search=("frames=choice(2,6)",), recipe={"model": "icnet-gru", "frames": 2})
+    split = plan_search(replace(request, recipe=replace(request.recipe, backbone=None)), HERE).job.data.split
+    assert [sample.name[-5] for sample in (*split.train, *split.validation)] == ["0", "1", "7", "8"]
+
+
 def test_another_model_is_searched_with_the_backbone_that_it_begins_with(
     archive: Path, tmp_path: Path
 ) -> None:
@@ -381,7 +408,7 @@ def test_another_model_is_searched_with_the_backbone_that_it_begins_with(
 def test_the_space_is_rate_loss_and_backbone_unless_others_are_given(archive: Path, tmp_path: Path) -> None:
     plan = plan_search(replace(request_for(archive, search=()), out=tmp_path / "out"), HERE)
     assert list(plan.space) == ["optimizer.lr", "loss", "backbone"]
-    assert ends(plan.space["loss"]) == ("cross_entropy", "cross_entropy+dice", "focal")
+    assert ends(plan.space["loss"]) == ("asymmetric", "cross_entropy", "cross_entropy+dice", "focal")
     assert ends(plan.space["backbone"]) == UNet.BACKBONES
     assert ends(plan.space["optimizer.lr"]) == (pytest.approx(3e-4), pytest.approx(3e-2))
     assert plan.own == OWN

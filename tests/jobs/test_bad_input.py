@@ -394,8 +394,8 @@ def test_missing_training_data(capfd: Screen, tmp_path: Path) -> None:
 def test_an_unknown_recipe_names_the_nearest(capfd: Screen, verb: str) -> None:
     line = refused(verb, capfd, "interferogram-smal", "--out", "out")
     assert line == (
-        "unknown recipe 'interferogram-smal'; did you mean interferogram-small or interferogram-icnet or "
-        f"interferogram-fcn32? known: {', '.join(RECIPES)}"
+        "unknown recipe 'interferogram-smal'; did you mean interferogram-small or "
+        f"interferogram-fcn32-small or interferogram-icnet? known: {', '.join(RECIPES)}"
     )
     assert refused(verb, capfd, "").startswith("unknown recipe ''; known: interferogram-small, ")
 

@@ -1,15 +1,27 @@
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
 
 from seg.data import DATASETS
 from seg.errors import RequestError
+from seg.files import first_difference
 from seg.models import MODELS
 from seg.plain_data import from_plain, to_plain
-from seg.recipe import Augmentation, Crops, Optimizer, Preprocessing, Recipe, Tiling
+from seg.recipe import (
+    LATER_FIELDS,
+    Augmentation,
+    Crops,
+    Optimizer,
+    Preprocessing,
+    Recipe,
+    Tiling,
+    apply_params,
+    recipe_identity,
+)
 from seg.recipes import RECIPES, find_recipe
+from seg.train.learner import learning_rate
 from seg.train.losses import build_loss
 
 
@@ -29,6 +41,32 @@ def test_a_recipe_names_what_there_is(name: str) -> None:
     assert recipe.backbone in (None, *MODELS[recipe.model].BACKBONES)
     build_loss(recipe.loss)
     assert (recipe.frames > 1) == getattr(MODELS[recipe.model], "TAKES_FRAMES", False)
+
+
+def test_recipes_are_what_the_reference_systems_describe() -> None:
+    whole, twin, small = (RECIPES[f"interferogram-fcn32{kind}"] for kind in ("", "-asymmetric", "-small"))
+    assert (whole.crops.size_px, whole.preprocessing) == ((3072, 512), Preprocessing())
+    assert replace(twin, name=whole.name, loss=whole.loss) == whole
+    assert twin.loss == "asymmetric"
+    assert (small.crops.size_px, small.preprocessing) == ((768, 128), Preprocessing(blur_px=3, shrink=4))
+    assert RECIPES["camvid-unet"].optimizer.momentum == 0.99
+    pets, breeds = RECIPES["pets-fcn-resnet101"], RECIPES["pets-fcn-resnet101-37"]
+    assert replace(breeds, name=pets.name, dataset=pets.dataset) == pets
+    assert pets.weights == "imagenet"
+    # the original's rate by the epoch's index from 0: half above 40, a tenth above 60, a twentieth above 80
+    drinks = RECIPES["drinks-pyramid"].optimizer
+    for index in range(300):
+        factor = 0.05 if index > 80 else 0.1 if index > 60 else 0.5 if index > 40 else 1
+        assert all(learning_rate(drinks, index * 7 + step, 300, 7) == 1e-3 * factor for step in (0, 6))
+
+
+def test_a_later_field_is_part_of_an_identity_once_it_is_set() -> None:
+    recipe = RECIPES["camvid-icnet"]
+    plain = recipe_identity(recipe)
+    assert {*LATER_FIELDS} & {*plain, *(f"optimizer.{name}" for name in plain["optimizer"])} == set()
+    for name, value in {"test_share": 0.1, "optimizer.momentum": 0.5, "optimizer.betas": (0.5, 0.9)}.items():
+        set_so = recipe_identity(apply_params(recipe, {name: value}))
+        assert first_difference(to_plain(plain), to_plain(set_so)).startswith(f"{name} None instead of ")
 
 
 def test_a_recipe_cannot_change() -> None:
@@ -56,6 +94,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "rate": (lambda: Optimizer(lr=0), "optimizer.lr is 0, not above 0; try `optimizer.lr=1e-3`"),
     "rate nan": (lambda: Optimizer(lr=float("nan")), "optimizer.lr is nan"),
     "decay": (lambda: Optimizer(weight_decay=-1), "weight_decay is -1, not 0 or more"),
+    "momentum": (lambda: Optimizer(momentum=1), "optimizer.momentum is 1, not from 0 to below 1"),
+    "betas": (lambda: Optimizer(betas=(0.9, 1.5)), r"optimizer.betas is \(0.9, 1.5\), not from 0 to below 1"),
+    "eps": (lambda: Optimizer(eps=0), "optimizer.eps is 0, not above 0; try `optimizer.eps=1e-8`"),
+    "nesterov": (lambda: Optimizer(nesterov=True), "nesterov is for sgd with momentum, not adamw"),
+    "nesterov alone": (
+        lambda: Optimizer(name="sgd", nesterov=True, momentum=0),
+        "nesterov is for sgd with momentum, not sgd with momentum 0; leave it out",
+    ),
+    "test": (lambda: Recipe(name="x", test_share=1), "test_share is 1, not from 0 to below 1"),
     "batch": (lambda: Recipe(name="x", batch=0), "batch is 0, not a positive whole number; try `batch=1`"),
     "epochs": (lambda: Recipe(name="x", epochs=-1), "epochs is -1"),
     "validation": (lambda: Recipe(name="x", validation_share=1), "validation_share is 1, not between"),
@@ -96,9 +143,9 @@ def test_a_value_that_cannot_be_is_refused_with_its_field(kind: str) -> None:
 
 def test_values_of_another_version_are_refused_by_field() -> None:
     values = to_plain(RECIPES["camvid-icnet"])
-    values["optimizer"]["momentum"] = 0.9
-    with pytest.raises(ValueError, match=r"^optimizer has the unknown field momentum$"):
+    values["optimizer"]["dampening"] = 0.9
+    with pytest.raises(ValueError, match=r"^optimizer has the unknown field dampening$"):
         from_plain(Recipe, values)
-    del values["optimizer"]["momentum"], values["name"]
+    del values["optimizer"]["dampening"], values["name"]
     with pytest.raises(ValueError, match=r"^it has no field name$"):
         from_plain(Recipe, values)

@@ -23,6 +23,7 @@ REAL = {
     "pets-binary": "oxford-iiit-pet",
     "pets-trimap": "oxford-iiit-pet",
     "pets-breeds": "oxford-iiit-pet",
+    "pets-breeds-only": "oxford-iiit-pet",
     "drinks": "drinks",
 }
 
@@ -62,6 +63,21 @@ def test_a_part_of_each_real_data_set_becomes_the_plain_layout(
     done = convert_dataset(part, source, tmp_path / "out")
     assert (done.images, done.new) == (10, 10)
     check_conversion(tmp_path / "out", samples, data.classes, data.label_map)
+
+
+def test_a_drawn_test_part_is_what_the_same_split_sets_aside(tmp_path: Path) -> None:
+    names = [f"{letter}_1" for letter in "abcdefghij"]
+    source = write_camvid_rgb(tmp_path / "src", train=" ".join(names[:6]), val="g_1 h_1", test="i_1 j_1")
+    found: list[str] = []
+    for split, count in (("train", 6), ("validation", 2), ("test", 2)):
+        part = Part(dataset="camvid-rgb", split=split, seed=1, share=0.2, test_share=0.2)
+        done = convert_dataset(part, source, tmp_path / split)
+        assert done.images == count
+        assert done.how.endswith("2 of 10 images, drawn by seed 1; 2 more are the test part")
+        found += [path.stem for path in (tmp_path / split / "images").rglob("*.png")]
+    assert sorted(found) == names
+    with pytest.raises(RequestError, match="`test_share` is 1, not from 0 to below 1"):
+        Part(dataset="camvid-rgb", split="test", test_share=1)
 
 
 def test_the_parts_are_those_of_the_split_and_the_test_part_that_of_the_lists(tmp_path: Path) -> None:

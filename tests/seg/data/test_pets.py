@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
 from seg.data import DATASETS
-from seg.data.pets import Trimap, open_pets_breeds, open_pets_trimap
+from seg.data.pets import Trimap, open_pets_breeds, open_pets_breeds_only, open_pets_trimap
 from seg.data.splits import split_samples
 from seg.errors import LabelMismatch, RequestError
 from tests.seg.data.test_images import encode
@@ -43,6 +43,7 @@ def test_images_and_masks_are_those_that_torchvision_reads(shared_data: Path, sp
             "binary": np.select([np.asarray(trimap) == 1, np.asarray(trimap) == 2], [1, 0], 255),
             "trimap": np.select([np.asarray(trimap) == 1, np.asarray(trimap) == 2], [1, 0], 2),
             "breeds": np.select([np.asarray(trimap) == 1, np.asarray(trimap) == 2], [category + 1, 0], 255),
+            "breeds-only": np.where(np.asarray(trimap) == 1, category, 255),
         }
         for name, part in parts.items():
             sample, size = part[place], (image.height, image.width)
@@ -54,7 +55,7 @@ def test_images_and_masks_are_those_that_torchvision_reads(shared_data: Path, sp
             np.testing.assert_array_equal(mask, expected[name])
 
 
-KINDS = ("binary", "trimap", "breeds")
+KINDS = ("binary", "trimap", "breeds", "breeds-only")
 
 
 def test_classes_are_the_breeds_of_the_lists_in_torchvisions_order(shared_data: Path) -> None:
@@ -85,6 +86,7 @@ def test_the_full_set_has_as_many_classes_as_its_list_has_breeds(tmp_path: Path)
     by_name = {sample.name: sample.decoder for sample in data.samples}
     assert by_name["breed_30_20.jpg"] == Trimap(pet=30, border=255)
     assert data.test == ()
+    assert open_pets_breeds_only(tmp_path).classes == data.classes[1:]
 
 
 @pytest.mark.parametrize(

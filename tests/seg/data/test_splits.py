@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seg.data.layout import DataSet, Sample
-from seg.data.splits import split_samples
+from seg.data.listing import clip_places
+from seg.data.splits import pool_parts, split_samples
 from seg.errors import RequestError
 
 
@@ -40,6 +41,34 @@ def test_whole_sequences_are_held_out_and_nothing_is_lost(counts: list[int], sha
     assert f"{len(validation)} of {len(counts)} {unit}, drawn by seed {seed}" in split.how
 
 
+@given(st.lists(st.integers(1, 5), min_size=3, max_size=40), st.floats(0.01, 0.6), st.integers(0, 2**32))
+def test_a_test_share_is_drawn_from_all_sequences_and_no_part_shares_one(
+    counts: list[int], share: float, seed: int
+) -> None:
+    data = make_data(counts)
+    last = data.samples[-1].sequence
+    own = {True: tuple(s for s in data.samples if s.sequence == last)}
+    own[False] = tuple(s for s in data.samples if s.sequence != last)
+    listed = replace(data, samples=own[False], test=own[True], given_split=(("a",), ("b",)))
+    split = split_samples(pool_parts(listed), 0.05, seed, test_share=share)
+    parts = [{sample.sequence for sample in part} for part in (split.train, split.validation, split.test)]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(counts)
+    assert len(parts[2]) == min(max(1, round(share * len(counts))), len(counts) - 2)
+    assert sorted((*split.train, *split.validation, *split.test), key=data.samples.index) == [*data.samples]
+    assert split.how.endswith(f"drawn by seed {seed}; {len(parts[2])} more are the test part")
+
+
+def test_shares_of_a_twentieth_split_all_images_into_90_5_and_5_percent() -> None:
+    split = split_samples(make_data([1] * 7349), 0.05, seed=0, test_share=0.05)
+    assert (len(split.train), len(split.validation), len(split.test)) == (6615, 367, 367)
+
+
+def test_a_test_share_of_too_few_sequences_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"`test_share=0.1` wants 3 sequences or more, but there are 1"):
+        split_samples(make_data([20]), 0.2, seed=0, test_share=0.1)
+
+
 @given(st.one_of(COUNTS, st.lists(st.integers(3, 30), min_size=1, max_size=1)), st.integers(0, 2**32))
 def test_the_split_follows_from_the_seed_whatever_the_order_of_listing(counts: list[int], seed: int) -> None:
     data = make_data(counts)
@@ -60,23 +89,26 @@ def test_the_seed_draws_the_sequences() -> None:
     assert len(drawn) > 5
 
 
-@given(st.integers(3, 500), st.floats(0.01, 0.99))
-def test_one_sequence_validates_on_its_last_block_after_a_gap(total: int, share: float) -> None:
+@given(st.integers(9, 500), st.floats(0.01, 0.99), st.integers(1, 8))
+def test_one_sequence_validates_on_its_last_block_after_a_gap(total: int, share: float, frames: int) -> None:
     data = make_data([total])
-    split = split_samples(data, share, seed=0)
+    split = split_samples(data, share, 0, frames)
     train, validation = len(split.train), len(split.validation)
     assert split.train == data.samples[:train]
     assert split.validation == data.samples[total - validation :]
     assert train >= 1
-    assert total - train - validation == max(1, round(0.05 * total))
+    assert total - train - validation == max(1, round(0.05 * total), frames - 1)
+    seen = {place for last in range(total - validation, total) for place in clip_places(last, frames)}
+    assert not seen & set(range(train))  # what validation sees was not trained on
     assert validation == max(1, round(share * total)) or (train == 1 and validation < share * total)
     assert f"last {validation} images validate" in split.how
 
 
-@pytest.mark.parametrize("total", [1, 2])
-def test_too_few_images_are_refused(total: int) -> None:
-    with pytest.raises(RequestError, match=f"{total} labelled images are too few"):
-        split_samples(make_data([total]), 0.2, seed=0)
+@pytest.mark.parametrize(("total", "frames", "wanted"), [(1, 1, 3), (2, 1, 3), (2, 2, 3), (4, 4, 5)])
+def test_too_few_images_are_refused(total: int, frames: int, wanted: int) -> None:
+    with pytest.raises(RequestError, match=f"{total} labelled images are too few .* give {wanted} or more"):
+        split_samples(make_data([total]), 0.2, 0, frames)
+    assert len(split_samples(make_data([wanted]), 0.2, 0, frames).train) == 1
 
 
 def test_given_lists_win_over_sequences() -> None:

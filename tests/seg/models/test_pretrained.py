@@ -321,4 +321,6 @@ def test_a_failed_download_is_one_sentence(
     server[MOBILENET] = answer
     text = refusal("imagenet")
     assert text.startswith(f"weights imagenet: {MOBILENET} cannot be fetched ({reason}")
-    assert text.endswith("); fetch it elsewhere and give its path")
+    assert text.endswith(
+        "); fetch it elsewhere and give its path, `weights=FILE`, or begin with chance, `weights=none`"
+    )

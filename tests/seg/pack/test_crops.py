@@ -200,6 +200,17 @@ def test_augmented_crops_follow_from_the_seed_and_stay_with_their_truth(pack: Pa
     assert (batches[0].truth == 255).any()
 
 
+def test_a_crop_that_is_made_smaller_shows_more_of_its_image(pack: Pack) -> None:
+    crops = Crops(size_px=(32, 32), per_image=40, flip_rows=True)
+    recipe = Recipe(name="x", crops=crops, batch=120, augmentation=Augmentation(scale=(0.5, 0.5)))
+    batch = CropSampler(pack, recipe, seed=0, fitted=None).batch_at(1, 0)
+    known = batch.truth != 255
+    # 63 of 96 x 128 pixels, about where 32 x 32 fit: 6 % of their rows and 4 % of their columns lie outside
+    assert known.float().mean().item() == pytest.approx(0.94 * 0.96, abs=0.03)
+    down, across = (batch.images[:, 0].diff(dim=axis).abs() for axis in (1, 2))
+    assert (down.median(), across.median()) == (2 * WIDTH, 2)
+
+
 @pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(rotate_degrees=9, contrast=0.5)])
 @pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (3, 2), (2, 50)])
 def test_batches_are_those_of_batch_at_in_order_whatever_prepares_them(

@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -237,6 +239,42 @@ def test_weights_known_from_the_truth_are_those_that_the_loss_returns(spec: str)
     loss = build_loss(spec, (0.5, 3.0))
     logits = torch.randn(6, 2, 32, 32)
     assert torch.equal(loss.weigh(batch.truth, 2), loss(logits, batch.truth)[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "theirs"),
+    [
+        (
+            Optimizer(name="sgd", lr=0.1, weight_decay=0.1, momentum=0.99, nesterov=True),
+            partial(torch.optim.SGD, lr=0.1, weight_decay=0.1, momentum=0.99, nesterov=True),
+        ),
+        (
+            Optimizer(name="sgd", lr=0.1, weight_decay=0.0, momentum=0.0),
+            partial(torch.optim.SGD, lr=0.1),
+        ),
+        (
+            Optimizer(name="adam", lr=0.1, weight_decay=0.1, betas=(0.5, 0.7), eps=0.1),
+            partial(torch.optim.Adam, lr=0.1, weight_decay=0.1, betas=(0.5, 0.7), eps=0.1),
+        ),
+        (
+            Optimizer(name="adamw", lr=0.1, weight_decay=0.1, betas=(0.5, 0.7), eps=0.1),
+            partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1, betas=(0.5, 0.7), eps=0.1),
+        ),
+    ],
+)
+def test_an_optimiser_has_the_recipes_settings_also_where_it_goes_on(
+    settings: Optimizer, theirs: Callable[..., torch.optim.Optimizer]
+) -> None:
+    changes = {"optimizer": replace(settings, schedule="constant")}
+    learner, expected = make_learner(**changes), make_learner(**changes)
+    expected.optimizer = theirs(expected.model.parameters())
+    for seed in range(3):
+        for one in (learner, expected):
+            one.step(make_batch(seed), settings.lr, 2)
+        assert weights(learner) == weights(expected)
+        resumed = make_learner(**changes)
+        resumed.restore(learner.tensors())
+        learner = resumed
 
 
 def test_synchronised_batch_norm_is_refused_where_it_cannot_be() -> None:

@@ -4,15 +4,18 @@ from typing import Any
 
 import pytest
 
+from seg.data.splits import Split
 from seg.errors import RequestError
 from seg.files import read_json
-from seg.recipe import Optimizer
+from seg.pack.training_data import TrainingData
+from seg.recipe import Augmentation, Optimizer, Recipe
 from seg.recipes import RECIPES
 from seg.storage import Place
-from seg.train.run_folder import check_folder, claim_folder, run_name
+from seg.train.run_folder import check_folder, claim_folder, run_identity, run_name
 from seg.train.state import read_run
 
 RECIPE = RECIPES["interferogram-small"]
+DATA = TrainingData(Path("d"), ("a", "b"), Split((), (), "how"), "f" * 64, {}, Path("packs"))
 
 
 def make_identity(**changes: Any) -> dict[str, Any]:
@@ -47,6 +50,31 @@ def test_a_folder_of_another_run_is_refused_by_field(
     with pytest.raises(RequestError, match=f"`out=.*x` holds another run, with {text}; give another `out`"):
         claim_folder(tmp_path / "x", other)
     assert read_json(tmp_path / "x/run.json")["recipe"]["batch"] == 8
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        (RECIPE, "e0c75272"),
+        (RECIPES["interferogram-icnet"], "767e1017"),
+        (RECIPES["interferogram-resnet18"], "7206903a"),
+        (replace(RECIPE, augmentation=Augmentation(contrast=0.1)), "167cce19"),
+    ],
+)
+def test_a_run_keeps_the_name_that_it_had_before_recipes_had_further_fields(
+    recipe: Recipe, name: str
+) -> None:
+    assert run_name(recipe, run_identity(recipe, DATA, 0)) == f"{recipe.name}-{name}"
+
+
+@pytest.mark.parametrize("settings", [Augmentation(scale=(0.5, 1)), Augmentation(rotate_degrees=3)])
+def test_a_run_whose_pixels_were_moved_by_an_earlier_version_is_another(
+    tmp_path: Path, settings: Augmentation
+) -> None:
+    identity = run_identity(replace(RECIPE, augmentation=settings), DATA, 0)
+    claim_folder(tmp_path, {name: value for name, value in identity.items() if name != "augmenter"})
+    with pytest.raises(RequestError, match="holds another run, with augmenter 1 instead of 2"):
+        check_folder(tmp_path, identity)
 
 
 def test_a_folder_without_a_reader_is_of_the_first_and_passes_only_where_the_caller_judges(

@@ -19,6 +19,7 @@ from seg.pack.pack import Pack
 from seg.pack.training_data import open_training_data
 from seg.predict.predictor import Predictor
 from seg.recipe import Optimizer, Preprocessing
+from seg.train.learner import Ranks
 from seg.train.run_folder import run_identity, run_name, training_summary, write_history
 from seg.train.state import EpochResult, Journal, State, read_run, read_state, state_file, write_state
 from seg.train.training import (
@@ -86,6 +87,16 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
         assert tensors.keys() == wanted.keys()
         assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
     assert found[2:] == expected[2:]
+
+
+def test_synchronised_batch_norm_wants_equal_shares_of_the_batch_that_is_trained_on(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(batch=6, batch_norm="synchronised", crops=replace(TINY.crops, per_image=1))
+    assert len(plan.data.split.train) == 4  # so that no batch has 6
+    monkeypatch.setattr("seg.train.training.find_ranks", lambda: Ranks(0, 3))
+    with pytest.raises(RequestError, match="a batch of 4 falls to 3 workers"):
+        Training(plan, torch.device("cuda"))
 
 
 def test_the_loss_falls_and_the_model_file_scores_what_the_journal_says(make_plan: MakePlan) -> None:
