@@ -141,15 +141,15 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     tried = (point for _, point in points)
     shared = run_identity(recipe, data, request.seed) | augmenter_identity(*tried)
 
-    def locate(space: Space) -> tuple[dict[str, Plain], Path]:
+    def name_search(space: Space) -> tuple[dict[str, Plain], Path]:
         axes = {name: plain_axis(axis) for name, axis in space.items()}
         identity = {**shared, "kind": "search", "search": axes, "workers_per_trial": placement.most}
         return identity, (request.out or Path("search") / run_name(recipe, identity)).resolve()
 
-    identity, folder = locate(space)
+    identity, folder = name_search(space)
     older = choose_space(recipe, given, LOSSES_BEFORE)
-    if _is_begun(*locate(older)):
-        space, (identity, folder) = older, locate(older)
+    if _is_begun(*name_search(older)):
+        space, (identity, folder) = older, name_search(older)
         check_size(space, own, request.trials)
     check_folder(folder, identity)
     return SearchPlan(

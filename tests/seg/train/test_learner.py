@@ -267,7 +267,7 @@ def test_an_optimiser_has_the_recipes_settings_also_where_it_goes_on(
 ) -> None:
     changes = {"optimizer": replace(settings, schedule="constant")}
     learner, expected = make_learner(**changes), make_learner(**changes)
-    expected.optimizer = theirs(expected.model.parameters())
+    expected.optimizer = theirs([{"params": expected.model.parameters(), "factor": 1.0}], fused=True)
     for seed in range(3):
         for one in (learner, expected):
             one.step(make_batch(seed), settings.lr, 2)
