@@ -3,15 +3,21 @@
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor, isfinite
+from typing import TYPE_CHECKING, TypeVar
 
 from cluster.session import Session
 from seg.errors import RequestError
 from seg.progress import progress
 from seg.requests import ScoreRequest, SearchRequest, TrainRequest, Workers
 
+if TYPE_CHECKING:
+    import torch
+
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 AUTOSCALER_MINUTES = 15.0
 """How long a cluster that starts nodes is waited for, where nothing else is said."""
@@ -71,14 +77,21 @@ class Asked:
     """CPUs of each."""
     work_for: int | None = None
     """Workers that find work; None: one a CPU does, where there are no GPUs."""
+    gpus_field: str = "gpus_per_worker"
+    """The request's field of `gpus`."""
 
 
 def place(asked: Asked, session: Session) -> Placement:
     """What was asked for; else a worker for each GPU, else $FRINGE_WORKERS, else 1.
 
     Each has a GPU where there are any, and beside it one CPU, else its share of the CPUs. RequestError: no
-    number of workers, or no share of a GPU.
+    number of workers, no share of a GPU, or GPUs that torch cannot use.
     """
+    if session.fault and asked.gpus != 0:
+        raise RequestError(
+            f"torch cannot compute on the {session.gpus} GPUs of this machine ({session.fault}); mend that, "
+            f"or compute on CPUs, `{asked.gpus_field}=0`"
+        )
     if asked.workers == 0:
         gpus = float(session.gpus > 0 and asked.gpus != 0)
         return Placement(workers=0, gpus=gpus, threads=asked.threads or session.cpus)
@@ -230,7 +243,8 @@ def place_trial(request: SearchRequest, session: Session) -> Placement:
     if gpus is not None:
         _check_gpus(gpus, workers)
         gpus /= workers
-    placed = place(Asked(workers=workers, gpus=gpus, threads=cpus // workers), session)
+    asked = Asked(workers=workers, gpus=gpus, threads=cpus // workers, gpus_field="gpus_per_trial")
+    placed = place(asked, session)
     need = placed.need
     if need.gpus > session.gpus_possible:
         raise RequestError(
@@ -268,6 +282,28 @@ def count_slots(trial: Placement, session: Session) -> int:
     elif need.gpus:
         rooms.append(int(1 / need.gpus + ROUNDING) * session.gpus_possible)
     return max(1, min(rooms, default=1))
+
+
+def compute_on(placed: Placement, session: Session, work: Callable[["torch.device"], Result]) -> Result:
+    """What `work` gives on what a job's workers compute on: a GPU in a task that holds one, else here.
+
+    A GPU that nobody set aside for this process may be another job's. RequestError: as `work` raised it.
+    """
+    import torch
+
+    device = torch.device("cuda" if placed.gpus else "cpu")
+    if not (placed.gpus and placed.workers):
+        return work(device)
+    session.start()
+    import ray
+    from ray.exceptions import RayTaskError
+
+    try:
+        return ray.get(ray.remote(num_cpus=1, num_gpus=placed.gpus)(work).remote(device))
+    except RayTaskError as error:
+        if isinstance(error.cause, RequestError):
+            raise error.cause from None
+        raise
 
 
 def place_training(request: TrainRequest, session: Session) -> Placement:

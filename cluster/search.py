@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from optuna.distributions import FloatDistribution
 
-from cluster.placement import count_slots, place_trial
+from cluster.placement import compute_on, count_slots, place_trial
 from cluster.session import Session, quiet_loggers
 from cluster.train import check_packs, check_recipe
 from cluster.trials import TrialJob, run_trial
@@ -114,7 +115,7 @@ def _search(plan: SearchPlan, session: Session) -> SearchSummary:
             leaderboard=read_trials(plan.job.trials),
             searched=tuple(plan.space),
         )
-    return _conclude(plan, stopped_by, time.perf_counter() - started)
+    return _conclude(plan, session, stopped_by, time.perf_counter() - started)
 
 
 def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
@@ -288,7 +289,7 @@ def _run_trials(plan: SearchPlan) -> StoppedBy:
     return stopped_by
 
 
-def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> SearchSummary:
+def _conclude(plan: SearchPlan, session: Session, stopped_by: StoppedBy, seconds: float) -> SearchSummary:
     """Write leaderboard, page and summary; of a search that finished first the winner's model file."""
     job, trials = plan.job, read_trials(plan.job.trials)
     write_leaderboard(plan.folder / "leaderboard.csv", trials)
@@ -300,7 +301,8 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
         confusion = trials[0].journal.best_confusion
         if stopped_by is StoppedBy.FINISHED:
             winner = plan.folder / "best.safetensors"
-            scores = _evaluate_winner(plan, trials[0], winner)
+            evaluate = partial(_evaluate_winner, job, trials[0], winner)
+            scores = compute_on(job.placement, session, evaluate)
             confusion = scores.confusion
             won = {"model_file": str(winner), "classes": list(job.data.classes), **to_plain(scores)}
         trained = open_packs(job.data, job.recipe)[0].class_shares()
@@ -313,12 +315,11 @@ def _conclude(plan: SearchPlan, stopped_by: StoppedBy, seconds: float) -> Search
     return SearchSummary(folder=plan.folder, values=values, leaderboard=trials, searched=tuple(plan.space))
 
 
-def _evaluate_winner(plan: SearchPlan, best: TrialRecord, winner: Path) -> Scores:
-    """Count the best trial's model on all of validation, here, and write it as the search's model file."""
-    recipe = apply_params(plan.job.recipe, best.params)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _evaluate_winner(job: TrialJob, best: TrialRecord, winner: Path, device: torch.device) -> Scores:
+    """Count the best trial's model on all of validation, and write it as the search's model file."""
+    recipe = apply_params(job.recipe, best.params)
     predictor, card = open_predictor(best.folder / "best.safetensors", device, precision=recipe.precision)
-    validation = open_packs(plan.job.data, recipe)[1]
+    validation = open_packs(job.data, recipe)[1]
     clips = validation.clips(card.frames)
     confusion = count_confusion(predictor, clips, card.statistics, len(card.classes))
     scores = score_classes(confusion.cpu().numpy(), card.classes)

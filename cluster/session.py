@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ class Session:
     """CPUs there are, or that an autoscaler may start; 0: those there are."""
     autoscales: bool = False
     """Whether nodes may be started when there is work for them."""
+    fault: str = ""
+    """Why torch cannot compute on the GPUs that this machine's driver lists; empty: it can."""
 
     def start(self) -> None:
         """Start our own Ray where no cluster was found; takes about 10 s, so it comes after all checks."""
@@ -192,7 +195,12 @@ def _this_machine() -> Session:
     import torch
 
     gpus = torch.cuda.device_count()
-    return Session(len(os.sched_getaffinity(0)), gpus, gpus, connected=False)
+    with warnings.catch_warnings(record=True) as said:  # how torch tells of a driver that is too old
+        warnings.simplefilter("always")
+        usable = torch.cuda.is_available()
+    reasons = [str(one.message).removeprefix("CUDA initialization: ").partition(". ")[0] for one in said]
+    fault = "" if usable or not gpus else " ".join(reasons) or "CUDA does not start"
+    return Session(len(os.sched_getaffinity(0)), gpus, gpus, connected=False, fault=fault)
 
 
 def _start_own_ray() -> None:

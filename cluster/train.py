@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cluster.packing import choose_preparation
-from cluster.placement import Placement, place_training
+from cluster.placement import Placement, compute_on, place_training
 from cluster.session import Session
 from cluster.train_workers import fit_workers, train_epochs
 from seg.errors import JobSummary, RequestError, StoppedBy
@@ -20,7 +20,7 @@ from seg.pack.crops import CropSampler
 from seg.pack.training_data import TrainingData, open_packs
 from seg.progress import watch_here, watch_thread
 from seg.recipe import Recipe
-from seg.requests import TrainRequest, Workers
+from seg.requests import TrainRequest
 from seg.train import run_folder
 from seg.train.board import BoardReader
 from seg.train.losses import build_loss
@@ -61,7 +61,7 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
             log.info(f"nothing left to train in {plan.folder}")
         else:
             stopped_by = _train_pending(plan, request, placement, session, tracking)
-        summary = _summarise(plan, placement.workers, stopped_by)
+        summary = _summarise(plan, placement, session, stopped_by)
         tracking.conclude(stopped_by)
     return summary
 
@@ -156,20 +156,22 @@ def check_packs(data: TrainingData, recipe: Recipe, session: Session) -> None:
     find_class_weights(recipe, train)
 
 
-def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> TrainSummary:
+def _summarise(
+    plan: TrainingPlan, placement: Placement, session: Session, stopped_by: StoppedBy
+) -> TrainSummary:
     journal = read_run(plan.folder)
     if journal is None and stopped_by is StoppedBy.FINISHED:
         raise RequestError(
             f"`out={plan.folder}` is empty after training; put it on storage that all nodes share"
         )
-    ending = {"workers": workers, "stopped_by": stopped_by}
+    ending = {"workers": placement.workers, "stopped_by": stopped_by}
     if journal is None:
         return TrainSummary(folder=plan.folder, values={"recipe": plan.recipe.name, "epochs_run": 0} | ending)
     if stopped_by is StoppedBy.FINISHED:
         _settle_checkpoints(plan, journal)
     if journal.idle:
         log.info(f"no gradient reaches {', '.join(journal.idle)}: frozen, as workers cannot exchange any")
-    _draw(plan, journal)
+    _draw(plan, journal, placement, session)
     run_folder.write_history(
         plan.folder, journal
     )  # killed after its last epoch was saved, a run may lack its line
@@ -179,7 +181,7 @@ def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> T
     return TrainSummary(folder=plan.folder, values=figures | ending)
 
 
-def _draw(plan: TrainingPlan, journal: Journal) -> None:
+def _draw(plan: TrainingPlan, journal: Journal, placement: Placement, session: Session) -> None:
     """The pictures of a finished run, once: a stopped one has its curves alone."""
     if (
         journal.best_epoch
@@ -187,7 +189,8 @@ def _draw(plan: TrainingPlan, journal: Journal) -> None:
         and not (plan.folder / "examples.png").is_file()
     ):
         run_folder.write_confusion(plan.folder, plan.data.classes, journal)
-        run_folder.write_examples(plan.folder, plan.data, plan.recipe)
+        draw = partial(run_folder.write_examples, plan.folder, plan.data, plan.recipe)
+        compute_on(placement, session, draw)
 
 
 def _train_pending(
@@ -199,5 +202,5 @@ def _train_pending(
         session.start()
         limits = {"restarts": request.restarts, "stall_minutes": request.stall_minutes}
         return watch_thread(reader, partial(fit_workers, plan, placement, **limits))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if placement.gpus else "cpu")
     return watch_here(reader, partial(train_epochs, plan, device))

@@ -186,9 +186,8 @@ def write_confusion(folder: Path, classes: tuple[str, ...], journal: Journal) ->
         sheet.save(temporary)
 
 
-def write_examples(folder: Path, data: TrainingData, recipe: Recipe) -> None:
+def write_examples(folder: Path, data: TrainingData, recipe: Recipe, device: torch.device) -> None:
     """Write examples.png: image, truth, prediction and error of some validation images, evenly chosen."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     predictor, card = open_predictor(folder / "best.safetensors", device, precision=recipe.precision)
     pack = open_packs(data, recipe)[1]
     samples = {sample.name: sample for sample in data.split.validation}

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,48 @@ def test_workers_get_what_was_asked_or_what_there_is(
     threads: int,
 ) -> None:
     assert place(session, asked, **changes) == Placement(workers=workers, gpus=gpus, threads=threads)
+
+
+@pytest.mark.parametrize("workers", [None, 0, 2])
+def test_gpus_that_torch_cannot_use_are_refused_unless_cpus_are_asked_for(workers: int | None) -> None:
+    session = Session(8, 2, 2, connected=False, fault="the driver is too old")
+    sentence = "torch cannot compute on the 2 GPUs of this machine (the driver is too old); mend that, or "
+    for field, placing in (
+        ("gpus_per_worker", lambda gpus: place(session, workers, gpus_per_worker=gpus)),
+        ("gpus_per_trial", lambda gpus: place_trial(SearchRequest(gpus_per_trial=gpus), session)),
+    ):
+        for gpus in (None, 1.0):
+            with pytest.raises(RequestError) as caught:
+                placing(gpus)
+            assert str(caught.value) == f"{sentence}compute on CPUs, `{field}=0`"
+        assert placing(0.0).gpus == 0
+
+
+ON_A_GPU = """
+import os, ray
+from cluster.placement import Placement, compute_on
+from cluster.session import Session
+
+def look(device):
+    held = ray.get_runtime_context().get_assigned_resources()
+    return device.type, held["GPU"], len(os.environ["CUDA_VISIBLE_DEVICES"].split(",")), os.getpid()
+
+ray.init(address="local", num_cpus=2, num_gpus=2, log_to_driver=False)
+session = Session(2, 2, 2, connected=True)
+*found, other = compute_on(Placement(workers=2, gpus=1.0, threads=1), session, look)
+process = os.getpid()
+print(found, other != process)
+for workers, gpus in ((0, 1.0), (0, 0.0), (2, 0.0)):
+    placed = Placement(workers=workers, gpus=gpus, threads=1)
+    print(*compute_on(placed, session, lambda device: (device.type, os.getpid() == process)))
+"""
+
+
+@pytest.mark.ray
+def test_what_follows_a_jobs_work_is_done_in_a_task_that_holds_a_gpu_where_its_workers_did() -> None:
+    done = subprocess.run([sys.executable, "-c", ON_A_GPU], capture_output=True, text=True, check=False)
+    expected = ["['cuda', 1.0, 1] True", "cuda True", "cpu True", "cpu True"]
+    assert done.stdout.splitlines() == expected, done.stderr
 
 
 def test_no_workers_are_this_process() -> None:

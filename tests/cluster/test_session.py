@@ -2,10 +2,12 @@ import os
 import re
 import socket
 import stat
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import cluster.session
 from cluster.session import ENVIRONMENT, compute_session
@@ -38,6 +40,29 @@ def test_local_is_this_machine_and_starts_nothing_by_itself(monkeypatch: pytest.
     monkeypatch.setenv("RAY_ADDRESS", "local")
     with compute_session() as session:
         assert (session.cpus, session.connected) == (cpus(), False)
+
+
+def test_gpus_that_the_driver_lists_and_torch_cannot_use_are_a_fault_in_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> bool:
+        warnings.warn(
+            "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please "
+            "update your GPU driver (Triggered internally at CUDAFunctions.cpp:119.)",
+            stacklevel=1,
+        )
+        return False
+
+    for counted, available, fault in (
+        (2, refuse, "The NVIDIA driver on your system is too old (found version 11040)"),
+        (2, lambda: False, "CUDA does not start"),
+        (2, lambda: True, ""),
+        (0, lambda: False, ""),
+    ):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda counted=counted: counted)
+        monkeypatch.setattr(torch.cuda, "is_available", available)
+        with compute_session(use_ray=False) as session:
+            assert (session.gpus, session.fault) == (counted, fault)
 
 
 def test_without_ray_no_address_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
