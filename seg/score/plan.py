@@ -1,6 +1,6 @@
 """A scoring as asked for, checked against what is on disk; nothing is written."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -126,7 +126,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         listing=listing,
         asked=len(listing.images[: request.limit]),
         labels=_find_labels(listing.images, labels, card, given=request.labels is not None),
-        sequences=_find_sequences(listing.images, card, request.background),
+        sequences=find_sequences(lambda: listing.images, card, request.background),
         identity=make_identity(settings, card),
         deadline=deadline,
     )
@@ -182,11 +182,16 @@ def _find_mixing(out: Place) -> Mixing:
     return "image" if isinstance(found, dict) and "passes" not in found else "mixed"
 
 
-def _check_numbers(request: ScoreRequest) -> None:
-    for name in ("limit", "batch", "threads", "min_object_px"):
+def check_counts(request: object, *names: str) -> None:
+    """RequestError: one of these fields is given and below 1."""
+    for name in names:
         count = getattr(request, name)
         if count is not None and count < 1:
             raise RequestError(f"`{name}` is {count}, below 1; try `{name}=1`")
+
+
+def _check_numbers(request: ScoreRequest) -> None:
+    check_counts(request, "limit", "batch", "threads", "min_object_px")
     if not request.stall_minutes > 0:
         raise RequestError(
             f"`stall_minutes` is {request.stall_minutes:g}, not above 0; try `stall_minutes=10`"
@@ -275,8 +280,14 @@ def _check_classes(labels: Place, card: ModelCard) -> None:
             )
 
 
-def _find_sequences(images: list[str], card: ModelCard, background: Path | None) -> Sequences | None:
+def find_sequences(
+    list_all: Callable[[], list[str]], card: ModelCard, background: Path | None
+) -> Sequences | None:
+    """All images by sequence; None where neither a background nor a clip asks for it: nothing is listed.
+
+    RequestError: `background` is no image; the model's sequence does not match one of the images.
+    """
     if background is not None:
         Backgrounds(card.preprocessing, Path(), lambda _: [], background)  # a bad file is refused here
     means = card.preprocessing.background_every > 0 and background is None
-    return Sequences(images, card.sequence) if means or card.frames > 1 else None
+    return Sequences(list_all(), card.sequence) if means or card.frames > 1 else None

@@ -17,11 +17,11 @@ from jobs import pack, report, simulate, status, train, tune
 from jobs.options import DatasetArgs, LabelsArgs
 from jobs.run import FIELD, option_names, parse_words, run_job
 from seg.errors import DamagedFile, DataWarning, RequestError
-from seg.requests import LabelRequest, ScoreRequest
+from seg.requests import LabelRequest, PredictRequest, ScoreRequest
 from tests.small import ROOT, wait_until
 
 KINDS = (
-    *(ScoreRequest, LabelRequest, DatasetArgs, LabelsArgs),
+    *(ScoreRequest, PredictRequest, LabelRequest, DatasetArgs, LabelsArgs),
     *(job.Args for job in (pack, report, simulate, status, train, tune)),
 )
 WITH_OPTIONS = {
