@@ -249,6 +249,24 @@ class PredictRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReportRequest:
+    """Write report.html and review.csv of a scores folder again; compare two of the same labelled images."""
+
+    folders: Positional[Annotated[tuple[Annotated[Place, PLACE], ...], arg(metavar="DIR [DIR]")]]
+    """The --out of a scoring, or of two: A, and B that is compared with it."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """The page; default: report.html in the folder, or comparison-B.html in the first. With FILE.html of a
+    report come FILE-review.csv and FILE-figures.png."""
+    figures: Annotated[int, COUNT] = 0
+    """Write figures.png too: image, truth, prediction and error of so many images, drawn by lot from those
+    with a label, where there are any."""
+    seed: Annotated[int, COUNT] = 0
+    """Another seed, other images."""
+    images: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """Images that figures.png shows first, as the ledger names them, or shell patterns in quotes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelRequest:
     """Draw boxes on images in a window; every change is saved at once, the same command goes on."""
 

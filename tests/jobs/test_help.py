@@ -59,7 +59,7 @@ OPTIONS = {
     "label": "FOLDER --out --classes --model --min-object-px --queue --window-px",
     "predict": "IMAGE --model --out --archive --background --overlays --device --halo --blend --batch "
     "--precision --threads --min-object",
-    "report": "DIR --out",
+    "report": "DIR --out --figures --seed --images",
     "status": "DIR --watch --json",
     "score": "ARCHIVE --model --out --labels --masks --workers --limit --halo",
 }
