@@ -26,6 +26,7 @@ from seg.figures.panels import (
     show_pixels,
     to_rgb,
 )
+from seg.screen import visible
 
 DPI = 128
 """A power of two, so that pixels over it and back are whole."""
@@ -157,7 +158,11 @@ def _renderer() -> Any:
 def shorten(
     text: str, width_px: float, *, size_px: int = TEXT_PX, keep: Literal["start", "end"] = "start"
 ) -> str:
-    """The text, or as much of its start or end as fits, with an ellipsis for the rest."""
+    """The text, or as much of its start or end as fits, with an ellipsis for the rest.
+
+    What acts on a screen and has no letter is spelled out, as there.
+    """
+    text = visible(text)
     if measure(text, size_px) <= width_px:
         return text
 
