@@ -9,7 +9,7 @@ from rich.table import Table
 from seg.recipe import short_value
 from seg.report.comparison import Comparison, Difference
 from seg.screen import open_console, say
-from seg.words import ENDINGS, ratio
+from seg.words import ENDINGS, plural, ratio
 
 if TYPE_CHECKING:
     from seg.search.trials import TrialRecord  # which loads torch
@@ -19,10 +19,7 @@ def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None
     """Print IoU and Dice by class, alarms, the totals, then how the job ended and where its results are."""
     console = open_console(soft_wrap=True)
     if summary.get("labelled", 1) and "confusion" in summary:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("class")
-        for heading in ("IoU", "Dice", "true pixels"):
-            table.add_column(heading, justify="right")
+        table = _open_table("class", "IoU", "Dice", "true pixels")
         truth = [sum(row) for row in summary["confusion"]]
         for name, pixels in zip(summary["classes"], truth, strict=True):
             table.add_row(name, ratio(summary["iou"][name]), ratio(summary["dice"][name]), f"{pixels:,}")
@@ -42,6 +39,38 @@ def print_alarms(job: str, alarms: Iterable[str]) -> None:
     console = open_console(soft_wrap=True)
     for alarm in alarms:
         console.print(f"{job}: warning: {alarm}", style="bold red")
+
+
+def print_predictions(values: dict[str, Any], folder: str, shown: int = 20) -> None:
+    """Print the images of a predict's summary.json, the classes of them all, and where its files are."""
+    images, console = values["images"], open_console(soft_wrap=True)
+    if images:
+        by_image = _open_table("image", "size", "objects", "confidence")
+        for one in images[:shown]:
+            size = f"{one['width']} x {one['height']}"
+            by_image.add_row(one["image"], size, f"{len(one['objects']):,}", ratio(one["confidence"]))
+        by_class = _open_table("class", "pixels", "share", "objects")
+        for name, pixels in values["class_pixels"].items():
+            share, objects = pixels / values["pixels"], values["class_objects"][name]
+            by_class.add_row(name, f"{pixels:,}", f"{100 * share:.2f} %", f"{objects:,}")
+        console.print(by_image)
+        if len(images) > shown:
+            console.print(f"and {len(images) - shown:,} more")
+        console.print(by_class)
+    count = plural(values["images_scored"], "image")
+    aside = f", {values['images_quarantined']} left out" if values["images_quarantined"] else ""
+    say(
+        f"predict: {count} predicted{aside}; {folder}",
+        out=True,
+    )
+
+
+def _open_table(first: str, *numbers: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(first)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def print_leaderboard(trials: "list[TrialRecord]", searched: Sequence[str], shown: int = 10) -> None:
@@ -67,10 +96,7 @@ def print_leaderboard(trials: "list[TrialRecord]", searched: Sequence[str], show
 
 def print_differences(comparison: Comparison) -> None:
     """Print IoU by class in both scorings, their difference with its interval, then how many images."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("class")
-    for heading in ("A", "B", "B - A", "95 % interval"):
-        table.add_column(heading, justify="right")
+    table = _open_table("class", "A", "B", "B - A", "95 % interval")
     for row in (*comparison.classes, comparison.miou):
         table.add_row(row.name, ratio(row.a), ratio(row.b), ratio(row.change, sign="+"), _interval(row))
     console = open_console(soft_wrap=True)

@@ -215,6 +215,66 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictRequest:
+    """Predict an image, or a handful: mask, overlay picture and objects of each, at once, without Ray.
+
+    Results are those that score gives with the same options; it has a ledger, so it suits an archive.
+    """
+
+    images: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGE ...")]]
+    """Files, or patterns in quotes ("s1/*.tif", "**/*.png"); of a TIFF with several pages one, stack.tif#3,
+    or all of them."""
+    models: Annotated[tuple[Path, ...], arg(name="model", metavar="FILE ...")]
+    """Model file: best.safetensors of a run or a search; several are an ensemble: the mean of their
+    probabilities decides."""
+    out: Annotated[Annotated[Place, PLACE] | None, FOLDER] = None
+    """Where masks, overlays and tables go; default: predictions/FOLDER-HASH, the hash over model, folder and
+    options."""
+    archive: Annotated[Path | None, FOLDER] = None
+    """Folder from which names and sequences count, as score's ARCHIVE; default: what the images have in
+    common. Frames of a background and those before an image are looked for in it."""
+    background: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Measured background, an image, in place of the mean of each sequence's frames."""
+    overlays: Literal["png", "none"] = "png"
+    """Write a picture of each image under its prediction, or nothing."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What the model computes on; auto: a GPU where there is one."""
+    halo_px: Annotated[int | None, arg(name="halo", metavar="N")] = None
+    """Context around a crop's core in working pixels; default: the model file's."""
+    blend: Literal["core", "gaussian"] = "core"
+    """Of windows that overlap keep each one's core, or average them, weighted towards their centres."""
+    tta: Literal["none", "flips", "d4"] = "none"
+    """Test-time augmentation: average the probabilities of each crop and its mirror images, or of all eight
+    that turning and mirroring make of it; 4 or 8 times the work."""
+    batch: int = 4
+    """Crops in a forward pass."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """What the model computes in."""
+    threads: int = 1
+    """CPU threads that the model computes with; another number may flip ties, as with score."""
+    min_object_px: Annotated[int, arg(name="min-object", metavar="N")] = 64
+    """Connected pixels of a class that are an object, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest:
+    """Write report.html and review.csv of a scores folder again; compare two of the same labelled images."""
+
+    folders: Positional[Annotated[tuple[Annotated[Place, PLACE], ...], arg(metavar="DIR [DIR]")]]
+    """The --out of a scoring, or of two: A, and B that is compared with it."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """The page; default: report.html in the folder, or comparison-B.html in the first. With FILE.html of a
+    report come FILE-review.csv and FILE-figures.png."""
+    figures: Annotated[int, COUNT] = 0
+    """Write figures.png too: image, truth, prediction and error of so many images, drawn by lot from those
+    with a label, where there are any."""
+    seed: Annotated[int, COUNT] = 0
+    """Another seed, other images."""
+    images: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """Images that figures.png shows first, as the ledger names them, or shell patterns in quotes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelRequest:
     """Draw boxes on images in a window; every change is saved at once, the same command goes on."""
 

@@ -111,6 +111,7 @@ def test_every_module_of_seg_has_its_tests_at_the_same_path() -> None:
         "seg/model_card.py",  # with model_file
         "seg/predict/counts.py",  # with predictor
         "seg/score/finish.py",  # with pipeline
+        "seg/score/handful.py",  # with jobs/predict
         "seg/score/folder.py",  # with old_reader and cluster's score
         "seg/score/job.py",  # with cluster's score
         "seg/score/plan.py",  # with cluster's plan

@@ -123,7 +123,7 @@ def list_files(
     sizes, times = array("q"), array("q")
     files = _list_local(place.local(), links) if place.is_local else place.files()
     for name, size, mtime_ns in files:
-        if not _is_text(name):
+        if not is_text(name):
             continue
         names.append(name)
         sizes.append(size)
@@ -156,13 +156,14 @@ def _order(place: Place, images: list[str]) -> NDArray[np.int64]:
     try:
         return natural_order(images)
     except UnicodeEncodeError:
-        name = next(image for image in images if not _is_text(image))
+        name = next(image for image in images if not is_text(image))
         raise RequestError(
             f"archive {place}: the name {name!a} is no UTF-8; rename or `exclude` it"
         ) from None
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether a name is UTF-8, which alone Parquet and JSON hold."""
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 

@@ -28,6 +28,8 @@ HATCH, HATCH_PX = "#95a0ac", 8
 """The stripes on ignored pixels, and from one stripe to the next."""
 DIM = 0.4
 """How bright right pixels are in an error panel."""
+TINT = 0.35
+"""How much of an object in an overlay is its colour, and not the image."""
 
 Panel = NDArray[np.uint8]
 """RGB, [h, w, 3]."""
@@ -112,6 +114,21 @@ def show_mask(mask: NDArray[np.uint8], size: tuple[int, int], classes: Sequence[
     table[: len(classes)] = [to_rgb(colour) for colour in class_colours(classes)]
     shown = shrink_mask(mask, size)
     return hatch(table[shown], shown == IGNORE)
+
+
+def show_overlay(image: Panel, mask: NDArray[np.uint8], classes: Sequence[str]) -> Panel:
+    """An image tinted in its classes' colours, in full where one class meets another; background is clear.
+
+    image: as `show_pixels` gives it; the mask is brought to its size.
+    """
+    size = (image.shape[0], image.shape[1])
+    colours, ids = show_mask(mask, size, classes), shrink_mask(mask, size)
+    block = np.ones((3, 3), np.uint8)
+    edges = cv2.dilate(ids, block) != cv2.erode(ids, block)
+    tinted = cv2.addWeighted(image, 1 - TINT, colours, TINT, 0)
+    panel = np.where(edges[:, :, None], colours, tinted).astype(np.uint8)
+    clear = ids == 0 if has_background(classes) else np.zeros(size, np.bool_)
+    return np.where(clear[:, :, None], image, panel)
 
 
 def show_errors(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from math import isnan, nan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,15 @@ from seg.figures.panels import (
     Panel,
     error_legend,
     fit_size,
+    has_background,
     hatch,
     show_errors,
     show_mask,
+    show_overlay,
     show_pixels,
     to_rgb,
 )
+from seg.screen import visible
 
 DPI = 128
 """A power of two, so that pixels over it and back are whole."""
@@ -39,6 +42,8 @@ HIGHLIGHT, WRONG, WELL = "#1b6ca8", "#d55e00", "#f4f6f8"
 LINE_PX, GAP_PX = 26, 10
 PANEL_PX = 440
 """The longest side of a panel."""
+OVERLAY_PX = 1024
+"""The same of a figure that has but one."""
 SWATCH = (14, 22)
 """Height and width of a colour in a legend, in pixels."""
 NAME_PX = 200
@@ -110,7 +115,7 @@ class Sheet:
             canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         return canvas
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | BinaryIO) -> None:
         """Write the page as a PNG of its own size."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure  # not pyplot: no global state, no window system
@@ -153,7 +158,11 @@ def _renderer() -> Any:
 def shorten(
     text: str, width_px: float, *, size_px: int = TEXT_PX, keep: Literal["start", "end"] = "start"
 ) -> str:
-    """The text, or as much of its start or end as fits, with an ellipsis for the rest."""
+    """The text, or as much of its start or end as fits, with an ellipsis for the rest.
+
+    What acts on a screen and has no letter is spelled out, as there.
+    """
+    text = visible(text)
     if measure(text, size_px) <= width_px:
         return text
 
@@ -270,6 +279,25 @@ def draw_predictions(rows: Sequence[Example], classes: Sequence[str]) -> Sheet:
     place_legend(sheet, list_classes(rows, classes), (MARGIN_PX, top + 4), 3 * column - GAP_PX)
     errors = [(name, paint(colour, *SWATCH)) for name, colour in error_legend(classes)]
     place_legend(sheet, errors, (MARGIN_PX + 3 * column, top + 4), column - GAP_PX)
+    return sheet
+
+
+def draw_overlay(name: str, pixels: Pixels, ids: NDArray[np.uint8], classes: Sequence[str]) -> Sheet:
+    """An image under the classes predicted for it, uint8 [H, W], with a legend.
+
+    It is reduced by area to OVERLAY_PX; a small one is enlarged to PANEL_PX.
+    """
+    height, width = ids.shape
+    size = fit_size(height, width, min(OVERLAY_PX, max(PANEL_PX, height, width)))
+    panel = show_overlay(show_pixels(pixels, size), ids, classes)
+    sheet, top = Sheet(), MARGIN_PX + LINE_PX
+    shown = shorten(name, max(PANEL_PX, size[1]) - 140, keep="end")
+    sheet.write(shown, MARGIN_PX, MARGIN_PX + LINE_PX / 2)
+    sheet.write(f"{width} x {height}", MARGIN_PX + measure(shown) + 12, MARGIN_PX + LINE_PX / 2, colour=MUTED)
+    sheet.paste(panel, MARGIN_PX, top)
+    corner = (MARGIN_PX, top + size[0] + GAP_PX)
+    shown_classes = list_classes((), classes)[has_background(classes) :]  # background is clear
+    place_legend(sheet, shown_classes, corner, max(PANEL_PX, size[1]))
     return sheet
 
 

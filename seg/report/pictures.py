@@ -18,7 +18,7 @@ from seg.data.images import ImageFiles, Pixels, decode_image, read_from, split_p
 from seg.data.labels import IGNORE, LabelMap, decode_label
 from seg.data.preprocess import shrink_mask
 from seg.errors import ImageError
-from seg.figures import panels
+from seg.figures import panels, plots
 from seg.ledger.outcome import Scored
 from seg.report.survey import Scores
 from seg.storage import Place, as_place
@@ -82,6 +82,20 @@ def draw_panels(*scorings: tuple[PictureSources, Scored]) -> tuple[list[Picture]
     if small.keys() == {"truth", "prediction"}:
         pictures.append(draw_error(small["truth"], small["prediction"], sources.classes))
     return pictures, notes
+
+
+def load_example(sources: PictureSources, row: Scored) -> tuple[plots.Example | None, list[str]]:
+    """An image with its truth and prediction at its own size, and a sentence for each that cannot be shown.
+
+    Without a truth all of it counts as ignored. None: image or mask cannot be shown.
+    """
+    notes = list[str]()
+    pixels = _attempt("image", notes, lambda: _read_image(sources, row, notes))
+    ids = _attempt("mask", notes, lambda: _read_ids(sources, row))
+    truth = _attempt("label", notes, lambda: _read_truth(sources, row))
+    if pixels is None or ids is None or pixels.shape[:2] != ids.shape:
+        return None, notes
+    return plots.Example(row.image, pixels, np.full_like(ids, IGNORE) if truth is None else truth, ids), notes
 
 
 class _Changed(Exception):

@@ -17,7 +17,7 @@ KEY_BYTES = 1024
 """Of an object's name at most, in S3, Google's and Azure's stores."""
 TEMPORARY_BYTES, SHORTENED_BYTES = 15, 200
 """What a name has besides while it is written, and to how much it is cut for that (`seg.files.replacing`)."""
-OWN_FOLDERS = ("ledger", "objects", "quarantine", "masks", "backgrounds", "inflight", "exports")
+OWN_FOLDERS = ("ledger", "objects", "quarantine", "masks", "overlays", "backgrounds", "inflight", "exports")
 SHOWN = 3
 
 NameFile = Callable[[str], str]
@@ -47,9 +47,10 @@ def refuse_links(out: Place) -> None:
             raise RequestError(f"`out={out}`: {name} is no folder; remove it, or give another `out`")
 
 
-def check_masks(out: Place, images: Sequence[str]) -> None:
+def check_masks(
+    out: Place, images: Sequence[str], mend: str = "leave it out with `exclude`, or give `masks=none`"
+) -> None:
     """RequestError, naming images: a mask's name or path is too long, or is that of a folder of masks."""
-    mend = "leave it out with `exclude`, or give `masks=none`"
     if long := _long_names(images, mask_name):
         raise RequestError(
             f"archive: {_some(long)}: the name is longer than {NAME_BYTES - len('.png')} bytes and leaves no "

@@ -1,6 +1,6 @@
 """A scoring as asked for, checked against what is on disk; nothing is written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -88,7 +88,10 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         archive, labels = _find_folders(request.archive, request.labels)
     out = request.out
     _check_outside(out, request.archive)
-    card, *others = _read_cards(request)
+    # tensors of no network of ours are refused where it is built: here, or by the first worker, so that with
+    # workers this process needs no network
+    cards = read_cards(request.models, load_model if request.workers == 0 else read_model)
+    card = _with_label_map(cards[0], request.label_map)
     tiling = card.tiling if request.halo_px is None else replace(card.tiling, halo_px=request.halo_px)
     check_blend(request.blend, tiling)
     if labels is not None:
@@ -127,31 +130,32 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         listing=listing,
         asked=len(listing.images[: request.limit]),
         labels=_find_labels(listing.images, labels, card, given=request.labels is not None),
-        sequences=_find_sequences(listing.images, card, request.background),
-        identity=make_identity(settings, card, others),
+        sequences=find_sequences(lambda: listing.images, card, request.background),
+        identity=make_identity(settings, card, cards),
         deadline=deadline,
     )
 
 
-def _read_cards(request: ScoreRequest) -> list[ModelCard]:
-    """What each model file says of itself, with the request's label_map where one is given.
+def read_cards(
+    models: Sequence[Path], read: Callable[[Path], tuple[object, ModelCard]] = read_model
+) -> list[ModelCard]:
+    """What each model file says of itself.
 
-    RequestError: a file is damaged, or none of ours; the label_map does not fit its classes; models of an
-    ensemble are not alike, or the same.
-
-    Tensors that fit no network of ours are refused where the network is built: here, or by the first worker,
-    so that with workers this process needs no network.
+    RequestError: a file is damaged, or none of ours; models of an ensemble are not alike, or the same.
     """
-    read = load_model if request.workers == 0 else read_model
-    cards = [read(model)[1] for model in request.models]
-    for model, card in zip(request.models[1:], cards[1:], strict=True):
-        _check_alike(request.models[0], cards[0], model, card)
+    cards = [read(model)[1] for model in models]
+    for model, card in zip(models[1:], cards[1:], strict=True):
+        _check_alike(models[0], cards[0], model, card)
     if len({card.provenance.weights_sha256 for card in cards}) < len(cards):
         raise RequestError("`models`: two files hold the same weights; give each model of an ensemble once")
-    if request.label_map is None:
-        return cards
-    _check_label_map(request.label_map, len(cards[0].classes))
-    return [replace(card, label_map=request.label_map) for card in cards]
+    return cards
+
+
+def _with_label_map(card: ModelCard, label_map: LabelMap | None) -> ModelCard:
+    if label_map is None:
+        return card
+    _check_label_map(label_map, len(card.classes))
+    return replace(card, label_map=label_map)
 
 
 def _check_alike(first: Path, card: ModelCard, other: Path, its: ModelCard) -> None:
@@ -163,16 +167,14 @@ def _check_alike(first: Path, card: ModelCard, other: Path, its: ModelCard) -> N
             )
 
 
-def make_identity(
-    settings: ScorerSettings, card: ModelCard, others: Sequence[ModelCard] = ()
-) -> dict[str, Plain]:
+def make_identity(settings: ScorerSettings, card: ModelCard, cards: Sequence[ModelCard]) -> dict[str, Plain]:
     """What makes a scoring this scoring (docs/formats.md); not its workers, limits or times."""
     return {
         "reader": READER,
         "archive": str(settings.archive),
         "labels": settings.labels and str(settings.labels),
         "require_labels": settings.require_labels,
-        "model_sha256": hash_of_models([card, *others]),
+        "model_sha256": _hash_models(cards),
         "classes": card.classes,
         "label_map": card.label_map,
         "preprocessing": asdict(card.preprocessing),
@@ -194,7 +196,7 @@ def make_identity(
     }
 
 
-def hash_of_models(cards: Sequence[ModelCard]) -> Plain:
+def _hash_models(cards: Sequence[ModelCard]) -> Plain:
     """The sha256 of a model's weights, or of each model's of an ensemble."""
     found = [card.provenance.weights_sha256 for card in cards]
     return found[0] if len(found) == 1 else found
@@ -206,11 +208,16 @@ def _find_mixing(out: Place) -> Mixing:
     return "image" if isinstance(found, dict) and "passes" not in found else "mixed"
 
 
-def _check_numbers(request: ScoreRequest) -> None:
-    for name in ("limit", "batch", "threads", "min_object_px"):
+def check_counts(request: object, *names: str) -> None:
+    """RequestError: one of these fields is given and below 1."""
+    for name in names:
         count = getattr(request, name)
         if count is not None and count < 1:
             raise RequestError(f"`{name}` is {count}, below 1; try `{name}=1`")
+
+
+def _check_numbers(request: ScoreRequest) -> None:
+    check_counts(request, "limit", "batch", "threads", "min_object_px")
     if not request.stall_minutes > 0:
         raise RequestError(
             f"`stall_minutes` is {request.stall_minutes:g}, not above 0; try `stall_minutes=10`"
@@ -299,8 +306,14 @@ def _check_classes(labels: Place, card: ModelCard) -> None:
             )
 
 
-def _find_sequences(images: list[str], card: ModelCard, background: Path | None) -> Sequences | None:
+def find_sequences(
+    list_all: Callable[[], list[str]], card: ModelCard, background: Path | None
+) -> Sequences | None:
+    """All images by sequence; None where neither a background nor a clip asks for it: nothing is listed.
+
+    RequestError: `background` is no image; the model's sequence does not match one of the images.
+    """
     if background is not None:
         Backgrounds(card.preprocessing, Path(), lambda _: [], background)  # a bad file is refused here
     means = card.preprocessing.background_every > 0 and background is None
-    return Sequences(images, card.sequence) if means or card.frames > 1 else None
+    return Sequences(list_all(), card.sequence) if means or card.frames > 1 else None

@@ -36,7 +36,8 @@ def ask_help(tmp_path_factory: pytest.TempPathFactory) -> Help:
 
 
 def test_there_are_these_jobs() -> None:
-    assert JOBS == ["convert", "label", "pack", "report", "score", "simulate", "status", "train", "tune"]
+    verbs = "convert label pack predict report score simulate status train tune"
+    assert verbs.split() == JOBS
 
 
 @pytest.mark.parametrize("verb", JOBS)
@@ -56,7 +57,9 @@ OPTIONS = {
     "--gpus-per-trial --cpus-per-trial --workers-per-trial",
     "pack": "RECIPE --data --limit --seed --workers --list",
     "label": "FOLDER --out --classes --model --min-object-px --queue --window-px",
-    "report": "DIR --out",
+    "predict": "IMAGE --model --out --archive --background --overlays --device --halo --blend --batch "
+    "--precision --threads --min-object",
+    "report": "DIR --out --figures --seed --images",
     "status": "DIR --watch --json",
     "score": "ARCHIVE --model --out --labels --masks --workers --limit --halo",
 }

@@ -92,6 +92,19 @@ def test_a_wrong_request_is_2_and_one_sentence(scores: Path, capsys: pytest.Capt
     assert not (scores / "A/comparison-B.html").exists()
 
 
+def test_figures_are_of_one_folder_and_nothing_is_written_where_they_are_refused(
+    scores: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = read_tree(scores)
+    assert run(scores / "A", scores / "B", "--figures", 2) == 2
+    said = "report: --figures and --images show one scores folder; give one, or neither of them\n"
+    assert capsys.readouterr().err == said
+    assert run(scores / "A", "--figures", 2) == 2
+    assert "was scored without masks" in capsys.readouterr().err
+    assert run(scores / "A", "--images", "s0/0.png", "--figures", "-1") == 2
+    assert read_tree(scores) == before
+
+
 def flip_a_bit(folder: Path) -> Path:
     """Of a part in a folder, in the middle; the part."""
     (part, *_) = sorted(folder.iterdir())

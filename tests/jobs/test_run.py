@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import tyro
 
-from jobs import pack, report, simulate, status, train, tune
+from jobs import pack, simulate, status, train, tune
 from jobs.options import DatasetArgs, LabelsArgs
 from jobs.run import FIELD, option_names, parse_words, run_job
 from seg.errors import DamagedFile, DataWarning, RequestError
-from seg.requests import LabelRequest, ScoreRequest
+from seg.requests import LabelRequest, PredictRequest, ReportRequest, ScoreRequest
 from tests.small import ROOT, wait_until
 
 KINDS = (
-    *(ScoreRequest, LabelRequest, DatasetArgs, LabelsArgs),
-    *(job.Args for job in (pack, report, simulate, status, train, tune)),
+    *(ScoreRequest, PredictRequest, ReportRequest, LabelRequest, DatasetArgs, LabelsArgs),
+    *(job.Args for job in (pack, simulate, status, train, tune)),
 )
 WITH_OPTIONS = {
     "seg/requests.py": "its field texts are the --help",

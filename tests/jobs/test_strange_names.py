@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import report, score, status
+from jobs import predict, report, score, status
 from seg.data.listing import list_images
 from tests.conftest import WriteArchive
 from tests.small import ledger_rows, write_model
@@ -46,6 +46,10 @@ def test_no_name_reaches_the_screen_or_a_page_raw_and_all_are_kept_true(
     assert report.main([out]) == 0
     assert report.main([out, out]) == 0
     assert status.main(["no\x1b[2Jwhere"]) == 2
+    assert predict.main([str(strange / "images/s0/*.png"), "--model", str(model), "--out", "few"]) == 3
+    assert predict.main(["no\x1b[2Jwhere", "--model", str(model)]) == 2
+    words = ["--figures", "9", "--seed", "1"]
+    assert report.main([out, *words]) == 0
     for text in capfd.readouterr():
         assert ACTING.findall(text) == []
         assert text.isascii() or "\\u202e" in text

@@ -14,12 +14,14 @@ from seg.figures.panels import (
     IGNORED,
     INVENTED,
     MISSED,
+    TINT,
     Kind,
     class_colours,
     classify_errors,
     fit_size,
     show_errors,
     show_mask,
+    show_overlay,
     show_pixels,
     to_rgb,
 )
@@ -155,3 +157,20 @@ def test_no_image_is_changed_by_being_shown() -> None:
     show_mask(truth, truth.shape, OBJECTS)
     for array, was in zip((image, truth, prediction), before, strict=True):
         assert np.array_equal(array, was)
+
+
+@pytest.mark.parametrize("classes", [OBJECTS, SCENE])
+def test_an_overlay_tints_objects_and_draws_where_classes_meet(classes: tuple[str, ...]) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (19, 23, 3), dtype=np.uint8)
+    mask = np.zeros((19, 23), np.uint8)
+    mask[4:11, 3:14], mask[8:17, 9:20] = 1, 2
+    panel = show_overlay(image, mask, classes)
+    colours = [np.array(to_rgb(colour), np.float64) for colour in class_colours(classes)]
+    for row, column in np.ndindex(mask.shape):
+        around = mask[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
+        seen, colour = image[row, column].astype(np.float64), colours[mask[row, column]]
+        expected = colour if len(np.unique(around)) > 1 else (1 - TINT) * seen + TINT * colour
+        if mask[row, column] == 0 and classes is OBJECTS:
+            expected = seen
+        assert np.abs(panel[row, column] - expected).max() <= 0.51  # rounded

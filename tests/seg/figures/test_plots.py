@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from seg.figures.panels import IGNORED, class_colours, show_errors, show_mask, show_pixels, to_rgb
+from seg.figures.panels import (
+    IGNORED,
+    class_colours,
+    show_errors,
+    show_mask,
+    show_overlay,
+    show_pixels,
+    to_rgb,
+)
 from seg.figures.plots import (
     HIGHLIGHT,
     INK,
@@ -17,6 +25,7 @@ from seg.figures.plots import (
     Example,
     Sheet,
     draw_confusion,
+    draw_overlay,
     draw_predictions,
     list_classes,
     measure,
@@ -228,3 +237,19 @@ def test_curves_are_drawn_of_any_history(tmp_path: Path, losses: list[float], sc
     drawn = (page == to_rgb(HIGHLIGHT)).all(2)
     assert drawn[:, :495].any() == any(loss and 0 < loss < math.inf for loss in losses)
     assert drawn[:, 495:].any() == any(not math.isnan(score) for score in scores)
+
+
+@pytest.mark.parametrize(
+    ("own", "shown"), [((30, 44), (300, 440)), ((600, 500), (600, 500)), ((1100, 2048), (550, 1024))]
+)
+def test_an_overlay_is_one_panel_with_its_name_and_the_classes_that_it_shows(
+    own: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    row, classes = make_example(own, name="a/name.tif#3"), ("background", "cell", "debris")
+    sheet = draw_overlay(row.name, row.pixels, row.prediction, classes)
+    (panel, _, top), *swatches = sheet.arrays
+    assert np.array_equal(panel, show_overlay(show_pixels(row.pixels, shown), row.prediction, classes))
+    texts = [label.text for label in sheet.labels]
+    assert texts == [row.name, f"{own[1]} x {own[0]}", *classes[1:]]
+    assert len(swatches) == len(classes) - 1 == 2
+    assert all(place > top + shown[0] for _, _, place in swatches)

@@ -77,6 +77,14 @@ def test_a_text_is_shortened_to_as_much_as_fits(keep: str) -> None:
     assert shorten(text, 0, keep=keep) == "…"  # type: ignore[arg-type]
 
 
+def test_a_name_that_acts_on_a_screen_is_spelled_out(tmp_path: Path) -> None:
+    text = shorten("a\x1b[2J\n.png", 1000)
+    assert text == r"a\x1b[2J\n.png"
+    sheet = Sheet()
+    sheet.write(text, 10, 20)
+    sheet.save(tmp_path / "sheet.png")  # with a warning, and so an error, where a letter is missing
+
+
 def test_a_line_holds_what_fits_and_at_least_one() -> None:
     assert list(flow([40, 40, 40, 200, 10], 100, 10)) == [(0, 0), (0, 50), (1, 0), (2, 0), (3, 0)]
     assert list(flow([], 100, 10)) == []
