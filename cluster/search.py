@@ -35,7 +35,7 @@ from seg.search.page import write_page
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
 from seg.search.trials import TrialRecord, TrialsReader, count_trials, read_trials, write_leaderboard
 from seg.train.run_folder import check_folder, holding, run_identity, run_name
-from seg.train.training import count_confusion
+from seg.train.validation import count_confusion
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from seg.train import run_folder
 from seg.train.board import BoardReader
 from seg.train.losses import build_loss
 from seg.train.mlflow_run import connect_mlflow
-from seg.train.state import Journal, read_run, settle_best
+from seg.train.state import Journal, best_epochs, read_run, settle_best
 from seg.train.store import CheckpointStore
 from seg.train.tracking import Tracking
 from seg.train.training import TrainingPlan, find_class_weights, fit_statistics
@@ -105,7 +105,7 @@ def _fetch_checkpoints(plan: TrainingPlan) -> None:
 def _settle_checkpoints(plan: TrainingPlan, journal: Journal) -> None:
     """Bring storage elsewhere up to date: a job killed after its last epoch was saved could not."""
     if plan.keeps_epochs:
-        settle_best(plan.folder, journal.history, plan.keep_best)
+        settle_best(plan.folder, best_epochs(journal.history, plan.keep_best, plan.recipe.monitor))
     if plan.store is not None:
         plan.store.publish(plan.folder, journal.epochs_done)
 

@@ -15,6 +15,8 @@ Value = bool | int | float | str | tuple["Value", ...] | None
 """What a field of a recipe holds."""
 Params = dict[str, Value]
 """Values by the dotted names of a recipe's fields: what one trial of a search tries."""
+ADDED: Params = {"monitor": "miou"}
+"""Fields that recipes got when there were runs already, each with the value that means what held before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,7 +219,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """All that decides a training's result, but data and seed."""
+    """All that decides a training's result, but data and seed; a field that is new belongs into ADDED too."""
 
     name: Annotated[str, tyro.conf.Suppress]
     """Key in RECIPES."""
@@ -256,7 +258,10 @@ class Recipe:
     epochs: int = 20
     """Passes over the training images."""
     patience: int = 0
-    """Stop after so many epochs without a better validation mIoU; 0: never."""
+    """Stop after so many epochs that were no better on validation; 0: never."""
+    monitor: Literal["miou", "loss"] = "miou"
+    """What makes an epoch better, for patience and best.safetensors: a higher mIoU, or a lower loss, on
+    validation."""
     precision: Literal["float32", "bf16", "fp16"] = "bf16"
     """What forward and backward compute in; weights and losses stay float32; fp16 has a loss scale.
 

@@ -7,6 +7,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, astuple, fields
+from functools import reduce
+from math import nan
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import FROM_A_COPY, Plain, to_plain
 from seg.predict.predictor import open_predictor
 from seg.progress import progress
-from seg.recipe import Recipe
+from seg.recipe import ADDED, Recipe
 from seg.storage import Place, as_place, refusing
 from seg.train.state import EpochResult, Journal
 
@@ -42,13 +45,14 @@ def is_read_anew(image: str) -> bool:
 def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Plain]:
     """What makes a run this run: plain data, the same whenever the same command is given.
 
-    `reader` is there where the data hold images that it reads anew: other runs keep their names.
+    `reader` is there where the data hold images that it reads anew, and a field ADDED to recipes where it
+    means something new: other runs keep their names.
     """
     names = {sample.name for sample in (*data.split.train, *data.split.validation)}
     names |= {name for frames in data.sequences.values() for name, _ in frames}
     reader = {"reader": READER} if any(map(is_read_anew, names)) else {}
     return reader | {
-        "recipe": asdict(recipe),
+        "recipe": _plain_recipe(recipe),
         "data_fingerprint": data.fingerprint,
         "classes": data.classes,
         "train": [sample.name for sample in data.split.train],
@@ -56,6 +60,16 @@ def run_identity(recipe: Recipe, data: TrainingData, seed: int) -> dict[str, Pla
         "split": data.split.how,
         "seed": seed,
     }
+
+
+def _plain_recipe(recipe: Recipe) -> Plain:
+    values = asdict(recipe)
+    for path, before in ADDED.items():
+        *groups, name = path.split(".")
+        group = reduce(getitem, groups, values)
+        if group[name] == before:
+            del group[name]
+    return values
 
 
 def run_name(recipe: Recipe, identity: Mapping[str, Plain]) -> str:
@@ -131,9 +145,9 @@ def write_history(folder: Path, journal: Journal) -> None:
     writer.writerow(column.name for column in fields(EpochResult))
     writer.writerows(astuple(result) for result in history)
     write_bytes(folder / "history.csv", text.getvalue().encode())
-    epochs, losses, mious = zip(*((one.epoch, one.loss, one.miou) for one in history), strict=True)
+    curves = ((one.epoch, one.loss, one.validation_loss, one.miou) for one in history)
     with replacing(folder / "curves.png") as temporary:
-        plots.plot_curves(temporary, epochs, losses, mious)
+        plots.plot_curves(temporary, *zip(*curves, strict=True), best_epoch=journal.best_epoch)
 
 
 def training_summary(
@@ -151,12 +165,14 @@ def training_summary(
     if not len(confusion):
         confusion = np.zeros((len(classes), len(classes)), np.int64)
     rates = [result.crops_per_second for result in journal.history]
+    best = journal.history[journal.best_epoch - 1] if journal.best_epoch else None
     return {
         "recipe": recipe.name,
         "epochs_run": journal.epochs_done,
         "best_epoch": journal.best_epoch,
         "classes": classes,
         **asdict(score_classes(confusion, classes)),
+        "validation_loss": best.validation_loss if best else nan,
         "alarms": find_alarms(classes, confusion, trained=trained),
         "images_per_second": sum(rates) / max(1, len(rates)),
         "seconds": journal.seconds,
