@@ -1,6 +1,8 @@
 """A training on Ray Train or in this process: the same loop and folder, resumed by the same request."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +20,11 @@ from seg.models.build import build, output_weights, takes_frames
 from seg.pack import training_data
 from seg.pack.crops import CropSampler
 from seg.pack.training_data import TrainingData, open_packs
+from seg.plain_data import Plain
 from seg.progress import watch_here, watch_thread
 from seg.recipe import Recipe
 from seg.requests import TrainRequest, Workers
+from seg.storage import as_place, refusing
 from seg.train import run_folder
 from seg.train.board import BoardReader
 from seg.train.losses import build_loss
@@ -47,8 +51,7 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     """
     placement = place_training(request, session)
     server = connect_mlflow(request.mlflow) if request.mlflow else None
-    plan = plan_training(request, session)
-    identity = run_folder.run_identity(plan.recipe, plan.data, plan.seed)
+    plan, identity = plan_training(request, session)
     with (
         run_folder.holding(plan.folder, identity, what="training") as lock,
         Tracking(plan, server) as tracking,
@@ -65,8 +68,8 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     return summary
 
 
-def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
-    """Open the data and look at the run's folder, which is left as it is.
+def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan, dict[str, Plain]]:
+    """Open the data and look at the run's folder, which is left as it is; the run's identity beside the plan.
 
     RequestError: they or the recipe do not fit.
     """
@@ -80,17 +83,43 @@ def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
     log.info(f"data {data.root}: {counts}; {data.split.how}")
     identity = run_folder.run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_folder.run_name(request.recipe, identity)).resolve()
+    store = request.checkpoints and CheckpointStore(request.checkpoints.below(folder.name))
+    identity = run_folder.grow(_read_claims(folder, store), identity, request.horizon)
     check_packs(data, request.recipe, session)
     run_folder.check_folder(folder, identity)
-    return TrainingPlan(
+    plan = TrainingPlan(
         recipe=request.recipe,
         data=data,
         seed=request.seed,
         folder=folder,
         parent=folder.name,
+        horizon=horizon if isinstance(horizon := identity.get("horizon"), int) else 0,
         keep_best=request.keep_best,
-        store=request.checkpoints and CheckpointStore(request.checkpoints.below(folder.name)),
+        store=store,
     )
+    if plan.horizon:
+        _tell_horizon(plan)
+    return plan, identity
+
+
+def _read_claims(folder: Path, store: CheckpointStore | None) -> Iterator[Plain]:
+    """run.json of a run's folder and of its checkpoints, None where there is none."""
+    if not folder.is_file():
+        yield as_place(folder).read_json("run.json")
+    if store is not None:
+        with suppress(RequestError), refusing(store.place.uri):  # the claim will say what is wrong there
+            yield store.place.read_json("run.json")
+
+
+def _tell_horizon(plan: TrainingPlan) -> None:
+    span, epochs = plan.horizon, plan.recipe.epochs
+    if span == epochs:
+        log.info(f"the learning rate goes on along the schedule of {epochs} epochs: `horizon=stretch`")
+    else:
+        log.info(
+            f"the learning rate keeps the schedule of {span} epochs, and after them its last value: "
+            "`horizon=keep`"
+        )
 
 
 def _fetch_checkpoints(plan: TrainingPlan) -> None:
@@ -173,8 +202,14 @@ def _summarise(plan: TrainingPlan, workers: Workers, stopped_by: StoppedBy) -> T
     )  # killed after its last epoch was saved, a run may lack its line
     trained = open_packs(plan.data, plan.recipe)[0].class_shares()
     figures = run_folder.training_summary(plan.folder, plan.recipe, plan.data.classes, journal, trained)
+    figures |= {"horizon": _horizon(plan), "schedule_epochs": plan.horizon or plan.recipe.epochs}
     write_json(plan.folder / "summary.json", figures | ending)
     return TrainSummary(folder=plan.folder, values=figures | ending)
+
+
+def _horizon(plan: TrainingPlan) -> str | None:
+    """What became of the schedule when the epochs grew; None: they never did."""
+    return ("stretch" if plan.horizon == plan.recipe.epochs else "keep") if plan.horizon else None
 
 
 def _draw(plan: TrainingPlan, journal: Journal) -> None:
@@ -192,6 +227,8 @@ def _train_pending(
     plan: TrainingPlan, request: TrainRequest, placement: Placement, session: Session, tracking: Tracking
 ) -> StoppedBy:
     load_plotting()
+    for name in ("confusion.png", "examples.png"):  # of fewer epochs: drawn again at the end
+        (plan.folder / name).unlink(missing_ok=True)
     reader = BoardReader(plan, tracking.send)
     if placement.workers:
         session.start()

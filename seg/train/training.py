@@ -102,6 +102,8 @@ class TrainingPlan:
     """Absolute path of the run's folder, on storage that every worker sees."""
     parent: str
     """Run or trial that this training is, for the model file's provenance."""
+    horizon: int = 0
+    """Epochs that the learning rate's schedule goes over, then its last rate stays; 0: the recipe's."""
     keep_best: int = 1
     """How many of the best epochs' model files stay."""
     store: CheckpointStore | None = None
@@ -195,6 +197,7 @@ class Training:
         """Train all steps of an epoch; the last one's report, with the mean loss."""
         self.learner.begin_epoch()
         steps, losses, waited = self.sampler.steps_per_epoch, [], 0.0
+        span = self.plan.horizon or self.recipe.epochs
         report = StepReport(epoch, 0, steps, nan, nan, 0.0, 0.0, 0)
         started = time.perf_counter()
         ranks, pin = self.ranks, self.device.type == "cuda"
@@ -207,7 +210,7 @@ class Training:
                 waited += time.perf_counter() - asked
                 self.position = Position(epoch, step, "computing")
                 done = (epoch - 1) * steps + step - 1
-                rate = learning_rate(self.recipe.optimizer, done, self.recipe.epochs, steps)
+                rate = learning_rate(self.recipe.optimizer, min(done, span * steps - 1), span, steps)
                 result = self.learner.step(batch, rate, len(self.plan.data.classes))
                 losses += [] if result.skipped else [result.loss]
                 self._count_skips(batch, epoch, step, skipped=result.skipped)

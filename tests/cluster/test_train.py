@@ -23,10 +23,10 @@ from seg.data.preprocess import image_statistics
 from seg.errors import STOPPED_EARLY, RequestError
 from seg.model_file import load_model
 from seg.predict.predictor import Predictor
-from seg.recipe import Crops, Preprocessing, Recipe, Tiling
+from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling
 from seg.recipes import RECIPES
 from seg.requests import TrainRequest
-from seg.train.state import read_run
+from seg.train.state import read_run, state_file
 from tests.conftest import write_discs
 from tests.small import CLASSES, ROOT, TIMES, TINY_WORDS, read_tree, start_job, wait_until
 
@@ -159,6 +159,33 @@ def test_a_run_whose_last_line_was_not_written_gets_it(archive: Path, tmp_path: 
     (whole.folder / "summary.json").unlink()
     train(request_for(archive, tmp_path / "run"), idle)
     assert (whole.folder / "history.csv").read_bytes() == history
+
+
+def test_eight_epochs_and_four_are_twelve_bit_for_bit(
+    tmp_path: Path, idle: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    small = write_discs(tmp_path / "small", sequences=3, frames=2)
+    crops = Crops(size_px=(32, 32))
+    steady = replace(TINY, epochs=12, crops=crops, optimizer=Optimizer(schedule="constant", lr=3e-3))
+    train(request_for(small, tmp_path / "whole", recipe=steady), idle)
+    begun = request_for(small, tmp_path / "parts", recipe=replace(steady, epochs=8))
+    values = train(begun, idle).values
+    assert (values["epochs_run"], values["horizon"], values["schedule_epochs"]) == (8, None, 8)
+    pictures = (tmp_path / "parts" / "examples.png").stat().st_mtime_ns
+    with pytest.raises(RequestError, match=r"recipe.batch 4 instead of 2"):
+        train(replace(begun, recipe=replace(steady, batch=2)), idle)
+    values = train(replace(begun, recipe=steady), idle).values
+    assert (values["epochs_run"], values["horizon"], values["schedule_epochs"]) == (12, "keep", 8)
+    assert "keeps the schedule of 8 epochs, and after them its last value: `horizon=keep`" in caplog.text
+    assert what_is_left(tmp_path / "parts") == what_is_left(tmp_path / "whole")
+    expected, found = (load_file(state_file(tmp_path / out)) for out in ("whole", "parts"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected.keys() | found.keys())
+    assert (tmp_path / "parts" / "examples.png").stat().st_mtime_ns != pictures  # of the new best epoch
+    with pytest.raises(RequestError, match=r"`epochs=8`: the run has 12 already; try `epochs=12`"):
+        train(begun, idle)
+    again = train(replace(begun, recipe=steady, horizon="stretch"), idle).values  # nothing grows now
+    assert again == values
 
 
 def finish(*words: object, **variables: object) -> None:

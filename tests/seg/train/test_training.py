@@ -307,6 +307,22 @@ def test_the_epoch_of_the_lowest_loss_is_the_best_where_the_loss_is_monitored(ma
     assert (summary["best_epoch"], summary["validation_loss"]) == (best, min(losses))
 
 
+def rates_of(plan: TrainingPlan) -> list[float]:
+    rates: list[float] = []
+    list(Training(plan, CPU).epochs(lambda report: rates.append(report.rate)))
+    return rates
+
+
+def test_a_schedule_of_fewer_epochs_ends_in_its_last_rate(make_plan: MakePlan) -> None:
+    small = replace(TINY.crops, per_image=1, size_px=(32, 32))
+    poly = Optimizer(schedule="poly", lr=0.01, poly_power=2.0)
+    plan = make_plan(epochs=4, batch=2, crops=small, optimizer=poly)
+    falling = [0.01 * (1 - step / 4) ** 2 for step in range(4)]  # two steps an epoch
+    assert rates_of(replace(plan, horizon=2)) == pytest.approx([*falling, *[falling[-1]] * 4])
+    longer = [0.01 * (1 - step / 8) ** 2 for step in range(8)]
+    assert rates_of(replace(plan, folder=plan.folder / "other", horizon=4)) == pytest.approx(longer)
+
+
 def forget_validation_loss(file: Path) -> None:
     """Make a state as code before there was a validation loss wrote it, by docs/formats.md."""
     tensors = load_file(file)
