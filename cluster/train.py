@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import sqrt
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import Plain
 from seg.progress import watch_here, watch_thread
 from seg.recipe import Recipe
+from seg.recipes import RECIPES
 from seg.requests import TrainRequest, Workers
 from seg.storage import as_place, refusing
 from seg.train import run_folder
@@ -50,6 +52,7 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     RequestError: data, recipe, folder or workers do not fit each other.
     """
     placement = place_training(request, session)
+    request = replace(request, recipe=scale_batch(request, placement))
     server = connect_mlflow(request.mlflow) if request.mlflow else None
     plan, identity = plan_training(request, session)
     with (
@@ -66,6 +69,38 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
         summary = _summarise(plan, placement.workers, stopped_by)
         tracking.conclude(stopped_by)
     return summary
+
+
+def scale_batch(request: TrainRequest, placement: Placement) -> Recipe:
+    """The recipe with the batch and the learning rate that so many workers give it, said on screen.
+
+    lr_scaling linear: Goyal et al. 2017, arXiv:1706.02677, section 2.1, without their warm-up; sqrt: Hoffer
+    et al. 2017, arXiv:1705.08741, section 4. RequestError: no number of crops, or no one number of workers.
+    """
+    recipe, each, workers = request.recipe, request.batch_per_worker, placement.workers
+    own = RECIPES.get(recipe.name, recipe).batch
+    batch = recipe.batch
+    if each is not None:
+        if each < 1:
+            raise RequestError(f"`batch_per_worker` is {each}, below 1; try `batch_per_worker=1`")
+        if isinstance(workers, tuple):
+            raise RequestError(
+                "`batch_per_worker` wants one number of `workers`, as the batch follows from it"
+            )
+        if batch != own:
+            raise RequestError(
+                f"`batch={batch}` and `batch_per_worker={each}` both say how large a batch is; leave one out"
+            )
+        batch = each * max(1, workers)
+        log.info(f"a batch of {batch} crops, {each} a worker")
+    factor = {"none": 1.0, "linear": batch / own, "sqrt": sqrt(batch / own)}[request.lr_scaling]
+    rate = recipe.optimizer.lr * factor
+    if request.lr_scaling != "none":
+        log.info(
+            f"learning rate {rate:.4g}: {factor:.4g} times {recipe.optimizer.lr:.4g}, for a batch of {batch} "
+            f"in place of {own} (`lr_scaling={request.lr_scaling}`)"
+        )
+    return replace(recipe, batch=batch, optimizer=replace(recipe.optimizer, lr=rate))
 
 
 def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan, dict[str, Plain]]:

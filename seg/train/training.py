@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import nan
 from pathlib import Path
+from platform import node
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from seg import metrics
 from seg.data.preprocess import Statistics
-from seg.errors import RequestError, TrainingDiverged
+from seg.errors import OutOfMemory, RequestError, TrainingDiverged
 from seg.files import persistently
 from seg.locks.folder_lock import check_owner
 from seg.model_card import ModelCard, Provenance
@@ -164,7 +165,8 @@ class Training:
     def epochs(self, on_step: OnStep | None = None) -> Iterator[EpochResult]:
         """Train the epochs that are left, one a step of the iterator; each is saved before it is yielded.
 
-        TrainingDiverged: the loss was not finite too many times in a row.
+        TrainingDiverged: the loss was not finite too many times in a row. OutOfMemory: a step, or a window of
+        validation, does not fit on this rank's device.
         """
         while not self.journal.is_finished(self.recipe):
             epoch = self.journal.epochs_done + 1
@@ -173,7 +175,10 @@ class Training:
             trained = self._train_epoch(epoch, on_step)
             between = time.perf_counter()
             self.position = Position(epoch, trained.steps, "validating")
-            confusion, validation_loss = self.validate()
+            height, width = self.recipe.tiling.crop_px
+            what = f"a window of {height} x {width} px does not fit; lower `tiling.crop_px`"
+            with self._refusing_memory(f"validation of epoch {epoch}", what):
+                confusion, validation_loss = self.validate()
             ended = time.perf_counter()
             result = EpochResult(
                 epoch=epoch,
@@ -211,7 +216,8 @@ class Training:
                 self.position = Position(epoch, step, "computing")
                 done = (epoch - 1) * steps + step - 1
                 rate = learning_rate(self.recipe.optimizer, min(done, span * steps - 1), span, steps)
-                result = self.learner.step(batch, rate, len(self.plan.data.classes))
+                with self._refusing_memory(f"step {step} of epoch {epoch}", self._describe(batch)):
+                    result = self.learner.step(batch, rate, len(self.plan.data.classes))
                 losses += [] if result.skipped else [result.loss]
                 self._count_skips(batch, epoch, step, skipped=result.skipped)
                 seconds = time.perf_counter() - started
@@ -220,6 +226,24 @@ class Training:
                 if on_step is not None:
                     on_step(report)
         return replace(report, loss=sum(losses) / len(losses) if losses else nan)
+
+    def _describe(self, share: Batch) -> str:
+        recipe, (height, width) = self.recipe, self.recipe.crops.size_px
+        return (
+            f"{len(share.images)} crops of {height} x {width} px do not fit; lower `batch`, now "
+            f"{recipe.batch}, or `crops.size_px`, or raise `accumulate`, now {recipe.accumulate}"
+        )
+
+    @contextmanager
+    def _refusing_memory(self, when: str, what: str) -> Iterator[None]:
+        """For the length of a block: memory that the device has not is the request's fault. OutOfMemory."""
+        try:
+            yield
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's has no class of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            where = f"worker {self.ranks.rank} on {node()} ({self.device.type})"
+            raise OutOfMemory(f"{where} ran out of memory in {when}: {what}") from error
 
     def _count_skips(self, batch: Batch, epoch: int, step: int, *, skipped: bool) -> None:
         self.journal.skips = self.journal.skips + 1 if skipped else 0

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seg.errors import RequestError
+from seg.errors import OutOfMemory, RequestError
 from seg.model_file import load_model, weights_sha256
 from seg.pack.pack import Pack
 from seg.pack.training_data import open_training_data
@@ -182,6 +182,40 @@ def test_data_that_cannot_be_opened_as_asked_is_refused(
 ) -> None:
     with pytest.raises(RequestError, match=text):
         open_training_data(write_archive(), **({"recipe": TINY, "seed": 0} | changes))
+
+
+class Devouring(torch.nn.Module):
+    """A network whose forward wants more than there is: of a GPU by torch's error, of a CPU in earnest."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.layer, self.device = torch.nn.Conv2d(1, 2, 1), device
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training == (self.device != "validating"):
+            if self.device == "cuda":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            torch.empty(2**55)
+        return self.layer(images)
+
+
+@pytest.mark.parametrize(
+    ("device", "text"),
+    [
+        ("cpu", r"step 1 of epoch 1: 4 crops of 64 x 64 px do not fit; lower `batch`, now 4, or `crops"),
+        ("cuda", r"step 1 of epoch 1: 4 crops of 64 x 64 px do not fit; .* or raise `accumulate`, now 1$"),
+        (
+            "validating",
+            r"validation of epoch 1: a window of 64 x 64 px does not fit; lower `tiling.crop",
+        ),
+    ],
+)
+def test_memory_that_is_not_there_is_said_with_what_to_lower(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, device: str, text: str
+) -> None:
+    monkeypatch.setattr("seg.train.training.build", lambda *_, **__: Devouring(device))
+    with pytest.raises(OutOfMemory, match=rf"^worker 0 on .* \(cpu\) ran out of memory in {text}"):
+        next(Training(make_plan(), CPU).epochs())
 
 
 # two processes
