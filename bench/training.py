@@ -41,7 +41,8 @@ from seg.recipe import Recipe
 from seg.recipes import RECIPES
 from seg.train.losses import mean_loss
 from seg.train.state import EpochResult
-from seg.train.training import StepReport, Training, predict_clips
+from seg.train.training import StepReport, Training
+from seg.train.validation import predict_clips
 
 
 class DecodedPack(Pack):
@@ -171,14 +172,15 @@ def measure_metrics(bench: Bench) -> Iterator[Row]:
         counted.zero_()
         clips = training.validation_pack.clips(frames=1)
         pairs = (
-            (truth[piece.own], piece.ids)
-            for truth, pieces in predict_clips(predictor, clips, training.statistics)
+            (image.own_mask[piece.own], piece.ids)
+            for image, pieces in predict_clips(predictor, clips, training.statistics)
             for piece in pieces
+            if image.own_mask is not None
         )
         return sum(once_ms(partial(add, *pair)) for pair in pairs) + once_ms(summarise)
 
     count_ms()
-    if not np.array_equal(counted.cpu().numpy(), training.validate()):
+    if not np.array_equal(counted.cpu().numpy(), training.validate()[0]):
         raise SystemExit("what is counted here is not what validation counts: not timed")
     contenders = {"metrics": count_ms, "all": lambda: once_ms(training.validate)}
     found = bench.take_turns(contenders, warm_up=True)

@@ -315,12 +315,13 @@ def place_training(request: TrainRequest, session: Session) -> Placement:
         count = getattr(request, name)
         if count is not None and count < least:
             raise RequestError(f"`{name}` is {count:g}, below {least:g}; try `{name}={max(1, least)}`")
-    batch, threads = request.recipe.batch, request.cpus_per_worker
+    batch = request.recipe.batch if request.batch_per_worker is None else None  # else it follows the workers
+    threads = request.cpus_per_worker
     asked = Asked(workers=request.workers, gpus=request.gpus_per_worker, threads=threads, work_for=batch)
     placed = place(asked, session)
     if not placed.workers:
         return placed
-    if placed.most > batch:
+    if batch is not None and placed.most > batch:
         raise RequestError(f"`workers={placed.most}` share a batch of {batch}; try `batch={placed.most}`")
     if placed.most > 1 and 0 < placed.gpus < 1:  # NCCL refuses two ranks on one GPU
         raise RequestError(

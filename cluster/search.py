@@ -37,7 +37,7 @@ from seg.search.space import Space, blaming, check_size, check_space, choice, pa
 from seg.search.trials import TrialRecord, TrialsReader, count_trials, read_trials, write_leaderboard
 from seg.train.run_folder import augmenter_identity, check_folder, holding, run_identity, run_name
 from seg.train.start import locate
-from seg.train.training import count_confusion
+from seg.train.validation import count_confusion
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,11 @@
 """A training on Ray Train or in this process: the same loop and folder, resumed by the same request."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import sqrt
 from pathlib import Path
 
 import torch
@@ -18,15 +21,18 @@ from seg.models.build import output_weights, takes_frames
 from seg.pack import training_data
 from seg.pack.crops import CropSampler
 from seg.pack.training_data import TrainingData, open_packs
+from seg.plain_data import Plain
 from seg.progress import watch_here, watch_thread
 from seg.recipe import Recipe
+from seg.recipes import RECIPES
 from seg.requests import TrainRequest
+from seg.storage import as_place, refusing
 from seg.train import run_folder
 from seg.train.board import BoardReader
 from seg.train.losses import build_loss
 from seg.train.mlflow_run import connect_mlflow
 from seg.train.start import Start, build_start, locate
-from seg.train.state import Journal, list_epochs, read_run, settle_best
+from seg.train.state import Journal, best_epochs, list_epochs, read_run, settle_best
 from seg.train.store import CheckpointStore
 from seg.train.tracking import Tracking
 from seg.train.training import TrainingPlan, find_class_weights, fit_statistics
@@ -47,9 +53,9 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     RequestError: data, recipe, folder or workers do not fit each other.
     """
     placement = place_training(request, session)
+    request = replace(request, recipe=scale_batch(request, placement))
     server = connect_mlflow(request.mlflow) if request.mlflow else None
-    plan = plan_training(request, session)
-    identity = run_folder.run_identity(request.recipe, plan.data, plan.seed)
+    plan, identity = plan_training(request, session)
     with (
         run_folder.holding(plan.folder, identity, what="training") as lock,
         Tracking(plan, server) as tracking,
@@ -66,8 +72,40 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     return summary
 
 
-def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
-    """Open the data and look at the run's folder, which is left as it is.
+def scale_batch(request: TrainRequest, placement: Placement) -> Recipe:
+    """The recipe with the batch and the learning rate that so many workers give it, said on screen.
+
+    lr_scaling linear: Goyal et al. 2017, arXiv:1706.02677, section 2.1, without their warm-up; sqrt: Hoffer
+    et al. 2017, arXiv:1705.08741, section 4. RequestError: no number of crops, or no one number of workers.
+    """
+    recipe, each, workers = request.recipe, request.batch_per_worker, placement.workers
+    own = RECIPES.get(recipe.name, recipe).batch
+    batch = recipe.batch
+    if each is not None:
+        if each < 1:
+            raise RequestError(f"`batch_per_worker` is {each}, below 1; try `batch_per_worker=1`")
+        if isinstance(workers, tuple):
+            raise RequestError(
+                "`batch_per_worker` wants one number of `workers`, as the batch follows from it"
+            )
+        if batch != own:
+            raise RequestError(
+                f"`batch={batch}` and `batch_per_worker={each}` both say how large a batch is; leave one out"
+            )
+        batch = each * max(1, workers)
+        log.info(f"a batch of {batch} crops, {each} a worker")
+    factor = {"none": 1.0, "linear": batch / own, "sqrt": sqrt(batch / own)}[request.lr_scaling]
+    rate = recipe.optimizer.lr * factor
+    if request.lr_scaling != "none":
+        log.info(
+            f"learning rate {rate:.4g}: {factor:.4g} times {recipe.optimizer.lr:.4g}, for a batch of {batch} "
+            f"in place of {own} (`lr_scaling={request.lr_scaling}`)"
+        )
+    return replace(recipe, batch=batch, optimizer=replace(recipe.optimizer, lr=rate))
+
+
+def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan, dict[str, Plain]]:
+    """Open the data and look at the run's folder, which is left as it is; the run's identity beside the plan.
 
     RequestError: they or the recipe do not fit.
     """
@@ -78,21 +116,47 @@ def plan_training(request: TrainRequest, session: Session) -> TrainingPlan:
     )
     identity = run_folder.run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_folder.run_name(request.recipe, identity)).resolve()
+    store = request.checkpoints and CheckpointStore(request.checkpoints.below(folder.name))
+    identity = run_folder.grow(_read_claims(folder, store), identity, request.horizon)
     begun = run_folder.check_folder(folder, identity) and bool(list_epochs(folder / "last"))
     if start := check_recipe(request.recipe, data.classes, begun=begun):
         log.info(f"{start}; tensor by tensor in weights.log")
     counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
     log.info(f"data {data.root}: {counts}; {data.split.how}")
     check_packs(data, request.recipe, session)
-    return TrainingPlan(
+    plan = TrainingPlan(
         recipe=locate(request.recipe),
         data=data,
         seed=request.seed,
         folder=folder,
         parent=folder.name,
+        horizon=horizon if isinstance(horizon := identity.get("horizon"), int) else 0,
         keep_best=request.keep_best,
-        store=request.checkpoints and CheckpointStore(request.checkpoints.below(folder.name)),
+        store=store,
     )
+    if plan.horizon:
+        _tell_horizon(plan)
+    return plan, identity
+
+
+def _read_claims(folder: Path, store: CheckpointStore | None) -> Iterator[Plain]:
+    """run.json of a run's folder and of its checkpoints, None where there is none."""
+    if not folder.is_file():
+        yield as_place(folder).read_json("run.json")
+    if store is not None:
+        with suppress(RequestError), refusing(store.place.uri):  # the claim will say what is wrong there
+            yield store.place.read_json("run.json")
+
+
+def _tell_horizon(plan: TrainingPlan) -> None:
+    span, epochs = plan.horizon, plan.recipe.epochs
+    if span == epochs:
+        log.info(f"the learning rate goes on along the schedule of {epochs} epochs: `horizon=stretch`")
+    else:
+        log.info(
+            f"the learning rate keeps the schedule of {span} epochs, and after them its last value: "
+            "`horizon=keep`"
+        )
 
 
 def _fetch_checkpoints(plan: TrainingPlan) -> None:
@@ -107,7 +171,7 @@ def _fetch_checkpoints(plan: TrainingPlan) -> None:
 def _settle_checkpoints(plan: TrainingPlan, journal: Journal) -> None:
     """Bring storage elsewhere up to date: a job killed after its last epoch was saved could not."""
     if plan.keeps_epochs:
-        settle_best(plan.folder, journal.history, plan.keep_best)
+        settle_best(plan.folder, best_epochs(journal.history, plan.keep_best, plan.recipe.monitor))
     if plan.store is not None:
         plan.store.publish(plan.folder, journal.epochs_done)
 
@@ -177,8 +241,14 @@ def _summarise(
     )  # killed after its last epoch was saved, a run may lack its line
     trained = open_packs(plan.data, plan.recipe)[0].class_shares()
     figures = run_folder.training_summary(plan.folder, plan.recipe, plan.data.classes, journal, trained)
+    figures |= {"horizon": _horizon(plan), "schedule_epochs": plan.horizon or plan.recipe.epochs}
     write_json(plan.folder / "summary.json", figures | ending)
     return TrainSummary(folder=plan.folder, values=figures | ending)
+
+
+def _horizon(plan: TrainingPlan) -> str | None:
+    """What became of the schedule when the epochs grew; None: they never did."""
+    return ("stretch" if plan.horizon == plan.recipe.epochs else "keep") if plan.horizon else None
 
 
 def _draw(plan: TrainingPlan, journal: Journal, placement: Placement, session: Session) -> None:
@@ -197,6 +267,8 @@ def _train_pending(
     plan: TrainingPlan, request: TrainRequest, placement: Placement, session: Session, tracking: Tracking
 ) -> StoppedBy:
     load_plotting()
+    for name in ("confusion.png", "examples.png"):  # of fewer epochs: drawn again at the end
+        (plan.folder / name).unlink(missing_ok=True)
     reader = BoardReader(plan, tracking.send)
     if placement.workers:
         session.start()

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from cluster.placement import Placement
 from cluster.session import quiet_loggers
-from seg.errors import RequestError, TrainingDiverged
+from seg.errors import OutOfMemory, RequestError, TrainingDiverged
 from seg.files import persistently, read_json, write_json
 from seg.locks.folder_lock import LostLock
 from seg.plain_data import to_plain
@@ -27,8 +27,10 @@ from seg.train.run_folder import write_history
 from seg.train.state import EpochResult
 from seg.train.training import StepReport, Training, TrainingPlan
 
-FINAL = {kind.__name__: kind for kind in (RequestError, TrainingDiverged, LostLock)}
-"""What would happen again: a worker that meets one ends, and no group is built anew for it."""
+FINAL = {kind.__name__: kind for kind in (RequestError, OutOfMemory, TrainingDiverged, LostLock)}
+"""What would happen again: a worker that meets one ends the training."""
+ALONE = OutOfMemory, LostLock
+"""Of these, what one worker may meet while the others wait for it."""
 
 
 def fit_workers(
@@ -37,7 +39,8 @@ def fit_workers(
     """Train what is left of a run on Ray's workers; returns when all is done.
 
     restarts: times the group is built again after a worker died or stood still. stall_minutes: how long ranks
-    wait for another before they give up. RequestError, TrainingDiverged, LostLock: as a worker raised them.
+    wait for another before they give up. RequestError, OutOfMemory, TrainingDiverged, LostLock: as a worker
+    raised them.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -61,7 +64,7 @@ def fit_workers(
             name=f"train-{os.getpid()}-{int(time.time())}",  # our own state resumes: Ray's is never picked up
             storage_path=str(plan.folder / "ray"),
             failure_config=FailureConfig(max_failures=restarts),
-            callbacks=[_failure_notes(plan.folder)],
+            callbacks=[_failure_notes(plan.folder, ended)],
         ),
     )
     with _naming_the_cluster(), unwrapping():
@@ -112,13 +115,17 @@ def _naming_the_cluster() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _failure_notes(folder: Path) -> Any:
-    """A callback of Ray Train's controller that adds a line to failures.log for each dead worker."""
+def _failure_notes(folder: Path, ended: Path) -> Any:
+    """A callback of Ray Train's controller that adds a line to failures.log for each dead worker.
+
+    None where they ended the training: that is not gone on from.
+    """
     from ray.train import UserCallback
 
     class FailureNotes(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            note_failures(folder, worker_exceptions)
+            if not ended.is_file():
+                note_failures(folder, worker_exceptions)
 
     return FailureNotes()
 
@@ -141,12 +148,18 @@ def _train_worker(config: dict[str, Any]) -> None:
 
     show_log()
     torch.set_num_threads(config["threads"])
-    plan, device = config["plan"], ray.train.torch.get_device()
+    plan, device, ended = config["plan"], ray.train.torch.get_device(), Path(config["ended"])
+    if ended.is_file():  # this group was built only because the one before was to end
+        return
     try:
         train_epochs(plan, device, lambda: None, lambda result: ray.train.report(to_plain(result)))
     except tuple(FINAL.values()) as error:  # raised here, Ray would try again what cannot go otherwise
-        write_json(Path(config["ended"]), {"kind": type(error).__name__, "message": str(error)})
+        write_json(ended, {"kind": type(error).__name__, "message": str(error)})
+        if isinstance(error, ALONE) and find_ranks().world_size > 1:
+            raise  # Ray then ends those who would wait for this rank until they give up
     except RuntimeError as error:  # a rank that died or stands still shows as a collective that failed
+        if ended.is_file():
+            return
         if (ranks := find_ranks()).world_size == 1 or not _is_collective(error):
             raise
         late = describe_late(read_beats(plan.folder), ranks.world_size)

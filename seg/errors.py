@@ -21,6 +21,10 @@ class DamagedFile(Exception):
     """
 
 
+class OutOfMemory(RequestError):
+    """What was asked for does not fit into a worker's memory, of one worker alone maybe."""
+
+
 class TrainingDiverged(Exception):
     """The loss was not finite in so many steps in a row that a training cannot go on.
 

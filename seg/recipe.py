@@ -242,7 +242,7 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """All that decides a training's result, but data and seed."""
+    """All that decides a training's result, but data and seed; a new field belongs into LATER_FIELDS too."""
 
     name: Annotated[str, tyro.conf.Suppress]
     """Key in RECIPES."""
@@ -289,7 +289,10 @@ class Recipe:
     epochs: int = 20
     """Passes over the training images."""
     patience: int = 0
-    """Stop after so many epochs without a better validation mIoU; 0: never."""
+    """Stop after so many epochs that were no better on validation; 0: never."""
+    monitor: Literal["miou", "loss"] = "miou"
+    """What makes an epoch better, for patience and best.safetensors: a higher mIoU, or a lower loss, on
+    validation."""
     precision: Literal["float32", "bf16", "fp16"] = "bf16"
     """What forward and backward compute in; weights and losses stay float32; fp16 has a loss scale.
 
@@ -351,6 +354,7 @@ class Recipe:
 
 
 LATER_FIELDS = (
+    "monitor",
     "test_share",
     "freeze",
     "encoder_lr_factor",

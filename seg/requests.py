@@ -102,6 +102,15 @@ class TrainRequest(DataRequest):
     """CPU threads of a worker; default: 1 beside a GPU, else its share of the CPUs."""
     wait_minutes: Annotated[float | None, arg(name="wait", metavar="MINUTES")] = None
     """How long to wait for room for the workers; default: 15 where an autoscaler runs, else 0."""
+    batch_per_worker: Annotated[int | None, COUNT] = None
+    """Crops in a step of each worker, in place of --batch: other workers then make another batch, so another
+    run."""
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    """Multiply the learning rate, which is meant for the named recipe's batch, by how many times larger this
+    one is, or by the root of that."""
+    horizon: Literal["keep", "stretch"] = "keep"
+    """Where --epochs grew: the learning rate keeps the schedule that it had, and then its last value; or it
+    takes up that of the new number where it is."""
     restarts: Annotated[int, COUNT] = 3
     """How often workers are started again after one of them died."""
     checkpoints: Annotated[Annotated[Place, STORE] | None, arg(metavar="URI")] = None

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from math import isnan, nan
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -215,10 +216,19 @@ def load_plotting() -> None:
     import matplotlib.ticker  # noqa: F401
 
 
-def plot_curves(path: Path, epochs: Sequence[int], losses: Sequence[float], scores: Sequence[float]) -> None:
-    """Training loss and validation mIoU by epoch, as a PNG; the best epoch is marked.
+def plot_curves(
+    path: Path,
+    epochs: Sequence[int],
+    losses: Sequence[float],
+    validation_losses: Sequence[float],
+    scores: Sequence[float],
+    *,
+    best_epoch: int,
+) -> None:
+    """Loss, of training and of validation, and validation's mIoU by epoch, as a PNG.
 
-    At least one epoch; losses and scores (mIoU) are NaN where there was nothing to measure.
+    At least one epoch; losses and scores (mIoU) are NaN where there was nothing to measure. best_epoch is
+    marked; 0: there is none.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot: no global state, no window system
@@ -227,30 +237,34 @@ def plot_curves(path: Path, epochs: Sequence[int], losses: Sequence[float], scor
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    losses = [loss or nan for loss in losses]  # a logarithm shows no 0
-    left.set(title="training loss", yscale="log")
-    wide = np.nanmax([1, *losses]) > 1000 * np.nanmin([1, *losses])
+    judged = not all(map(isnan, validation_losses))  # a run begun before there were any has none
+    lines = [losses, *([validation_losses] if judged else [])]
+    lines = [[loss or nan for loss in line] for line in lines]  # a logarithm shows no 0
+    left.set(title="loss" if judged else "training loss", yscale="log")
+    wide = np.nanmax([1, *chain(*lines)]) > 1000 * np.nanmin([1, *chain(*lines)])
     left.yaxis.set(major_locator=LogLocator(subs=(1,) if wide else (1, 2, 5)), minor_locator=NullLocator())
     left.yaxis.set_major_formatter("{x:g}")
     right.set(title="validation mIoU", ylim=(0, 1.1), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])
-    for axes, values in ((left, losses), (right, scores)):
-        _draw(axes, epochs, values)
-    _mark_best(right, epochs, scores)
+    for values, colour, name in zip(lines, (HIGHLIGHT, WRONG), ("training", "validation"), strict=False):
+        _draw(left, epochs, values, colour, label=name)
+    if judged:
+        left.legend(frameon=False)
+    _draw(right, epochs, scores, HIGHLIGHT)
+    _mark(right, best_epoch, dict(zip(epochs, scores, strict=True)))
     figure.savefig(path, dpi=110, format="png")
 
 
-def _mark_best(axes: Any, epochs: Sequence[int], scores: Sequence[float]) -> None:
-    if not all(map(isnan, scores)):
-        best = max(score for score in scores if not isnan(score))
-        epoch = epochs[scores.index(best)]
-        axes.plot(epoch, best, "o", color=HIGHLIGHT)
-        axes.annotate(f"{best:.3f}", (epoch, best), (0, 7), textcoords="offset points", ha="center")
+def _mark(axes: Any, epoch: int, scores: dict[int, float]) -> None:
+    score = scores.get(epoch, nan)
+    if not isnan(score):
+        axes.plot(epoch, score, "o", color=HIGHLIGHT)
+        axes.annotate(f"{score:.3f}", (epoch, score), (0, 7), textcoords="offset points", ha="center")
 
 
-def _draw(axes: Any, epochs: Sequence[int], values: Sequence[float]) -> None:
+def _draw(axes: Any, epochs: Sequence[int], values: Sequence[float], colour: str, label: str = "") -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.plot(epochs, values, color=HIGHLIGHT, marker="." if len(epochs) <= 60 else None)
+    axes.plot(epochs, values, color=colour, label=label, marker="." if len(epochs) <= 60 else None)
     first, last = min(epochs), max(epochs)
     room = max(0.5, 0.03 * (last - first))
     axes.set(xlabel="epoch", xlim=(first - room, last + room))

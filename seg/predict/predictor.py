@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -42,6 +43,8 @@ class Piece:
     """Its working pixels."""
     probability: Tensor
     """Their top probability, float32."""
+    logits: Tensor | None = None
+    """Their logits, float32 [C, h, w]; None: not asked for."""
 
     def confidence_sum(self) -> Tensor:
         """The sum of its top probabilities, float64 []; along rows in float32, which is 10x faster (CPU)."""
@@ -58,18 +61,19 @@ class PieceMaker:
             self._down = {span: self._resampling(0, span, grid.crop[0]) for span in grid.rows}
             self._across = {span: self._resampling(1, span, grid.crop[1]) for span in grid.columns}
 
-    def make_core(self, tile: Tile, logits: Tensor) -> Piece:
+    def make_core(self, tile: Tile, logits: Tensor, *, keep_logits: bool = False) -> Piece:
         """A tile's core, from its logits, float32 [C, crop height, crop width]."""
         row, column = tile
         working = (slice(row.core_start, row.core_stop), slice(column.core_start, column.core_stop))
+        kept = logits[:, _core(row), _core(column)] if keep_logits else None
         margins = upsampling.margins_over_first(logits)
         core = margins[:, _core(row), _core(column)]
         probability = upsampling.top_probability(core)
         if not self._enlarged:
-            return Piece(working, upsampling.top_class(core), working, probability)
+            return Piece(working, upsampling.top_class(core), working, probability, kept)
         down, across = self._down[row], self._across[column]
         ids = upsampling.classes_at_own_size(margins, down, across)
-        return Piece((down.own, across.own), ids, working, probability)
+        return Piece((down.own, across.own), ids, working, probability, kept)
 
     def make_strips(self, logits: Iterator[Tensor]) -> Iterator[Piece]:
         """Strips as wide as the image, from the logits of all its tiles, row by row."""
@@ -224,12 +228,12 @@ class Predictor:
 
     @torch.inference_mode()
     def predict_stream(
-        self, images: Iterable[ImageCrops | None]
+        self, images: Iterable[ImageCrops | None], *, keep_logits: bool = False
     ) -> Iterator[tuple[ImageCrops, Iterator[Piece]]]:
         """The pieces of each image in turn, whose crops share passes. None: none is there just now.
 
-        An image's pieces are to be used before the next image is asked for. ValueError: it is not a whole
-        image, and a blend needs all of its tiles.
+        An image's pieces are to be used before the next image is asked for. keep_logits: cores have theirs;
+        strips of a blend have none. ValueError: it is not a whole image, and a blend needs all of its tiles.
         """
         shown: deque[ImageCrops] = deque()
 
@@ -243,13 +247,13 @@ class Predictor:
         for first in logits:
             image = shown.popleft()
             own = chain([first], islice(logits, len(image.tiles) - 1))
-            yield image, self._pieces(image, own)
+            yield image, self._pieces(image, own, keep_logits=keep_logits)
 
     @torch.inference_mode()
-    def _pieces(self, image: ImageCrops, logits: Iterator[Tensor]) -> Iterator[Piece]:
+    def _pieces(self, image: ImageCrops, logits: Iterator[Tensor], *, keep_logits: bool) -> Iterator[Piece]:
         maker = PieceMaker(image.grid, self.device)
         if self.blend == "core":
-            yield from map(maker.make_core, image.tiles, logits)
+            yield from map(partial(maker.make_core, keep_logits=keep_logits), image.tiles, logits)
         elif len(image.tiles) < len(image.grid.tiles):
             raise ValueError(f"some tiles are of cores, not of the blend {self.blend}")
         else:

@@ -20,6 +20,7 @@ from seg.recipe import Params, Recipe, Value, apply_params
 FIXED = {
     "name": "names the recipe",
     "epochs": "is what every trial may spend; set it for all with `epochs`",
+    "monitor": "decides which epoch stands for a trial; set it for all with `monitor`",
     "dataset": "decides which pixels are counted",
     "sequence": "decides which pixels are counted",
     "label_map": "decides which pixels are counted",

@@ -156,7 +156,7 @@ class MlflowRun:
             write_json(file, runs | {server.uri: run.info.run_id})
         elif run.info.status != "FINISHED":
             self.client.update_run(run.info.run_id, status="RUNNING")
-        self._send_params(run.info.run_id, plan)
+        self._send_params(run.info.run_id, plan, run.data.params)
         return run.info.run_id
 
     def _find(self, run_id: str | None) -> "Run | None":
@@ -173,12 +173,16 @@ class MlflowRun:
             return None
         return run if run.info.lifecycle_stage == "active" else None
 
-    def _send_params(self, run_id: str, plan: TrainingPlan) -> None:
-        """Send the recipe, at each opening: a kill may have come before; the same again is free."""
+    def _send_params(self, run_id: str, plan: TrainingPlan, there: dict[str, str]) -> None:
+        """Send what of the recipe is not there: a kill may have come before.
+
+        A parameter never changes on a server, so epochs that grow are in a tag.
+        """
         from mlflow.entities import Param
 
         values = flatten(asdict(plan.recipe)) | {"seed": str(plan.seed)}
-        params = [Param(name, value[:LONGEST_PARAM]) for name, value in values.items()]
+        self.client.set_tag(run_id, "epochs", values["epochs"])
+        params = [Param(name, value[:LONGEST_PARAM]) for name, value in values.items() if name not in there]
         for start in range(0, len(params), PARAMS_A_REQUEST):
             self.client.log_batch(run_id, params=params[start : start + PARAMS_A_REQUEST])
 
@@ -194,13 +198,18 @@ class MlflowRun:
                 self.client.log_batch(self.run_id, metrics=metrics)
         self.there = there | {epoch.number for epoch in missing}
 
-    def end(self, stopped_by: str, model_file: Path | None) -> None:
-        """Say how the training ended, and upload the model file, unless it is there. OSError: it failed."""
+    def end(self, stopped_by: str, model_file: Path | None, epoch: int = 0) -> None:
+        """Say how the training ended, and upload the model file, of the best epoch, unless it is there.
+
+        OSError: it failed.
+        """
         with _plain_errors():
             self.client.set_terminated(self.run_id, STATUSES[stopped_by])
             there = {file.path for file in self.client.list_artifacts(self.run_id)}
-            if model_file and model_file.name not in there:
+            tags = self.client.get_run(self.run_id).data.tags
+            if model_file and (model_file.name not in there or tags.get("best_epoch") != str(epoch)):
                 self.client.log_artifact(self.run_id, str(model_file))
+                self.client.set_tag(self.run_id, "best_epoch", str(epoch))
 
 
 def flatten(value: Any, name: str = "") -> dict[str, str]:

@@ -4,11 +4,12 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, astuple, fields
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -75,6 +76,50 @@ def run_name(recipe: Recipe, identity: Mapping[str, Plain]) -> str:
     return f"{recipe.name}-{digest[:8]}"
 
 
+def is_earlier(found: Any, wanted: Mapping[str, Plain]) -> bool:
+    """Whether a run.json is of a run that `grow` let have more epochs since."""
+    return "horizon" in wanted and epochs_of(found) < epochs_of(wanted) and _is_same_run(found, wanted)
+
+
+def epochs_of(identity: Any) -> int:
+    """How many epochs a run.json asks for; 0: it is none of a run."""
+    recipe = identity.get("recipe") if isinstance(identity, Mapping) else None
+    epochs = recipe.get("epochs") if isinstance(recipe, Mapping) else None
+    return epochs if type(epochs) is int else 0
+
+
+def _is_same_run(found: Any, wanted: Mapping[str, Plain]) -> bool:
+    """Whether two run.json differ at most in epochs, and what became of the schedule then."""
+    return epochs_of(found) > 0 and _without_epochs(found) == _without_epochs(wanted)
+
+
+def _without_epochs(run: Any) -> Any:
+    return {**run, "recipe": {**run["recipe"], "epochs": 0}, "horizon": 0} if epochs_of(run) else run
+
+
+def grow(
+    claims: Iterable[Any], identity: Mapping[str, Plain], horizon: Literal["keep", "stretch"]
+) -> dict[str, Plain]:
+    """A run's identity, of which epochs alone may grow, with its `horizon` if they did.
+
+    That is the number of epochs over which the learning rate's schedule goes. When they grow it stays as it
+    is, or is to `stretch` to all of them. claims: run.json of the run's folder and of its checkpoints, None
+    where there is none. RequestError: it has more epochs already, or its horizon is damaged.
+    """
+    wanted = to_plain(identity)
+    now = epochs_of(wanted)
+    last = max((found for found in claims if _is_same_run(found, wanted)), key=epochs_of, default=wanted)
+    before = epochs_of(last)
+    span = last.get("horizon", before)
+    if type(span) is not int or not 1 <= span <= before:
+        raise RequestError(f"run.json is damaged: its horizon is {span} of {before} epochs; {FROM_A_COPY}")
+    if before > now:
+        raise RequestError(f"`epochs={now}`: the run has {before} already; try `epochs={before}`")
+    if before < now:
+        return wanted | {"horizon": now if horizon == "stretch" else span}
+    return wanted | ({"horizon": span} if "horizon" in last else {})
+
+
 def claim_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_reader: bool = False) -> None:
     """Write run.json, or find that it says the same; errors as of `check_folder`.
 
@@ -89,9 +134,10 @@ def claim_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_r
 def check_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_reader: bool = False) -> bool:
     """Whether a folder has a run.json, which says the same; nothing is written.
 
-    A run.json without a `reader` or `augmenter` is of the first, which wrote none. older_reader: whether the
-    folder of an earlier reader will do, if only that differs. RequestError: the folder is another's, or not
-    ours.
+    One that says the same but for fewer epochs will do where the identity has a `horizon` (see `grow`), and
+    is to be written anew. A run.json without a `reader` or `augmenter` is of the first, which wrote none.
+    older_reader: whether the folder of an earlier reader will do, if only that differs. RequestError: the
+    folder is another's, or not ours.
     """
     place = as_place(folder)
     if place.is_local and place.local().is_file():
@@ -114,11 +160,15 @@ def check_folder(folder: Place | Path, identity: Mapping[str, Plain], *, older_r
     if found is not None and "reader" in wanted:
         reader, newest = found.get("reader", 1), wanted["reader"] if older_reader else 1
         found |= {"reader": newest if reader in range(1, newest) else reader}
-    if found is not None and found != wanted:
+    grown = is_earlier(found, wanted)
+    if found is not None and found != wanted and not grown:
+        runs = found, wanted
+        if not _is_same_run(*runs):  # more epochs are no difference worth naming
+            runs = _without_epochs(found), _without_epochs(wanted)
         raise RequestError(
-            f"`out={place}` holds another run, with {first_difference(found, wanted)}; give another `out`"
+            f"`out={place}` holds another run, with {first_difference(*runs)}; give another `out`"
         )
-    return found is not None
+    return found is not None and not grown
 
 
 @contextmanager
@@ -145,9 +195,9 @@ def write_history(folder: Path, journal: Journal) -> None:
     writer.writerow(column.name for column in fields(EpochResult))
     writer.writerows(astuple(result) for result in history)
     write_bytes(folder / "history.csv", text.getvalue().encode())
-    epochs, losses, mious = zip(*((one.epoch, one.loss, one.miou) for one in history), strict=True)
+    curves = ((one.epoch, one.loss, one.validation_loss, one.miou) for one in history)
     with replacing(folder / "curves.png") as temporary:
-        plots.plot_curves(temporary, epochs, losses, mious)
+        plots.plot_curves(temporary, *zip(*curves, strict=True), best_epoch=journal.best_epoch)
 
 
 def training_summary(
@@ -165,12 +215,14 @@ def training_summary(
     if not len(confusion):
         confusion = np.zeros((len(classes), len(classes)), np.int64)
     rates = [result.crops_per_second for result in journal.history]
+    best = journal.history[journal.best_epoch - 1] if journal.best_epoch else None
     return {
         "recipe": recipe.name,
         "epochs_run": journal.epochs_done,
         "best_epoch": journal.best_epoch,
         "classes": classes,
         **asdict(score_classes(confusion, classes)),
+        "validation_loss": best.validation_loss if best else nan,
         "alarms": find_alarms(classes, confusion, trained=trained),
         "idle": journal.idle,
         "images_per_second": sum(rates) / max(1, len(rates)),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -61,6 +61,8 @@ class EpochResult:
     validation_seconds: float
     seconds: float
     """With validation."""
+    validation_loss: Measured = math.nan
+    """The recipe's, on all validation images at working size; NaN without truth, or in runs begun before."""
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class Journal:
     history: list[EpochResult] = field(default_factory=list)
     best_epoch: int = 0
     best_miou: float = -1.0
+    """Of the best epoch."""
     best_confusion: list[list[int]] = field(default_factory=list)
     skips: int = 0
     """Steps in a row, up to the last one, that were left out."""
@@ -202,21 +205,23 @@ def newest_whole(folder: Path, read: Callable[[Path], _Content]) -> _Content | N
     return None
 
 
-def best_epochs(history: Sequence[EpochResult], keep: int) -> list[int]:
-    """The epochs of the `keep` highest validation mIoU, best first, the earlier of equals first.
+def best_epochs(
+    history: Sequence[EpochResult], keep: int, monitor: Literal["miou", "loss"] = "miou"
+) -> list[int]:
+    """The epochs of the `keep` highest mIoU, or lowest loss, on validation, the earlier of equals first.
 
-    One without an mIoU (NaN) is never among them.
+    One without an mIoU, or without a loss (NaN), is never among them.
     """
-    judged = [result for result in history if not math.isnan(result.miou)]
-    return [result.epoch for result in sorted(judged, key=lambda one: (-one.miou, one.epoch))[:keep]]
+    values = {one.epoch: -one.miou if monitor == "miou" else one.validation_loss for one in history}
+    judged = [epoch for epoch, value in values.items() if not math.isnan(value)]
+    return sorted(judged, key=lambda epoch: (values[epoch], epoch))[:keep]
 
 
-def settle_best(folder: Path, history: Sequence[EpochResult], keep: int) -> None:
-    """Leave in a run's best/ the model files of its `keep` best epochs and no other; once more is the same.
+def settle_best(folder: Path, best: Sequence[int]) -> None:
+    """Leave in a run's best/ the model files of these epochs, best first; once more is the same.
 
     The best of all is copied there from best.safetensors where best/ lacks it: a run may begin to keep them.
     """
-    best = best_epochs(history, keep)
     winner, copy = folder / "best.safetensors", best_path(folder, best[0] if best else 0)
     if best and winner.is_file() and not copy.is_file():
         with replacing(copy) as temporary:

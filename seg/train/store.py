@@ -13,6 +13,7 @@ from seg.files import first_difference, persistently, replacing
 from seg.plain_data import Plain, to_plain
 from seg.storage import Place, refusing
 from seg.train import state
+from seg.train.run_folder import is_earlier
 from seg.train.state import DamagedState, epoch_name, find_epochs, list_epochs
 
 
@@ -26,7 +27,7 @@ class CheckpointStore:
     place: Place
 
     def claim(self, identity: Mapping[str, Plain]) -> None:
-        """Write run.json, or find that it says the same and write it again, to try the store.
+        """Write run.json, or find that it says the same, or had fewer epochs, and write it, to try the store.
 
         RequestError: the store holds another run, or refuses to be read or written.
         """
@@ -59,14 +60,14 @@ class CheckpointStore:
         done = ours.epoch if ours else 0
         return persistently(partial(self._fetch, folder, done), f"checkpoints from {self.place.uri}")
 
-    def _compare(self, found: bytes, wanted: Plain) -> None:
+    def _compare(self, found: bytes, wanted: dict[str, Plain]) -> None:
         try:
             values = json.loads(found)
         except ValueError:
             values = None
         if not isinstance(values, dict):
             what = "a run.json that is no JSON object"
-        elif values != wanted:
+        elif values != wanted and not is_earlier(values, wanted):
             what = f"another run, with {first_difference(values, wanted)}"
         else:
             return

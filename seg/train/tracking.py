@@ -60,15 +60,16 @@ class Tracking:
         journal = read_run(self.folder) or Journal()
         self.send(journal.history)
         finished = stopped_by is StoppedBy.FINISHED and journal.best_epoch
-        self._end(stopped_by, self.folder / "best.safetensors" if finished else None)
+        model_file = self.folder / "best.safetensors" if finished else None
+        self._end(stopped_by, model_file, journal.best_epoch)
         for name in sorted(self.failing):
             _warn(f"{name} lacks epochs; the same command sends them")
 
-    def _end(self, stopped_by: str, model_file: Path | None) -> None:
+    def _end(self, stopped_by: str, model_file: Path | None, epoch: int = 0) -> None:
         if self.mlflow is None:
             return
         try:
-            self.mlflow.end(stopped_by, model_file)
+            self.mlflow.end(stopped_by, model_file, epoch)
         except OSError as error:
             _warn(f"{self.mlflow.name} was not told how the training ended: {error}")
 

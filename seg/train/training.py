@@ -1,34 +1,31 @@
 """The training loop: plain PyTorch, in one process or in one of several that torch.distributed connects."""
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import nan
 from pathlib import Path
+from platform import node
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from seg import metrics
 from seg.data.preprocess import Statistics
-from seg.errors import RequestError, TrainingDiverged
+from seg.errors import OutOfMemory, RequestError, TrainingDiverged
 from seg.files import persistently, write_bytes
 from seg.locks.folder_lock import check_owner
-from seg.metrics import confusion_matrix
 from seg.model_card import ModelCard, Provenance
 from seg.model_file import code_version, package_versions, save_model
 from seg.models.build import output_weights, refuse_older
 from seg.pack.crops import Batch, CropSampler
-from seg.pack.pack import Pack, PackedImage
+from seg.pack.pack import Pack
 from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import Measured
-from seg.predict.predictor import Piece, Predictor
-from seg.predict.tiling import ImageCrops
+from seg.predict.predictor import Predictor
 from seg.recipe import Recipe
 from seg.train import state
 from seg.train.learner import Learner, find_ranks, learning_rate
@@ -36,6 +33,7 @@ from seg.train.losses import build_loss, median_frequency_weights
 from seg.train.start import build_start
 from seg.train.state import EpochResult, Journal, State
 from seg.train.store import CheckpointStore
+from seg.train.validation import LossTotal, count_confusion
 
 SKIPS_ALLOWED = 9
 """Steps in a row whose loss was not finite; one more ends the training."""
@@ -106,6 +104,8 @@ class TrainingPlan:
     """Absolute path of the run's folder, on storage that every worker sees."""
     parent: str
     """Run or trial that this training is, for the model file's provenance."""
+    horizon: int = 0
+    """Epochs that the learning rate's schedule goes over, then its last rate stays; 0: the recipe's."""
     keep_best: int = 1
     """How many of the best epochs' model files stay."""
     store: CheckpointStore | None = None
@@ -165,7 +165,8 @@ class Training:
     def epochs(self, on_step: OnStep | None = None) -> Iterator[EpochResult]:
         """Train the epochs that are left, one a step of the iterator; each is saved before it is yielded.
 
-        TrainingDiverged: the loss was not finite too many times in a row.
+        TrainingDiverged: the loss was not finite too many times in a row. OutOfMemory: a step, or a window of
+        validation, does not fit on this rank's device.
         """
         while not self.journal.is_finished(self.recipe):
             epoch = self.journal.epochs_done + 1
@@ -174,7 +175,10 @@ class Training:
             trained = self._train_epoch(epoch, on_step)
             between = time.perf_counter()
             self.position = Position(epoch, trained.steps, "validating")
-            confusion = self.validate()
+            height, width = self.recipe.tiling.crop_px
+            what = f"a window of {height} x {width} px does not fit; lower `tiling.crop_px`"
+            with self._refusing_memory(f"validation of epoch {epoch}", what):
+                confusion, validation_loss = self.validate()
             ended = time.perf_counter()
             result = EpochResult(
                 epoch=epoch,
@@ -189,6 +193,7 @@ class Training:
                 memory_bytes=peak_memory_bytes(self.device),
                 validation_seconds=ended - between,
                 seconds=ended - started,
+                validation_loss=validation_loss,
             )
             self._save(result, confusion)
             yield result
@@ -197,6 +202,7 @@ class Training:
         """Train all steps of an epoch; the last one's report, with the mean loss."""
         self.learner.begin_epoch()
         steps, losses, waited = self.sampler.steps_per_epoch, [], 0.0
+        span = self.plan.horizon or self.recipe.epochs
         report = StepReport(epoch, 0, steps, nan, nan, 0.0, 0.0, 0)
         started = time.perf_counter()
         ranks, pin = self.ranks, self.device.type == "cuda"
@@ -209,8 +215,9 @@ class Training:
                 waited += time.perf_counter() - asked
                 self.position = Position(epoch, step, "computing")
                 done = (epoch - 1) * steps + step - 1
-                rate = learning_rate(self.recipe.optimizer, done, self.recipe.epochs, steps)
-                result = self.learner.step(batch, rate, len(self.plan.data.classes))
+                rate = learning_rate(self.recipe.optimizer, min(done, span * steps - 1), span, steps)
+                with self._refusing_memory(f"step {step} of epoch {epoch}", self._describe(batch)):
+                    result = self.learner.step(batch, rate, len(self.plan.data.classes))
                 losses += [] if result.skipped else [result.loss]
                 self._count_skips(batch, epoch, step, skipped=result.skipped)
                 seconds = time.perf_counter() - started
@@ -219,6 +226,24 @@ class Training:
                 if on_step is not None:
                     on_step(report)
         return replace(report, loss=sum(losses) / len(losses) if losses else nan)
+
+    def _describe(self, share: Batch) -> str:
+        recipe, (height, width) = self.recipe, self.recipe.crops.size_px
+        return (
+            f"{len(share.images)} crops of {height} x {width} px do not fit; lower `batch`, now "
+            f"{recipe.batch}, or `crops.size_px`, or raise `accumulate`, now {recipe.accumulate}"
+        )
+
+    @contextmanager
+    def _refusing_memory(self, when: str, what: str) -> Iterator[None]:
+        """For the length of a block: memory that the device has not is the request's fault. OutOfMemory."""
+        try:
+            yield
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; a CPU's has no class of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            where = f"worker {self.ranks.rank} on {node()} ({self.device.type})"
+            raise OutOfMemory(f"{where} ran out of memory in {when}: {what}") from error
 
     def _count_skips(self, batch: Batch, epoch: int, step: int, *, skipped: bool) -> None:
         self.journal.skips = self.journal.skips + 1 if skipped else 0
@@ -229,10 +254,11 @@ class Training:
                 f"of epoch {epoch} with {names}; lower `optimizer.lr`, or look at these images"
             )
 
-    def validate(self) -> NDArray[np.int64]:
-        """Confusion matrix of all validation images at their own size, int64 [C, C], the same on every rank.
+    def validate(self) -> tuple[NDArray[np.int64], float]:
+        """Confusion matrix of all validation images at their own size, int64 [C, C], and their loss.
 
-        Each image is counted on one rank, none twice: no padding, whatever the number of workers.
+        Both are the same on every rank; the loss is NaN without any truth. Each image is counted on one rank,
+        none twice: no padding, whatever the number of workers.
         """
         self.learner.agree()
         predictor = Predictor(
@@ -245,14 +271,15 @@ class Training:
         clips = self.validation_pack.clips(
             self.recipe.frames, first=self.ranks.rank, step=self.ranks.world_size
         )
-        confusion = count_confusion(predictor, clips, self.statistics, len(self.plan.data.classes))
-        return self.ranks.sum(confusion).cpu().numpy()
+        loss = LossTotal(self.learner.loss, self.device)
+        confusion = count_confusion(predictor, clips, self.statistics, len(self.plan.data.classes), loss)
+        return self.ranks.sum(confusion).cpu().numpy(), loss.mean(self.ranks)
 
     def _save(self, result: EpochResult, confusion: NDArray[np.int64]) -> None:
         """Best model file first, the state last: killed between the two, the epoch is trained again."""
         self.journal.history.append(result)
         self.journal.idle = self.learner.idle
-        better = result.miou > self.journal.best_miou
+        better = self._best_epochs(1) == [result.epoch]
         if better:
             self.journal.best_epoch, self.journal.best_miou = result.epoch, result.miou
             self.journal.best_confusion = confusion.tolist()
@@ -264,16 +291,19 @@ class Training:
 
     def _write(self, result: EpochResult, confusion: NDArray[np.int64], *, better: bool) -> None:
         """Write what an epoch changed; may be called again after it failed anywhere. LostLock: not ours."""
-        folder, history = self.plan.folder, self.journal.history
+        folder = self.plan.folder
         self.plan.check_owner()
         if better:
             save_model(folder / "best.safetensors", self.learner.judged, self.card(result, confusion))
-        if self.plan.keeps_epochs and result.epoch in state.best_epochs(history, self.plan.keep_best):
+        if self.plan.keeps_epochs and result.epoch in self._best_epochs(self.plan.keep_best):
             kept = state.best_path(folder, result.epoch)
             save_model(kept, self.learner.judged, self.card(result, confusion))
         state.write_state(folder, State(self.journal, self.learner.tensors()))
         if self.plan.keeps_epochs:
-            state.settle_best(folder, history, self.plan.keep_best)
+            state.settle_best(folder, self._best_epochs(self.plan.keep_best))
+
+    def _best_epochs(self, keep: int) -> list[int]:
+        return state.best_epochs(self.journal.history, keep, self.recipe.monitor)
 
     def card(self, result: EpochResult, confusion: NDArray[np.int64]) -> ModelCard:
         """What the model file of this epoch says of itself."""
@@ -321,34 +351,6 @@ def find_class_weights(recipe: Recipe, train: Pack) -> tuple[float, ...] | None:
     if recipe.class_weights == "median_frequency":
         return median_frequency_weights(train.class_pixels())
     return recipe.class_weights or None
-
-
-def count_confusion(
-    predictor: Predictor, clips: Iterable[list[PackedImage]], fitted: Statistics | None, num_classes: int
-) -> Tensor:
-    """Confusion matrix of each clip's last image at own size, int64 [C, C] on the predictor's device."""
-    total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=predictor.device)
-    for truth, pieces in predict_clips(predictor, clips, fitted):
-        for piece in pieces:  # at once, while a CPU has them in its cache
-            total += confusion_matrix(truth[piece.own], piece.ids, num_classes)
-    return total
-
-
-def predict_clips(
-    predictor: Predictor, clips: Iterable[list[PackedImage]], fitted: Statistics | None
-) -> Iterator[tuple[NDArray[np.uint8], Iterator[Piece]]]:
-    """Truth, class ids at its own size, and pieces of each clip's last image in turn."""
-    truths: deque[NDArray[np.uint8]] = deque()
-
-    def crop() -> Iterator[ImageCrops]:
-        for clip in clips:
-            image = clip[-1]
-            assert image.own_mask is not None, "a validation pack holds masks at own size"
-            truths.append(image.own_mask)
-            yield predictor.crop([frame.frame(fitted) for frame in clip], image.own_size)
-
-    for _, pieces in predictor.predict_stream(crop()):
-        yield truths.popleft(), pieces
 
 
 def _fold(seed: int, epoch: int, rank: int) -> int:

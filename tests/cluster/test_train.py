@@ -1,32 +1,38 @@
 import csv
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
+from cluster.placement import Placement
 from cluster.session import Session
-from cluster.train import TrainSummary, train
+from cluster.train import TrainSummary, scale_batch, train
+from cluster.train_workers import fit_workers
 from seg.alarms import find_alarms
 from seg.data.images import decode_image
 from seg.data.preprocess import image_statistics
-from seg.errors import STOPPED_EARLY, RequestError
+from seg.errors import STOPPED_EARLY, OutOfMemory, RequestError
 from seg.model_file import load_model
 from seg.predict.predictor import Predictor
-from seg.recipe import Crops, Preprocessing, Recipe, Tiling
+from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling
 from seg.recipes import RECIPES
 from seg.requests import TrainRequest
-from seg.train.state import read_run
+from seg.train.board import failures_file
+from seg.train.state import read_run, state_file
+from seg.train.training import TrainingPlan
 from tests.conftest import write_discs
 from tests.small import CLASSES, ROOT, TIMES, TINY_WORDS, read_tree, start_job, wait_until, write_model
 
@@ -159,6 +165,98 @@ def test_a_run_whose_last_line_was_not_written_gets_it(archive: Path, tmp_path: 
     (whole.folder / "summary.json").unlink()
     train(request_for(archive, tmp_path / "run"), idle)
     assert (whole.folder / "history.csv").read_bytes() == history
+
+
+@pytest.mark.ray
+def test_memory_that_one_worker_lacks_ends_all_at_once(session: Session, tmp_path: Path) -> None:
+    class Plan:
+        """Stands for a plan: what a worker looks at first leaves a trace, and ends or blocks it."""
+
+        folder = tmp_path
+
+        @property
+        def recipe(self) -> Recipe:
+            rank = dist.get_rank()
+            (tmp_path / f"{rank}-{secrets.token_hex(8)}.begun").touch()
+            dist.barrier()
+            if rank:
+                raise OutOfMemory("worker 1 ran out of memory; lower `batch`")
+            dist.barrier()
+            raise AssertionError("nobody else comes here")
+
+    session.start()
+    placement = Placement(workers=2, gpus=0, threads=1)
+    with pytest.raises(OutOfMemory, match=r"^worker 1 ran out of memory; lower `batch`$"):
+        fit_workers(cast("TrainingPlan", Plan()), placement, restarts=3)
+    assert sorted(file.name[0] for file in tmp_path.glob("*.begun")) == ["0", "1"]  # once each
+    assert not failures_file(tmp_path).exists()
+
+
+def plan_batch(said: pytest.LogCaptureFixture, workers: Any, **changes: Any) -> tuple[int, float, str]:
+    """Batch and learning rate that interferogram-small, of 8 crops and 0.003, gets, and what is said."""
+    said.set_level("INFO")
+    said.clear()
+    small = RECIPES["interferogram-small"]
+    recipe = replace(small, batch=changes.pop("batch", small.batch))
+    placement = Placement(workers=workers, gpus=0, threads=1)
+    found = scale_batch(TrainRequest(recipe=recipe, **changes), placement)
+    assert found == replace(recipe, batch=found.batch, optimizer=found.optimizer)
+    return found.batch, found.optimizer.lr, " ".join(said.messages)
+
+
+def test_a_batch_follows_the_workers_and_the_rate_the_batch_where_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert plan_batch(caplog, 4) == (8, 0.003, "")
+    assert plan_batch(caplog, 4, batch_per_worker=8) == (32, 0.003, "a batch of 32 crops, 8 a worker")
+    assert plan_batch(caplog, 0, batch_per_worker=3)[:2] == (3, 0.003)
+    batch, rate, said = plan_batch(caplog, 4, batch_per_worker=8, lr_scaling="linear")
+    assert (batch, rate) == (32, 0.012)
+    assert "learning rate 0.012: 4 times 0.003, for a batch of 32 in place of 8 (`lr_scaling=linear`)" in said
+    assert plan_batch(caplog, 4, batch_per_worker=8, lr_scaling="sqrt")[1] == 0.006
+    assert plan_batch(caplog, 1, batch=2, lr_scaling="linear")[:2] == (2, 0.003 / 4)
+
+
+@pytest.mark.parametrize(
+    ("workers", "changes", "text"),
+    [
+        (1, {"batch_per_worker": 0}, "`batch_per_worker` is 0, below 1; try `batch_per_worker=1`"),
+        ((2, 4), {"batch_per_worker": 4}, "`batch_per_worker` wants one number of `workers`, as the batch"),
+        (1, {"batch_per_worker": 4, "batch": 9}, "`batch=9` and `batch_per_worker=4` both say how large"),
+    ],
+)
+def test_a_batch_that_does_not_follow_from_the_workers_is_refused(
+    caplog: pytest.LogCaptureFixture, workers: Any, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(RequestError, match=f"^{text}"):
+        plan_batch(caplog, workers, **changes)
+
+
+def test_eight_epochs_and_four_are_twelve_bit_for_bit(
+    tmp_path: Path, idle: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    small = write_discs(tmp_path / "small", sequences=3, frames=2)
+    crops = Crops(size_px=(32, 32))
+    steady = replace(TINY, epochs=12, crops=crops, optimizer=Optimizer(schedule="constant", lr=3e-3))
+    train(request_for(small, tmp_path / "whole", recipe=steady), idle)
+    begun = request_for(small, tmp_path / "parts", recipe=replace(steady, epochs=8))
+    values = train(begun, idle).values
+    assert (values["epochs_run"], values["horizon"], values["schedule_epochs"]) == (8, None, 8)
+    pictures = (tmp_path / "parts" / "examples.png").stat().st_mtime_ns
+    with pytest.raises(RequestError, match=r"recipe.batch 4 instead of 2"):
+        train(replace(begun, recipe=replace(steady, batch=2)), idle)
+    values = train(replace(begun, recipe=steady), idle).values
+    assert (values["epochs_run"], values["horizon"], values["schedule_epochs"]) == (12, "keep", 8)
+    assert "keeps the schedule of 8 epochs, and after them its last value: `horizon=keep`" in caplog.text
+    assert what_is_left(tmp_path / "parts") == what_is_left(tmp_path / "whole")
+    expected, found = (load_file(state_file(tmp_path / out)) for out in ("whole", "parts"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected.keys() | found.keys())
+    assert (tmp_path / "parts" / "examples.png").stat().st_mtime_ns != pictures  # of the new best epoch
+    with pytest.raises(RequestError, match=r"`epochs=8`: the run has 12 already; try `epochs=12`"):
+        train(begun, idle)
+    again = train(replace(begun, recipe=steady, horizon="stretch"), idle).values  # nothing grows now
+    assert again == values
 
 
 def finish(*words: object, **variables: object) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,11 @@ def test_a_run_of_older_code_goes_on_bit_for_bit(old: Path, archive: Path, tmp_p
     assert begun < 6
     finish("train", *words, "--out", out, cache=cache)
     finish("train", *words, "--out", tmp_path / "whole", cache=cache)
-    assert what_is_left(out) == what_is_left(tmp_path / "whole")
+    (found, weights), (wanted, expected) = map(what_is_left, (out, tmp_path / "whole"))
+    assert weights == expected
+    assert found[begun:] == wanted[begun:]
+    early = [replace(one, validation_loss=0) for one in found[:begun]]  # of which older code knew nothing
+    assert early == [replace(one, validation_loss=0) for one in wanted[:begun]]
 
 
 @pytest.mark.ray

@@ -231,7 +231,8 @@ NAN = float("nan")
     ],
 )
 def test_curves_are_drawn_of_any_history(tmp_path: Path, losses: list[float], scores: list[float]) -> None:
-    plot_curves(tmp_path / "curves.png", range(1, len(losses) + 1), losses, scores)
+    epochs, best = range(1, len(losses) + 1), 1 + int(np.argmax(np.nan_to_num(scores)))
+    plot_curves(tmp_path / "curves.png", epochs, losses, [NAN] * len(losses), scores, best_epoch=best)
     page = read_png(tmp_path / "curves.png")
     assert page.shape == (396, 990, 3)
     drawn = (page == to_rgb(HIGHLIGHT)).all(2)
@@ -253,3 +254,21 @@ def test_an_overlay_is_one_panel_with_its_name_and_the_classes_that_it_shows(
     assert texts == [row.name, f"{own[1]} x {own[0]}", *classes[1:]]
     assert len(swatches) == len(classes) - 1 == 2
     assert all(place > top + shown[0] for _, _, place in swatches)
+
+
+@pytest.mark.parametrize("validation_losses", [[0.9, 0.4], [NAN, 0.4], [0.0, math.inf], [NAN, NAN]])
+def test_validation_loss_is_drawn_where_there_is_any(tmp_path: Path, validation_losses: list[float]) -> None:
+    plot_curves(tmp_path / "curves.png", (1, 2), (1.0, 0.5), validation_losses, (0.1, 0.2), best_epoch=2)
+    left = read_png(tmp_path / "curves.png")[:, :495]
+    assert (left == to_rgb(HIGHLIGHT)).all(2).any()
+    assert (left == to_rgb(WRONG)).all(2).any() != all(map(math.isnan, validation_losses))
+
+
+def test_the_marked_epoch_is_the_one_that_is_said(tmp_path: Path) -> None:
+    pages = {}
+    for best in (0, 1, 2):
+        file = tmp_path / f"{best}.png"
+        plot_curves(file, (1, 2), (1.0, 0.5), (0.9, 1.2), (0.1, 0.9), best_epoch=best)
+        pages[best] = (read_png(file)[:, 495:] == to_rgb(HIGHLIGHT)).all(2)
+    marks = [np.argwhere(pages[best] & ~pages[0])[:, 1].mean() for best in (1, 2)]
+    assert marks[0] < 250 < marks[1]  # left and right of the middle

@@ -8,10 +8,11 @@ from seg.data.splits import Split
 from seg.errors import RequestError
 from seg.files import read_json
 from seg.pack.training_data import TrainingData
+from seg.plain_data import to_plain
 from seg.recipe import Augmentation, Optimizer, Recipe
 from seg.recipes import RECIPES
-from seg.storage import Place
-from seg.train.run_folder import check_folder, claim_folder, run_identity, run_name
+from seg.storage import Place, as_place
+from seg.train.run_folder import check_folder, claim_folder, grow, run_identity, run_name
 from seg.train.state import read_run
 
 RECIPE = RECIPES["interferogram-small"]
@@ -147,3 +148,48 @@ def test_a_name_is_the_recipes_and_changes_with_the_identity() -> None:
     assert len(names) == 3
     assert all(name.startswith("interferogram-small-") for name in names)
     assert run_name(RECIPE, make_identity()) == run_name(RECIPE, dict(reversed(make_identity().items())))
+
+
+def grown(folder: Path, epochs: int, horizon: Any) -> dict[str, Any]:
+    """What run.json says after a command with so many epochs."""
+    identity = grow([as_place(folder).read_json("run.json")], make_identity(epochs=epochs), horizon)
+    claim_folder(folder, identity)
+    claim_folder(folder, identity)
+    assert read_json(folder / "run.json") == identity
+    return identity
+
+
+def test_epochs_alone_grow_and_the_schedule_stays_or_stretches(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    claim_folder(folder, make_identity(epochs=8))
+    assert "horizon" not in grown(folder, 8, "stretch")  # nothing grew
+    assert grown(folder, 12, "keep") == to_plain(make_identity(epochs=12) | {"horizon": 8})
+    assert grown(folder, 12, "stretch")["horizon"] == 8  # the same number later says nothing new
+    assert grown(folder, 13, "keep")["horizon"] == 8
+    assert grown(folder, 16, "stretch")["horizon"] == 16
+    assert grown(folder, 20, "keep")["horizon"] == 16
+    with pytest.raises(RequestError, match=r"^`epochs=8`: the run has 20 already; try `epochs=20`$"):
+        grown(folder, 8, "keep")
+    with pytest.raises(RequestError, match=r"holds another run, with recipe.batch 8 instead of 4"):
+        claim_folder(
+            folder, grow([read_json(folder / "run.json")], make_identity(epochs=24, batch=4), "keep")
+        )
+    assert read_json(folder / "run.json")["recipe"]["epochs"] == 20
+
+
+def test_the_furthest_of_folder_and_checkpoints_decides() -> None:
+    here, there = to_plain(make_identity(epochs=8)), to_plain(make_identity(epochs=12) | {"horizon": 12})
+    for claims in ([here, there], [None, there], [there, here]):
+        assert grow(claims, make_identity(epochs=12), "keep")["horizon"] == 12
+
+
+@pytest.mark.parametrize("horizon", [0, 9, -1, "8", None, True, 8.0, [8]])
+def test_a_horizon_that_no_run_has_is_damage(horizon: Any) -> None:
+    damaged = to_plain(make_identity(epochs=8)) | {"horizon": horizon}
+    with pytest.raises(RequestError, match=r"run.json is damaged: its horizon is .* of 8 epochs; put it"):
+        grow([damaged], make_identity(epochs=12), "keep")
+
+
+@pytest.mark.parametrize("found", [None, [], "x", {}, {"recipe": None}, {"recipe": {"epochs": "8"}}])
+def test_what_is_no_run_does_not_grow(found: Any) -> None:
+    assert grow([found], make_identity(), "keep") == to_plain(make_identity())

@@ -213,9 +213,10 @@ def test_the_best_epochs_are_those_that_the_fewest_are_better_than(mious: list[f
         mine = judged[epoch]
         return sum(miou > mine or (miou == mine and other < epoch) for other, miou in judged.items())
 
-    assert best_epochs(history, keep) == sorted(
-        (epoch for epoch in judged if better(epoch) < keep), key=better
-    )
+    best = sorted((epoch for epoch in judged if better(epoch) < keep), key=better)
+    assert best_epochs(history, keep) == best
+    losses = [epoch_result(epoch, math.nan, validation_loss=-miou) for epoch, miou in enumerate(mious, 1)]
+    assert best_epochs(losses, keep, "loss") == best  # a lower loss is the better one
 
 
 def test_the_model_files_of_the_best_epochs_stay_however_often_it_is_settled(tmp_path: Path) -> None:
@@ -226,8 +227,8 @@ def test_the_model_files_of_the_best_epochs_stay_however_often_it_is_settled(tmp
     for epoch, miou in enumerate(mious, 1):
         history.append(epoch_result(epoch, miou))
         (best / f"epoch-{epoch:04}.safetensors").write_bytes(b"model")
-        settle_best(tmp_path, history, 2)
-        settle_best(tmp_path, history, 2)
+        settle_best(tmp_path, best_epochs(history, 2))
+        settle_best(tmp_path, best_epochs(history, 2))
         kept.append(sorted(find_epochs(path.name for path in best.iterdir())))
     assert kept == [[1], [1, 2], [2, 3], [2, 3], [2, 5], [2, 5]]
     assert (best / "notes.txt").is_file()
@@ -236,10 +237,10 @@ def test_the_model_files_of_the_best_epochs_stay_however_often_it_is_settled(tmp
 def test_the_best_model_file_joins_those_that_are_kept_from_now_on(tmp_path: Path) -> None:
     (tmp_path / "best.safetensors").write_bytes(b"of epoch 2")
     history = [epoch_result(epoch, miou) for epoch, miou in enumerate((0.3, 0.5, 0.4), 1)]
-    settle_best(tmp_path, history, 2)
+    settle_best(tmp_path, best_epochs(history, 2))
     copy = tmp_path / "best" / "epoch-0002.safetensors"
     assert copy.read_bytes() == b"of epoch 2"
     (tmp_path / "best.safetensors").write_bytes(b"of an epoch that is trained again")
-    settle_best(tmp_path, history, 2)
+    settle_best(tmp_path, best_epochs(history, 2))
     assert copy.read_bytes() == b"of epoch 2"
     assert list(copy.parent.iterdir()) == [copy]

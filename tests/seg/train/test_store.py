@@ -27,7 +27,7 @@ def train(folder: Path, store: CheckpointStore, *, epochs: int = len(MIOUS), kee
     store.fetch(folder)
     history = (read_run(folder) or Journal()).history
     if history:
-        settle_best(folder, history, keep)
+        settle_best(folder, best_epochs(history, keep))
         store.publish(folder, len(history))
     for epoch in range(len(history) + 1, epochs + 1):
         history = [*history, epoch_result(epoch, MIOUS[epoch - 1])]
@@ -38,7 +38,7 @@ def train(folder: Path, store: CheckpointStore, *, epochs: int = len(MIOUS), kee
             write_bytes(folder / "best" / f"epoch-{epoch:04}.safetensors", model)
         journal = Journal(history, best_epoch=best[0])
         write_state(folder, State(journal, {"weight": torch.full((3,), float(epoch))}))
-        settle_best(folder, history, keep)
+        settle_best(folder, best_epochs(history, keep))
         store.publish(folder, epoch)
 
 

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -10,11 +11,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from seg.errors import RequestError
-from seg.model_file import load_model
+from seg.errors import OutOfMemory, RequestError
+from seg.model_file import load_model, weights_sha256
 from seg.pack.pack import Pack
 from seg.pack.training_data import open_training_data
 from seg.predict.predictor import Predictor
@@ -22,16 +24,14 @@ from seg.recipe import LATER_FIELDS, Optimizer, Preprocessing
 from seg.train.learner import Ranks
 from seg.train.run_folder import run_identity, run_name, training_summary, write_history
 from seg.train.state import EpochResult, Journal, State, read_run, read_state, state_file, write_state
-from seg.train.training import (
-    Training,
-    TrainingPlan,
-    count_confusion,
-    fit_statistics,
-)
+from seg.train.training import Training, TrainingPlan, fit_statistics
+from seg.train.validation import count_confusion
 from tests.cluster.journals import epoch_result
 from tests.conftest import WriteArchive
 from tests.small import TIMES, TINY, open_plan
 
+RISING = Optimizer(lr=0.1, schedule="constant")
+"""A rate at which the loss on validation jumps about."""
 CPU = torch.device("cpu")
 MakePlan = Callable[..., TrainingPlan]
 
@@ -196,6 +196,40 @@ def test_data_that_cannot_be_opened_as_asked_is_refused(
         open_training_data(write_archive(), **({"recipe": TINY, "seed": 0} | changes))
 
 
+class Devouring(torch.nn.Module):
+    """A network whose forward wants more than there is: of a GPU by torch's error, of a CPU in earnest."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.layer, self.device = torch.nn.Conv2d(1, 2, 1), device
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training == (self.device != "validating"):
+            if self.device == "cuda":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+            torch.empty(2**55)
+        return self.layer(images)
+
+
+@pytest.mark.parametrize(
+    ("device", "text"),
+    [
+        ("cpu", r"step 1 of epoch 1: 4 crops of 64 x 64 px do not fit; lower `batch`, now 4, or `crops"),
+        ("cuda", r"step 1 of epoch 1: 4 crops of 64 x 64 px do not fit; .* or raise `accumulate`, now 1$"),
+        (
+            "validating",
+            r"validation of epoch 1: a window of 64 x 64 px does not fit; lower `tiling.crop",
+        ),
+    ],
+)
+def test_memory_that_is_not_there_is_said_with_what_to_lower(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, device: str, text: str
+) -> None:
+    monkeypatch.setattr("seg.train.training.build", lambda *_, **__: Devouring(device))
+    with pytest.raises(OutOfMemory, match=rf"^worker 0 on .* \(cpu\) ran out of memory in {text}"):
+        next(Training(make_plan(), CPU).epochs())
+
+
 # two processes
 
 
@@ -206,15 +240,23 @@ STEADY: dict[str, Any] = {"batch_norm": "frozen", "loss": "cross_entropy", "clas
 def describe(training: Training) -> dict[str, Any]:
     """What a training of an epoch ended with; its weights are in its folder."""
     result = next(training.epochs())
-    again = training.validate().tolist()
+    confusion, loss = training.validate()
+    again = confusion.tolist()
+    assert loss == result.validation_loss
     journal = training.journal
-    return {"loss": result.loss, "confusion": journal.best_confusion, "again": again, "idle": journal.idle}
+    losses = {"loss": result.loss, "validation_loss": loss}
+    return losses | {"confusion": journal.best_confusion, "again": again, "idle": journal.idle}
+
+
+def validate(training: Training) -> list[Any]:
+    confusion, loss = training.validate()
+    return [confusion.tolist(), loss]
 
 
 def run_rank(rank: int, plans: dict[str, TrainingPlan], untrained: TrainingPlan, meeting: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    answer = {"validated": Training(untrained, CPU).validate().tolist()}
+    answer: dict[str, Any] = {"validated": validate(Training(untrained, CPU))}
     answer |= {name: describe(Training(plan, CPU)) for name, plan in plans.items()}
     meeting.with_name(f"rank{rank}.json").write_text(json.dumps(answer))
     dist.destroy_process_group()
@@ -247,14 +289,18 @@ def test_two_processes_agree_with_one(
         for name, plan in plans.items()
     }
     idle = {name: make_plan(f"idle{k}", epochs=1, backbone=None, model=name) for k, name in enumerate(IDLE)}
-    untrained = make_plan("untrained")
-    validated = Training(untrained, CPU).validate().tolist()
+    untrained = make_plan("untrained", loss="cross_entropy+dice", class_weights=(1.0, 4.0))
+    confusion, loss = validate(Training(untrained, CPU))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     torch.multiprocessing.spawn(run_rank, (plans | idle, untrained, tmp_path / "meeting"), nprocs=2)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0] == ranks[1]
-    assert ranks[0]["validated"] == validated  # every image once, whoever counts it
-    assert ranks[0]["steady"]["loss"] == pytest.approx(alone["steady"]["loss"], rel=1e-5)
+    assert ranks[0]["validated"] == [
+        confusion,
+        pytest.approx(loss, rel=1e-12),
+    ]  # each image once, by any rank
+    for name in ("loss", "validation_loss"):
+        assert ranks[0]["steady"][name] == pytest.approx(alone["steady"][name], rel=1e-5)
     folders = (tmp_path / "alone" / "steady", plans["steady"].folder)
     expected, found = (load_file(state_file(folder)) for folder in folders)
     assert found.keys() == expected.keys()
@@ -304,6 +350,82 @@ def test_patience_ends_a_run_and_a_resumed_one_at_the_same_epoch(make_plan: Make
     journal = Training(plan, CPU).journal
     assert (journal.epochs_done, journal.best_epoch) == (3, 1)
     assert journal.is_finished(plan.recipe)
+
+
+def test_the_epoch_of_the_lowest_loss_is_the_best_where_the_loss_is_monitored(make_plan: MakePlan) -> None:
+    plan = make_plan(epochs=6, patience=3, monitor="loss", loss="focal(gamma=0.5)", optimizer=RISING)
+    history = list(Training(plan, CPU).epochs())
+    losses, mious = [one.validation_loss for one in history], [one.miou for one in history]
+    assert np.argmin(losses) != np.argmax(mious)  # else it would not show
+    best = 1 + int(np.argmin(losses))
+    assert len(history) == min(6, best + 3)
+    _, card = load_model(plan.folder / "best.safetensors")
+    journal = read_run(plan.folder)
+    assert journal is not None
+    assert card.validation["epoch"] == journal.best_epoch == best
+    assert journal.best_miou == mious[best - 1]
+    summary = training_summary(plan.folder, plan.recipe, plan.data.classes, journal)
+    assert (summary["best_epoch"], summary["validation_loss"]) == (best, min(losses))
+
+
+def rates_of(plan: TrainingPlan) -> list[float]:
+    rates: list[float] = []
+    list(Training(plan, CPU).epochs(lambda report: rates.append(report.rate)))
+    return rates
+
+
+def test_a_schedule_of_fewer_epochs_ends_in_its_last_rate(make_plan: MakePlan) -> None:
+    small = replace(TINY.crops, per_image=1, size_px=(32, 32))
+    poly = Optimizer(schedule="poly", lr=0.01, poly_power=2.0)
+    plan = make_plan(epochs=4, batch=2, crops=small, optimizer=poly)
+    falling = [0.01 * (1 - step / 4) ** 2 for step in range(4)]  # two steps an epoch
+    assert rates_of(replace(plan, horizon=2)) == pytest.approx([*falling, *[falling[-1]] * 4])
+    longer = [0.01 * (1 - step / 8) ** 2 for step in range(8)]
+    assert rates_of(replace(plan, folder=plan.folder / "other", horizon=4)) == pytest.approx(longer)
+
+
+def forget_validation_loss(file: Path) -> None:
+    """Make a state as code before there was a validation loss wrote it, by docs/formats.md."""
+    tensors = load_file(file)
+    with safe_open(file, framework="pt") as opened:
+        values = json.loads(opened.metadata()["fringe-state"])
+    for name in ("sha256", "journal_sha256"):
+        del values[name]
+    for row in values["history"]:
+        del row["validation_loss"]
+    journal = json.dumps(values)
+    digests = {
+        "sha256": hashlib.sha256(f"{journal}\0{weights_sha256(tensors)}".encode()).hexdigest(),
+        "journal_sha256": hashlib.sha256(journal.encode()).hexdigest(),
+    }
+    save_file(tensors, file, {"fringe-state": json.dumps(digests | values)})
+
+
+def test_a_run_begun_before_there_was_a_validation_loss_goes_on(make_plan: MakePlan) -> None:
+    whole, parts = make_plan("whole"), make_plan("parts")
+    list(Training(whole, CPU).epochs())
+    next(Training(parts, CPU).epochs())
+    forget_validation_loss(state_file(parts.folder))
+    list(Training(parts, CPU).epochs())
+    expected, found = what_is_left(whole.folder), what_is_left(parts.folder)
+    assert all(torch.equal(found[0][name], expected[0][name]) for name in expected[0])
+    assert found[2][1:] == expected[2][1:]
+    assert np.isnan(found[2][0].validation_loss)
+    journal = read_run(parts.folder)
+    assert journal is not None
+    write_history(parts.folder, journal)
+    rows = list(csv.DictReader((parts.folder / "history.csv").read_text().splitlines()))
+    assert [row["validation_loss"] for row in rows] == ["nan", str(expected[2][1].validation_loss)]
+
+
+def test_a_field_that_recipes_got_later_shows_in_an_identity_only_where_it_is_used(
+    make_plan: MakePlan,
+) -> None:
+    plan = make_plan()
+    before = run_identity(plan.recipe, plan.data, 1)
+    assert "monitor" not in str(before)  # else a run begun before would not be found again
+    changed = run_identity(replace(plan.recipe, monitor="loss"), plan.data, 1)
+    assert str(changed).replace(", 'monitor': 'loss'", "") == str(before) != str(changed)
 
 
 def test_balanced_class_weights_are_those_of_the_training_masks(make_plan: MakePlan) -> None:
