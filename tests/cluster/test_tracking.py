@@ -281,6 +281,29 @@ def test_a_resumed_training_continues_its_run_with_each_epoch_once(server: Serve
 
 
 @pytest.mark.usefixtures("environment")
+def test_a_training_of_more_epochs_than_before_has_its_number_and_its_new_model_file(
+    server: Server, plan: Any
+) -> None:
+    plan.recipe = replace(RECIPE, epochs=2)
+    with Tracking(plan, connect_mlflow(server.uri)) as tracking:
+        conclude(tracking, plan, 2, StoppedBy.FINISHED)
+    plan.recipe = replace(RECIPE, epochs=6)  # a parameter that is there never changes
+    with Tracking(plan, connect_mlflow(server.uri)) as tracking:
+        write_journal(plan.folder, journal_until(6))
+        (plan.folder / "best.safetensors").write_bytes(b"weights of epoch 3")
+        tracking.conclude(StoppedBy.FINISHED)
+    data = server.run(plan.folder)["data"]
+    assert {tag["key"]: tag["value"] for tag in data["tags"]}.items() >= {
+        "epochs": "6",
+        "best_epoch": "3",
+    }.items()
+    assert {param["key"]: param["value"] for param in data["params"]}["epochs"] == "2"
+    assert [step for step, _ in server.epochs(plan.folder, "loss")] == [1, 2, 3, 4, 5, 6]
+    (model,) = server.ask("artifacts/list", run_id=server.run_id(plan.folder))["files"]
+    assert model["file_size"] == len(b"weights of epoch 3")
+
+
+@pytest.mark.usefixtures("environment")
 def test_a_server_that_hangs_costs_a_line_and_gets_each_epoch_once_when_it_is_back(
     server: Server, plan: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
