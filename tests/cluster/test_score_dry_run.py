@@ -16,7 +16,7 @@ from tests.small import read_tree, write_model
 def ask(tmp_path: Path, **options: object) -> ScoreRequest:
     words = {
         "archive": as_place(tmp_path / "archive"),
-        "model": tmp_path / "model.safetensors",
+        "models": (tmp_path / "model.safetensors",),
         "out": as_place(tmp_path / "out"),
         "workers": 0,
     }

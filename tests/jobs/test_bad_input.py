@@ -504,7 +504,7 @@ def test_another_training_in_the_same_folder_names_the_field(capfd: Screen, arch
     for other, difference in (
         (("--seed", 1), "seed 0 instead of 1"),
         (("--optimizer.lr", "0.5"), "recipe.optimizer.lr 0.003 instead of 0.5"),
-        (("--epochs", 2), "recipe.epochs 1 instead of 2"),
+        (("--batch", 3), "recipe.batch "),
         (("--limit", 1), "data_fingerprint "),
     ):
         line = refused("train", capfd, *words, *other)

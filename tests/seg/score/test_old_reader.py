@@ -110,7 +110,7 @@ def test_a_folder_of_an_earlier_reader_without_tiffs_goes_on_and_is_this_readers
     tmp_path: Path, scored: ScoreRequest
 ) -> None:
     write_image(tmp_path / "archive/a.png", np.zeros((64, 64), np.uint8))
-    request, out = ask(tmp_path, scored.model), tmp_path / "out"
+    request, out = ask(tmp_path, *scored.models), tmp_path / "out"
     score(request, IDLE)
     make_old(out)
     before = times(out)

@@ -225,7 +225,7 @@ class Devouring(torch.nn.Module):
 def test_memory_that_is_not_there_is_said_with_what_to_lower(
     make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, device: str, text: str
 ) -> None:
-    monkeypatch.setattr("seg.train.training.build", lambda *_, **__: Devouring(device))
+    monkeypatch.setattr("seg.train.start.build", lambda *_, **__: Devouring(device))
     with pytest.raises(OutOfMemory, match=rf"^worker 0 on .* \(cpu\) ran out of memory in {text}"):
         next(Training(make_plan(), CPU).epochs())
 
