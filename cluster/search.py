@@ -24,7 +24,7 @@ from seg.alarms import find_alarms
 from seg.errors import DataWarning, JobSummary, RequestError, StoppedBy
 from seg.files import read_json, write_json
 from seg.metrics import Scores, score_classes
-from seg.model_file import save_model
+from seg.model_file import load_model, save_model
 from seg.models import MODELS
 from seg.pack.training_data import TrainingData, default_data, open_packs, open_training_data
 from seg.plain_data import Plain, require_fields, to_plain
@@ -301,7 +301,7 @@ def _conclude(plan: SearchPlan, session: Session, stopped_by: StoppedBy, seconds
         confusion = trials[0].journal.best_confusion
         if stopped_by is StoppedBy.FINISHED:
             winner = plan.folder / "best.safetensors"
-            evaluate = partial(_evaluate_winner, job, trials[0], winner)
+            evaluate = partial(evaluate_winner, job, trials[0], winner)
             scores = compute_on(job.placement, session, evaluate)
             confusion = scores.confusion
             won = {"model_file": str(winner), "classes": list(job.data.classes), **to_plain(scores)}
@@ -315,13 +315,14 @@ def _conclude(plan: SearchPlan, session: Session, stopped_by: StoppedBy, seconds
     return SearchSummary(folder=plan.folder, values=values, leaderboard=trials, searched=tuple(plan.space))
 
 
-def _evaluate_winner(job: TrialJob, best: TrialRecord, winner: Path, device: torch.device) -> Scores:
+def evaluate_winner(job: TrialJob, best: TrialRecord, winner: Path, device: torch.device) -> Scores:
     """Count the best trial's model on all of validation, and write it as the search's model file."""
     recipe = apply_params(job.recipe, best.params)
-    predictor, card = open_predictor(best.folder / "best.safetensors", device, precision=recipe.precision)
+    file = best.folder / "best.safetensors"
+    predictor, card = open_predictor(file, device, precision=recipe.precision, tta=recipe.tta)
     validation = open_packs(job.data, recipe)[1]
     clips = validation.clips(card.frames)
     confusion = count_confusion(predictor, clips, card.statistics, len(card.classes))
     scores = score_classes(confusion.cpu().numpy(), card.classes)
-    save_model(winner, predictor.passes.model, replace(card, validation=asdict(scores)))
+    save_model(winner, load_model(file)[0], replace(card, validation=asdict(scores)))
     return scores

@@ -21,7 +21,7 @@ from seg.files import persistently, read_json, write_json
 from seg.locks.folder_lock import LostLock
 from seg.plain_data import to_plain
 from seg.screen import show_log
-from seg.train.board import Board, beating, describe_late, failures_file, read_beats
+from seg.train.board import WRITE_EVERY_S, Board, beating, describe_late, failures_file, read_beats
 from seg.train.learner import find_ranks
 from seg.train.run_folder import write_history
 from seg.train.state import EpochResult
@@ -125,17 +125,29 @@ def _failure_notes(folder: Path, ended: Path) -> Any:
     class FailureNotes(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             if not ended.is_file():
+                time.sleep(2 * WRITE_EVERY_S)  # then those who live have noted where they wait
                 note_failures(folder, worker_exceptions)
 
     return FailureNotes()
 
 
 def note_failures(folder: Path, causes: dict[int, Exception]) -> None:
-    """Add to failures.log what each worker died of, a line each, with the time in UTC."""
+    """Add to failures.log what each worker died of, a line each, with the time in UTC.
+
+    A worker whose process ended could not say for whom it waited: NCCL's watchdog ends one that waited in
+    vain. Of these the line goes on with what the beats tell, as a worker's own sentence does.
+    """
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+
+    gone = {rank for rank, error in causes.items() if isinstance(error, WorkerHealthCheckFailedError)}
+    mute = gone | {rank for rank, error in causes.items() if isinstance(error, WorkerHealthCheckTimeoutError)}
+    late = describe_late(read_beats(folder), gone)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    lines = [f"{now} worker {rank}: {_last_line(error)}\n" for rank, error in sorted(causes.items())]
     with failures_file(folder).open("a", encoding="utf-8") as file:
-        file.writelines(lines)
+        for rank, error in sorted(causes.items()):
+            cause = _last_line(error)
+            said = f"answers no more; {late} ({cause})" if rank in mute else cause
+            file.write(f"{now} worker {rank}: {said}\n")
 
 
 def _last_line(error: Exception) -> str:
@@ -162,7 +174,7 @@ def _train_worker(config: dict[str, Any]) -> None:
             return
         if (ranks := find_ranks()).world_size == 1 or not _is_collective(error):
             raise
-        late = describe_late(read_beats(plan.folder), ranks.world_size)
+        late = describe_late(read_beats(plan.folder))
         raise RuntimeError(f"worker {ranks.rank} waited in vain ({_last_line(error)}): {late}") from error
 
 

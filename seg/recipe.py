@@ -293,6 +293,9 @@ class Recipe:
     monitor: Literal["miou", "loss"] = "miou"
     """What makes an epoch better, for patience and best.safetensors: a higher mIoU, or a lower loss, on
     validation."""
+    tta: Literal["none", "flips", "d4"] = "none"
+    """How validation sees a crop: as it is; or the mean probability of its mirror images too, or of all eight
+    that turning and mirroring make of it; 4 or 8 times the work. The weights kept are the network's own."""
     precision: Literal["float32", "bf16", "fp16"] = "bf16"
     """What forward and backward compute in; weights and losses stay float32; fp16 has a loss scale.
 
@@ -355,6 +358,7 @@ class Recipe:
 
 LATER_FIELDS = (
     "monitor",
+    "tta",
     "test_share",
     "freeze",
     "encoder_lr_factor",

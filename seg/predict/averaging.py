@@ -68,6 +68,11 @@ class Averaged(nn.Module):
         return (total - log(len(self.views) * len(self.models))).contiguous()
 
 
+def average_views(model: nn.Module, tta: Tta) -> nn.Module:
+    """The mean over a network's views, which has it as a part; the network itself where there is one view."""
+    return model if tta == "none" else Averaged([model], tta)
+
+
 def load_averaged(
     files: Sequence[Path], device: torch.device, tta: Tta = "none"
 ) -> tuple[nn.Module, ModelCard]:
@@ -76,4 +81,4 @@ def load_averaged(
     A network that is alone, and sees crops as they are, is what it was.
     """
     models, cards = zip(*(load_model(file, device) for file in files), strict=True)
-    return models[0] if len(models) == 1 and tta == "none" else Averaged(models, tta), cards[0]
+    return average_views(models[0], tta) if len(models) == 1 else Averaged(models, tta), cards[0]

@@ -18,8 +18,8 @@ from seg.data.images import Pixels
 from seg.data.preprocess import Statistics
 from seg.metrics import confusion_matrix, count_classes
 from seg.model_card import ModelCard
-from seg.model_file import load_model
 from seg.predict import upsampling
+from seg.predict.averaging import Tta, load_averaged
 from seg.predict.counts import PixelCounts, mean_confidence
 from seg.predict.passes import Mixing, Passes
 from seg.predict.tiling import FrameCrops, Grid, ImageCrops, Span, Tile
@@ -261,27 +261,11 @@ class Predictor:
 
 
 def open_predictor(
-    model_file: Path,
-    device: torch.device,
-    *,
-    tiling: Tiling | None = None,
-    batch: int = 1,
-    precision: str = "float32",
-    blend: Literal["core", "gaussian"] = "core",
-    mixing: Mixing = "mixed",
+    model_file: Path, device: torch.device, *, precision: str = "float32", tta: Tta = "none"
 ) -> tuple[Predictor, ModelCard]:
-    """A predictor with the network of a model file, and the file's card; as of `Predictor`.
+    """A predictor of one image at a time with the network of a model file, and the file's card.
 
-    tiling: in place of the card's. RequestError: the model file cannot be used.
+    tta: the views of a crop that are averaged. RequestError: the model file cannot be used.
     """
-    model, card = load_model(model_file, device)
-    predictor = Predictor(
-        model,
-        tiling or card.tiling,
-        batch=batch,
-        device=device,
-        precision=precision,
-        blend=blend,
-        mixing=mixing,
-    )
-    return predictor, card
+    model, card = load_averaged([model_file], device, tta)
+    return Predictor(model, card.tiling, batch=1, device=device, precision=precision), card

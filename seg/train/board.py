@@ -4,7 +4,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -197,6 +197,8 @@ class Beat:
     """Where a worker was when it last wrote."""
 
     rank: int
+    world_size: int
+    """Workers of its group."""
     host: str
     written: float
     """Seconds since 1970 by the worker's clock."""
@@ -205,29 +207,32 @@ class Beat:
 
 @contextmanager
 def beating(training: Training) -> Iterator[None]:
-    """Write this worker's beat once a second while the block runs, in a thread of its own."""
-    folder, rank, over = _folder(training.plan.folder), training.ranks.rank, threading.Event()
+    """Write this worker's beat once a second while the block runs, in a thread of its own, and at its end."""
+    folder, ranks, over = _folder(training.plan.folder), training.ranks, threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
 
     def beat() -> None:
-        while True:
-            now = Beat(rank, node(), time.time(), training.position)
-            with suppress(OSError):  # storage that refuses: what must be written waits by itself
-                show_text(folder / f"{rank}.json", json.dumps(asdict(now)))
-            if over.wait(WRITE_EVERY_S):
-                return
+        now = Beat(ranks.rank, ranks.world_size, node(), time.time(), training.position)
+        with suppress(OSError):  # storage that refuses: what must be written waits by itself
+            show_text(folder / f"{ranks.rank}.json", json.dumps(asdict(now)))
 
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    def go_on() -> None:
+        beat()
+        while not over.wait(WRITE_EVERY_S):
+            beat()
+
+    thread = threading.Thread(target=go_on, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
+        beat()  # where an error met it: others may be read against that
 
 
 def read_beats(run: Path) -> list[Beat]:
-    """The last beat of each worker; one that a power loss has torn is nobody's."""
+    """The last beat of each worker; one that a power loss has torn, or older code wrote, is nobody's."""
     beats: list[Beat] = []
     for file in sorted(_folder(run).glob("[!.]*.json")):
         with suppress(RequestError):
@@ -235,16 +240,19 @@ def read_beats(run: Path) -> list[Beat]:
     return beats
 
 
-def describe_late(beats: list[Beat], world_size: int) -> str:
-    """One sentence that names the worker for which the others wait, as far as their beats tell."""
-    beats = [beat for beat in beats if beat.rank < world_size]
+def describe_late(beats: list[Beat], gone: Collection[int] = ()) -> str:
+    """One sentence that names the worker for which the others wait, as far as their beats tell.
+
+    gone: ranks whose process has ended: they are silent for that alone, as one that waited in vain and was
+    ended for it.
+    """
     if not beats:
         return "no worker has written a beat yet"
-    latest = max(beat.written for beat in beats)
-    silent = [beat for beat in beats if latest - beat.written > SILENT_S]
-    if silent:
-        gone = "; ".join(f"{_name(beat)} for {latest - beat.written:.0f} s" for beat in silent)
-        return f"silent, so frozen, killed or cut off: {gone}"
+    newest = max(beats, key=lambda beat: beat.written)
+    beats = [beat for beat in beats if beat.rank < newest.world_size]  # not of a larger group before
+    spans = {beat: newest.written - beat.written for beat in beats if beat.rank not in gone}
+    if silent := [f"{_name(beat)} for {span:.0f} s" for beat, span in spans.items() if span > SILENT_S]:
+        return f"silent, so frozen, killed or cut off: {'; '.join(silent)}"
     first, last = (choose(beat.position.order for beat in beats) for choose in (min, max))
     if first == last:
         return f"all {len(beats)} workers are equally far: {_name(beats[0])}; look at devices and network"

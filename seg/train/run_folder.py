@@ -240,7 +240,9 @@ def write_confusion(folder: Path, classes: tuple[str, ...], journal: Journal) ->
 
 def write_examples(folder: Path, data: TrainingData, recipe: Recipe, device: torch.device) -> None:
     """Write examples.png: image, truth, prediction and error of some validation images, evenly chosen."""
-    predictor, card = open_predictor(folder / "best.safetensors", device, precision=recipe.precision)
+    predictor, card = open_predictor(
+        folder / "best.safetensors", device, precision=recipe.precision, tta=recipe.tta
+    )
     pack = open_packs(data, recipe)[1]
     samples = {sample.name: sample for sample in data.split.validation}
     count = min(MOST_EXAMPLES, len(pack.labelled))

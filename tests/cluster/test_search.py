@@ -7,18 +7,21 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from cluster.search import SearchSummary, find_backbones, plan_search, search
+from cluster.search import SearchSummary, evaluate_winner, find_backbones, plan_search, search
 from cluster.session import Session
 from jobs.tables import print_figures
 from seg.errors import DataWarning, RequestError
 from seg.files import write_json
 from seg.model_file import load_model
 from seg.models.unet import UNet
+from seg.pack.training_data import open_training_data
 from seg.plain_data import to_plain
 from seg.recipe import Crops, Preprocessing, Tiling, apply_params
 from seg.recipes import RECIPES
@@ -184,6 +187,23 @@ def test_the_winners_model_file_names_its_trial_and_is_counted_again(found: Sear
     assert card.backbone == best["params"]["backbone"]
     assert found.values["miou"] == best["miou"]  # the same images, the same integers
     assert card.validation["confusion"] == found.values["confusion"]
+
+
+def test_a_winner_is_counted_by_the_views_that_it_was_chosen_by_and_kept_as_it_is(
+    archive: Path, tmp_path: Path
+) -> None:
+    data = open_training_data(archive, TINY, seed=0)
+    recipe = replace(TINY, tta="flips", epochs=1, crops=replace(TINY.crops, per_image=1))
+    plan = TrainingPlan(recipe=recipe, data=data, seed=0, folder=tmp_path / "trial", parent="trial")
+    training = Training(plan, torch.device("cpu"))
+    list(training.epochs())
+    trial: Any = SimpleNamespace(folder=plan.folder, params={})
+    job: Any = SimpleNamespace(recipe=recipe, data=data)
+    scores = evaluate_winner(job, trial, tmp_path / "winner", torch.device("cpu"))
+    assert scores.confusion == training.journal.best_confusion
+    weights = [load_file(file) for file in (tmp_path / "winner", tmp_path / "trial" / "best.safetensors")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
 @pytest.mark.ray

@@ -5,9 +5,12 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from platform import node
+from types import SimpleNamespace
 from typing import Any, cast
 
 import cv2
@@ -30,9 +33,10 @@ from seg.predict.predictor import Predictor
 from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling
 from seg.recipes import RECIPES
 from seg.requests import TrainRequest
-from seg.train.board import failures_file
+from seg.train.board import beating, failures_file, read_beats
+from seg.train.learner import find_ranks
 from seg.train.state import read_run, state_file
-from seg.train.training import TrainingPlan
+from seg.train.training import Position, Training, TrainingPlan
 from tests.conftest import write_discs
 from tests.small import CLASSES, ROOT, TIMES, TINY_WORDS, read_tree, start_job, wait_until, write_model
 
@@ -190,6 +194,44 @@ def test_memory_that_one_worker_lacks_ends_all_at_once(session: Session, tmp_pat
         fit_workers(cast("TrainingPlan", Plan()), placement, restarts=3)
     assert sorted(file.name[0] for file in tmp_path.glob("*.begun")) == ["0", "1"]  # once each
     assert not failures_file(tmp_path).exists()
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_late_worker_is_named_though_the_one_that_waited_or_it_itself_is_gone(
+    session: Session, tmp_path: Path
+) -> None:
+    """Rank 0 waits for rank 1: first it is ended for that, as NCCL's watchdog does, then rank 1 ends."""
+
+    class Plan:
+        """Stands for a plan: what a worker looks at first sets the scene."""
+
+        folder = tmp_path
+
+        @property
+        def recipe(self) -> Recipe:
+            ranks, second = find_ranks(), failures_file(tmp_path).exists()
+            position = Position(2, 8 if second else 7, "loading" if ranks.rank else "computing")
+            still = threading.Event()
+            with beating(cast("Training", SimpleNamespace(plan=self, ranks=ranks, position=position))):
+                while [beat.position.step for beat in read_beats(tmp_path)] != [position.step] * 2:
+                    still.wait(0.1)
+                if ranks.rank == int(second):
+                    os._exit(1)
+                dist.barrier() if second else still.wait()
+            raise AssertionError("nobody comes here")
+
+    session.start()
+    with pytest.raises(Exception, match=r"waited in vain|actor died"):
+        fit_workers(
+            cast("TrainingPlan", Plan()), Placement(workers=2, gpus=0, threads=1), restarts=1, stall_minutes=1
+        )
+    first, *others = failures_file(tmp_path).read_text().splitlines()
+    late = f"behind the others: worker 1 on {node()}, loading in step"
+    assert f" worker 0: answers no more; {late} 7 of epoch 2 (" in first
+    assert others
+    assert all(f"{late} 8 of epoch 2" in line for line in others)
+    assert sum(" worker 1: " in line for line in others) == 1
 
 
 def plan_batch(said: pytest.LogCaptureFixture, workers: Any, **changes: Any) -> tuple[int, float, str]:

@@ -64,7 +64,8 @@ def test_a_later_field_is_part_of_an_identity_once_it_is_set() -> None:
     recipe = RECIPES["camvid-icnet"]
     plain = recipe_identity(recipe)
     assert {*LATER_FIELDS} & {*plain, *(f"optimizer.{name}" for name in plain["optimizer"])} == set()
-    for name, value in {"test_share": 0.1, "optimizer.momentum": 0.5, "optimizer.betas": (0.5, 0.9)}.items():
+    values = {"test_share": 0.1, "tta": "d4", "optimizer.momentum": 0.5, "optimizer.betas": (0.5, 0.9)}
+    for name, value in values.items():
         set_so = recipe_identity(apply_params(recipe, {name: value}))
         assert first_difference(to_plain(plain), to_plain(set_so)).startswith(f"{name} None instead of ")
 

@@ -289,7 +289,7 @@ def test_two_processes_agree_with_one(
         for name, plan in plans.items()
     }
     idle = {name: make_plan(f"idle{k}", epochs=1, backbone=None, model=name) for k, name in enumerate(IDLE)}
-    untrained = make_plan("untrained", loss="cross_entropy+dice", class_weights=(1.0, 4.0))
+    untrained = make_plan("untrained", tta="flips", loss="cross_entropy+dice", class_weights=(1.0, 4.0))
     confusion, loss = validate(Training(untrained, CPU))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     torch.multiprocessing.spawn(run_rank, (plans | idle, untrained, tmp_path / "meeting"), nprocs=2)

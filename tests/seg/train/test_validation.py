@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from seg.model_file import load_model
 from seg.recipe import Tiling
 from seg.train.learner import Ranks
 from seg.train.losses import build_loss, mean_loss
@@ -70,6 +72,45 @@ def test_a_run_judges_its_validation_labels_pixel_by_pixel(
         total, weight = total + parts[0], weight + parts[1]
     assert len(plan.data.split.validation) == 2
     assert found == pytest.approx(total / weight, rel=1e-5)  # float32 in the network
+
+
+def mean_over_flips(network: nn.Module, pixels: np.ndarray) -> np.ndarray:
+    """Mean probability of an image [h, w] over its four mirror images, float64 [C, h, w]."""
+    total = np.zeros(())
+    for down in (1, -1):
+        for across in (1, -1):
+            seen = torch.from_numpy(pixels[::down, ::across].astype(np.float32).copy())
+            with torch.no_grad():
+                logits = network(seen[None, None])[0].double().numpy()[:, ::down, ::across]
+            powers = np.exp(logits - logits.max(0))
+            total = total + powers / powers.sum(0) / 4
+    return total
+
+
+def test_views_are_averaged_where_a_run_is_judged_and_nowhere_else(
+    write_archive: WriteArchive, tmp_path: Path
+) -> None:
+    """Each image is one window here; the model file holds the network that was averaged over its views."""
+    tiling, root = Tiling(crop_px=(64, 96), halo_px=0), write_archive(sequences=3, frames=2)
+    plan = open_plan(root, tmp_path / "run", tiling=tiling, epochs=1, tta="flips")
+    result = next(Training(plan, CPU).epochs())
+    network, card = load_model(plan.folder / "best.safetensors")
+    expected, nll, counted = np.zeros((2, 2), np.int64), 0.0, 0
+    for sample in plan.data.split.validation:
+        pixels = np.asarray(Image.open(str(sample.image)), np.float64)
+        truth = np.asarray(Image.open(str(sample.label)))
+        mean = mean_over_flips(network, (pixels - pixels.mean()) / pixels.std())
+        known = truth < 255
+        np.add.at(expected, (truth[known], mean.argmax(0)[known]), 1)
+        nll -= np.log(mean[truth[known], *np.nonzero(known)]).sum()
+        counted += known.sum()
+    assert card.validation["confusion"] == expected.tolist()
+    assert result.validation_loss == pytest.approx(nll / counted, rel=1e-5)  # float32 in the network
+    plain = replace(plan, recipe=replace(plan.recipe, tta="none"), folder=tmp_path / "plain")
+    assert next(Training(plain, CPU).epochs()).validation_loss != result.validation_loss
+    weights = [load_file(folder / "best.safetensors") for folder in (plan.folder, plain.folder)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
 @pytest.mark.parametrize(
