@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Annotated
 
 from tyro.conf import subcommand
@@ -24,8 +25,9 @@ def _convert(args: DatasetArgs | LabelsArgs) -> int:
     if isinstance(args, LabelsArgs):
         say(f"{args.out}: {old_labels.convert_labels(args.file, args.out, args.images)} new labels", out=True)
         return 0
-    same = {name: getattr(args, name) for name in ("split", "seed", "share", "sequence", "label_map")}
-    done = convert.convert_dataset(convert.Part(dataset=args.name, **same), args.source, args.out)
+    names = {field.name for field in fields(convert.Part)} - {"dataset"}
+    part = convert.Part(dataset=args.name, **{name: getattr(args, name) for name in names})
+    done = convert.convert_dataset(part, args.source, args.out)
     say(f"{args.out}: {done.images} images, {done.new} of them new ({done.how})", out=True)
     return 0
 

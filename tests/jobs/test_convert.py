@@ -25,6 +25,17 @@ def test_a_part_of_a_data_set_is_written_then_nothing_is_left_to_do(
     assert len(open_plain(out).samples) == 4
 
 
+def test_a_test_share_draws_the_part_that_a_training_sets_aside(
+    write_archive: WriteArchive, tmp_path: Path
+) -> None:
+    source, out = write_archive(sequences=4, frames=2), tmp_path / "out"
+    words = f"dataset plain {source} {out} --split test --seed 1 --share 0.25 --test-share 0.5".split()
+    drawn = split_samples(open_plain(source), 0.25, seed=1, test_share=0.5).test
+    assert len(drawn) == 4
+    assert main(words) == 0
+    assert [sample.name for sample in open_plain(out).samples] == [sample.name for sample in drawn]
+
+
 def test_a_label_map_is_given_in_pairs(write_archive: WriteArchive, tmp_path: Path) -> None:
     source, out = write_archive(), tmp_path / "out"
     words = f"dataset plain {source} {out} --split train --label-map 1 0 255 1".split()
