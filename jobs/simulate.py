@@ -33,6 +33,8 @@ class Args:
     """Contrast, noise, dust, density and defocus."""
     first_sequence: Annotated[int, arg(metavar="N")] = 0
     """Number of the first sequence: 3 with --sequences 1 makes the fourth of four alone."""
+    carrier: Annotated[float | None, arg(metavar="CYCLES")] = None
+    """Fringes a pixel, 0.1 to 0.25: an instrument that was realigned; default: the seed's own."""
     workers: Annotated[int, arg(metavar="N")] = len(os.sched_getaffinity(0))
     """Processes, by default one a core; at 3072 px each takes 1 GB."""
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from seg.errors import RequestError
 from seg.files import write_bytes, write_json
-from seg.simulate.holograms import DIFFICULTIES, Scene, simulate_frame
+from seg.simulate.holograms import CARRIER, DIFFICULTIES, Scene, simulate_frame
 
 VERSION = 1
 """Stands in simulation.json: another version makes other frames from the same seed."""
@@ -44,6 +44,8 @@ class Simulation:
     """Key in DIFFICULTIES."""
     first_sequence: int = 0
     """Sequences count from here: sequence 3 is the same alone and among the first four."""
+    carrier: float | None = None
+    """The instrument's carrier frequency, cycles/px; None, which is not kept: as the seed draws it."""
 
     def __post_init__(self) -> None:
         least = {"num_sequences": 1, "num_frames": 1, "seed": 0, "first_sequence": 0}
@@ -58,12 +60,29 @@ class Simulation:
             raise RequestError(f"`bits` is {self.bits}; give 8 or 16")
         if self.difficulty not in DIFFICULTIES:
             raise RequestError(f"`difficulty` is {self.difficulty}; give one of {', '.join(DIFFICULTIES)}")
+        if self.carrier is not None:
+            self._check_carrier(self.carrier)
+
+    def _check_carrier(self, carrier: float) -> None:
+        low, high = CARRIER
+        if not low <= carrier <= high:
+            raise RequestError(f"`carrier` is {carrier} cycles a pixel; give {low} to {high}")
+        if DIFFICULTIES[self.difficulty].realignment == 1:
+            raise RequestError(
+                f"`carrier` is {carrier}, but `difficulty={self.difficulty}` sets the instrument up anew for "
+                "each sequence; leave one of them out"
+            )
 
     def scene(self, sequence: int) -> Scene:
         """The scene of one sequence."""
         chosen = DIFFICULTIES[self.difficulty]
         return Scene(
-            seed=self.seed, sequence=sequence, size_px=self.size_px, bits=self.bits, difficulty=chosen
+            seed=self.seed,
+            sequence=sequence,
+            size_px=self.size_px,
+            bits=self.bits,
+            difficulty=chosen,
+            carrier=self.carrier,
         )
 
 
@@ -111,7 +130,8 @@ def _claim(folder: Path, simulation: Simulation) -> None:
             )
             raise RequestError(f"{folder} was simulated with {was}, not {value}; choose another folder")
     if not there:
-        write_json(folder / "simulation.json", this)
+        given = {name: value for name, value in this.items() if value is not None}
+        write_json(folder / "simulation.json", given)
     if not (classes := folder / "classes.txt").exists():
         write_bytes(classes, "".join(f"{name}\n" for name in CLASSES).encode())
 

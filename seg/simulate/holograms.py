@@ -21,6 +21,8 @@ EDGE_PX = 96
 """Least margin round the frame that is computed too, so that cells and light come in from outside."""
 STREAMS = ("rig", "background", "lane", "cell", "frame")
 """What random numbers are for. Each has generators of its own: one more draw here moves nothing there."""
+CARRIER = (0.1, 0.25)
+"""From which carrier frequency to which seeds draw, cycles/px."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +109,8 @@ class Scene:
     size_px: int
     bits: int
     difficulty: Difficulty
+    carrier: float | None = None
+    """The instrument's carrier frequency, cycles/px, within CARRIER; None: as the seed draws it."""
 
     def draw(self, stream: str, *key: int) -> np.random.Generator:
         """The generator for one purpose (STREAMS) and index: the same on every call, unlike any other."""
@@ -159,11 +163,14 @@ def make_rig(scene: Scene) -> Rig:
 
 
 def _draw_carrier(scene: Scene, rng: np.random.Generator) -> tuple[float, float]:
-    """0.1-0.25 cycles/px, 15-75 degrees off the pixel rows: the seed's instrument, realigned."""
+    """Within CARRIER, 15-75 degrees off the pixel rows: the seed's instrument, realigned."""
     instrument = np.random.default_rng(np.random.SeedSequence(scene.seed, spawn_key=(len(STREAMS),)))
+    low, high = CARRIER
     side, usual = instrument.choice((-1, 1)), instrument.uniform(size=2)
+    if scene.carrier is not None:
+        usual[0] = (scene.carrier - low) / (high - low)
     length, turn = usual + scene.difficulty.realignment * (rng.uniform(size=2) - usual)
-    cycles, angle = 0.1 + 0.15 * length, np.radians(15 + 60 * turn)
+    cycles, angle = low + (high - low) * length, np.radians(15 + 60 * turn)
     return float(side * cycles * np.sin(angle)), float(cycles * np.cos(angle))
 
 

@@ -158,6 +158,42 @@ def test_the_carrier_is_the_instruments_and_moves_as_far_as_the_difficulty_says(
     assert np.ptp(lengths, axis=1).max() <= chosen.realignment * 0.15
 
 
+@pytest.mark.parametrize("carrier", [0.1, 0.17, 0.25])
+def test_a_realigned_instrument_has_the_fringes_asked_for_and_all_else_as_it_was(carrier: float) -> None:
+    usual, realigned = make_scene("easy"), make_scene("easy", carrier=carrier)
+    before, after = make_rig(usual), make_rig(realigned)
+    tolerance = 0.15 * DIFFICULTIES["easy"].realignment  # how far a sequence is from its instrument
+    assert np.hypot(*after.carrier) == pytest.approx(carrier, abs=tolerance)
+    assert np.arctan2(*after.carrier) == pytest.approx(np.arctan2(*before.carrier))
+    assert replace(after, carrier=before.carrier) == before
+    one, other = simulate_frame(usual, 0), simulate_frame(realigned, 0)
+    np.testing.assert_array_equal(one.mask, other.mask)
+    window = np.outer(np.hanning(384), np.hanning(384))
+    spectrum = np.abs(np.fft.fft2((other.image - other.image.mean()) * window))
+    cycles = np.hypot(*np.meshgrid(np.fft.fftfreq(384), np.fft.fftfreq(384)))
+    spectrum[cycles < 0.07] = 0  # the zero order's centre
+    # a windowed line is two frequencies wide
+    assert cycles.flat[spectrum.argmax()] == pytest.approx(carrier, abs=tolerance + 2 / 384)
+
+
+def test_a_carrier_is_kept_with_its_archive_and_none_leaves_the_record_as_it_was(tmp_path: Path) -> None:
+    small = replace(SMALL, num_sequences=1, num_frames=1, size_px=64)
+    simulate_archive(tmp_path / "usual", small)
+    simulate_archive(tmp_path / "realigned", replace(small, carrier=0.2))
+    records = [
+        json.loads((tmp_path / name / "simulation.json").read_text()) for name in ("usual", "realigned")
+    ]
+    assert "carrier" not in records[0]
+    assert records[1] == {**records[0], "carrier": 0.2}
+    usual, realigned = (frame_paths(tmp_path / name, 0, 0)[2] for name in ("usual", "realigned"))
+    assert usual.read_bytes() != realigned.read_bytes()
+    assert simulate_archive(tmp_path / "usual", small) == 0
+    with pytest.raises(RequestError, match=r"simulated with `carrier=0.2`, not None"):
+        simulate_archive(tmp_path / "realigned", small)
+    with pytest.raises(RequestError, match=r"simulated with `carrier=None`, not 0.2"):
+        simulate_archive(tmp_path / "usual", replace(small, carrier=0.2))
+
+
 def test_cells_drift_smoothly_and_only_downstream() -> None:
     scene = make_scene(size_px=1024)
     channel = make_rig(scene).channel
@@ -319,6 +355,13 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
         ({"first_sequence": -1}, "`first_sequence` is -1; give 0 or more"),
         ({"bits": 12}, "`bits` is 12; give 8 or 16"),
         ({"difficulty": "brutal"}, "`difficulty` is brutal; give one of easy, standard, hard"),
+        ({"carrier": 0.3}, "`carrier` is 0.3 cycles a pixel; give 0.1 to 0.25"),
+        ({"carrier": float("nan")}, "`carrier` is nan cycles a pixel; give 0.1 to 0.25"),
+        (
+            {"carrier": 0.2, "difficulty": "hard"},
+            "`carrier` is 0.2, but `difficulty=hard` sets the instrument up anew for each sequence; "
+            "leave one of them out",
+        ),
     ],
 )
 def test_nonsense_is_refused_by_option_and_remedy(change: dict, message: str) -> None:
