@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from seg.errors import RequestError
-from seg.model_card import METADATA_KEY
+from seg.model_card import METADATA_KEY, ModelCard, parse_card
 from seg.model_file import read_model, weights_sha256
 from seg.models import MODELS
 from seg.models.backbones import find_input
@@ -99,7 +99,7 @@ def _read_whole(architecture: str, weights: str) -> _Whole | None:
         return _from_torchvision(download(name, weights))
     if weights in ("none", "imagenet"):
         return None
-    if _holds_model(Path(weights)):
+    if find_card(weights):
         tensors, card = read_model(Path(weights))
         return _Whole(tensors, card.classes)
     if name is None:
@@ -108,15 +108,20 @@ def _read_whole(architecture: str, weights: str) -> _Whole | None:
     return _from_torchvision(state) if any(key.startswith(TORCHVISION_ENCODER) for key in state) else None
 
 
-def _holds_model(file: Path) -> bool:
-    """Whether it is a model file of ours."""
+def find_card(weights: str) -> ModelCard | None:
+    """The card of the model file that a recipe's weights name; None: they name none.
+
+    RequestError: it is damaged.
+    """
+    file = Path(weights)
     if file.suffix.lower() != ".safetensors" or not file.is_file():
-        return False
+        return None
     try:
         with safe_open(file, framework="pt") as opened:
-            return METADATA_KEY in (opened.metadata() or {})
+            text = (opened.metadata() or {}).get(METADATA_KEY)
     except SafetensorError:  # said by whoever reads it as weights
-        return False
+        return None
+    return None if text is None else parse_card(file, text)
 
 
 def _from_torchvision(state: Mapping[str, Tensor]) -> _Whole:

@@ -2,12 +2,16 @@ import platform
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from cluster.session import Session
 from jobs.options import run_recipe_job
 from jobs.train import Args
 from seg.files import write_json
 from seg.predict.passes import has_fast_bf16
+from seg.recipe import Preprocessing
+from tests.small import write_model
 
 SAID = "precision: float32, as this CPU has no instructions for bf16, the recipe's\n"
 
@@ -47,6 +51,9 @@ def test_a_cpu_without_bf16_computes_in_float32_unless_it_is_asked_for(
 
 COLOUR = ("--preprocessing.channels", "3")
 FOLLOWED = "normalisation: imagenet, as weights {} want it, not the recipe's per_image\n"
+PERCENTILE = Preprocessing(normalisation="percentile", percentiles=(5.0, 90.0))
+FOLLOWED_FILE = FOLLOWED.replace("imagenet", "percentile").format("m.safetensors")
+FOLLOWED_GONE = FOLLOWED.replace("imagenet", "percentile").format("gone.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +68,14 @@ FOLLOWED = "normalisation: imagenet, as weights {} want it, not the recipe's per
             "per_image",
             "",
         ),  # before weights were followed
-        ((*COLOUR, "--weights", "m.safetensors"), "per_image", ""),  # a model file's are the recipe's own
+        (("--weights", "m.safetensors"), "percentile", FOLLOWED_FILE),  # a model file's, with any channels
+        (("--weights", "m.safetensors", "--out", "begun"), "per_image", ""),
+        (("--weights", "m.safetensors", "--preprocessing.normalisation", "per_image"), "per_image", ""),
+        (("--weights", "gone.safetensors", "--out", "followed"), "percentile", FOLLOWED_GONE),
+        (("--weights", "gone.safetensors", "--out", "torn"), "per_image", ""),  # refused later, by name
+        (("--weights", "colour.safetensors"), "per_image", ""),  # imagenet's is for 3 channels
+        ((*COLOUR, "--weights", "colour.safetensors"), "imagenet", FOLLOWED.format("colour.safetensors")),
+        ((*COLOUR, "--weights", "backbone.safetensors"), "per_image", ""),  # whose they are it does not say
         (COLOUR, "per_image", ""),
         (("--weights", "imagenet"), "per_image", ""),  # gray
         (("camvid-unet", "--weights", "imagenet"), "full_range", ""),  # the recipe does not leave it open
@@ -77,8 +91,13 @@ def test_normalisation_is_the_weights_where_the_recipe_leaves_it_open(
 ) -> None:
     monkeypatch.setattr("seg.predict.passes.has_fast_bf16", lambda: True)
     monkeypatch.chdir(tmp_path)
-    identity = {"recipe": {"preprocessing": {"normalisation": "per_image"}}}
-    write_json(tmp_path / "begun" / "run.json", identity)
+    for folder, kind_of in (("begun", "per_image"), ("followed", "percentile"), ("torn", "none")):
+        identity = {"recipe": {"preprocessing": {"normalisation": kind_of, "percentiles": [5, 90]}}}
+        write_json(tmp_path / folder / "run.json", identity)
+    write_model(tmp_path / "m.safetensors", preprocessing=PERCENTILE)
+    colour = Preprocessing(channels=3, normalisation="imagenet")
+    write_model(tmp_path / "colour.safetensors", preprocessing=colour)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "backbone.safetensors")
     found: list[Args] = []
 
     def job(args: Args, session: Session) -> int:
@@ -86,7 +105,9 @@ def test_normalisation_is_the_weights_where_the_recipe_leaves_it_open(
         return 0
 
     assert run_recipe_job("train", Args, [*words, "--workers", "0"], job) == 0
-    assert found[0].recipe.preprocessing.normalisation == normalisation
+    settings = found[0].recipe.preprocessing
+    assert settings.normalisation == normalisation
+    assert (settings.percentiles == PERCENTILE.percentiles) == (normalisation == "percentile")
     assert capfd.readouterr().err == said
 
 
