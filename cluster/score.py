@@ -271,7 +271,7 @@ class DatasetSource:
         for _ in range(watch.new_deaths()):
             self.queue.die({}, WORDLESS)
         self._overdue.update(watch.frozen_images())
-        end_processes(watch.frozen())
+        end_processes(watch.take_frozen())
         still_s = watch.stalled_s(self._finished)
         if still_s is None:
             return

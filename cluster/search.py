@@ -28,7 +28,8 @@ from seg.model_file import load_model, save_model
 from seg.models import MODELS
 from seg.pack.training_data import TrainingData, default_data, open_packs, open_training_data
 from seg.plain_data import Plain, require_fields, to_plain
-from seg.predict.predictor import open_predictor
+from seg.predict.averaging import average
+from seg.predict.predictor import Predictor
 from seg.progress import watch_thread
 from seg.recipe import Params, Recipe, apply_params
 from seg.requests import SearchRequest
@@ -318,11 +319,12 @@ def _conclude(plan: SearchPlan, session: Session, stopped_by: StoppedBy, seconds
 def evaluate_winner(job: TrialJob, best: TrialRecord, winner: Path, device: torch.device) -> Scores:
     """Count the best trial's model on all of validation, and write it as the search's model file."""
     recipe = apply_params(job.recipe, best.params)
-    file = best.folder / "best.safetensors"
-    predictor, card = open_predictor(file, device, precision=recipe.precision, tta=recipe.tta)
+    network, card = load_model(best.folder / "best.safetensors", device)
+    seen = average([network], recipe.tta)
+    predictor = Predictor(seen, card.tiling, batch=1, device=device, precision=recipe.precision)
     validation = open_packs(job.data, recipe)[1]
     clips = validation.clips(card.frames)
     confusion = count_confusion(predictor, clips, card.statistics, len(card.classes))
     scores = score_classes(confusion.cpu().numpy(), card.classes)
-    save_model(winner, load_model(file)[0], replace(card, validation=asdict(scores)))
+    save_model(winner, network, replace(card, validation=asdict(scores)))
     return scores

@@ -15,6 +15,8 @@ Value = bool | int | float | str | tuple["Value", ...] | None
 """What a field of a recipe holds."""
 Params = dict[str, Value]
 """Values by the dotted names of a recipe's fields: what one trial of a search tries."""
+Tta = Literal["none", "flips", "d4"]
+"""Test-time augmentation: which views of a crop are averaged (seg/predict/averaging.py)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -293,7 +295,7 @@ class Recipe:
     monitor: Literal["miou", "loss"] = "miou"
     """What makes an epoch better, for patience and best.safetensors: a higher mIoU, or a lower loss, on
     validation."""
-    tta: Literal["none", "flips", "d4"] = "none"
+    tta: Tta = "none"
     """How validation sees a crop: as it is; or the mean probability of its mirror images too, or of all eight
     that turning and mirroring make of it; 4 or 8 times the work. The weights kept are the network's own."""
     precision: Literal["float32", "bf16", "fp16"] = "bf16"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, Suppress, UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from seg.recipe import Recipe
+from seg.recipe import Recipe, Tta
 from seg.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class ScoreRequest:
     """Context around a crop's core in working pixels; default: the model file's."""
     blend: Literal["core", "gaussian"] = "core"
     """Of windows that overlap keep each one's core, or average them, weighted towards their centres."""
-    tta: Literal["none", "flips", "d4"] = "none"
+    tta: Tta = "none"
     """Test-time augmentation: average the probabilities of each crop and its mirror images, or of all eight
     that turning and mirroring make of it; 4 or 8 times the work."""
     batch: int = 4
@@ -252,7 +252,7 @@ class PredictRequest:
     """Context around a crop's core in working pixels; default: the model file's."""
     blend: Literal["core", "gaussian"] = "core"
     """Of windows that overlap keep each one's core, or average them, weighted towards their centres."""
-    tta: Literal["none", "flips", "d4"] = "none"
+    tta: Tta = "none"
     """Test-time augmentation: average the probabilities of each crop and its mirror images, or of all eight
     that turning and mirroring make of it; 4 or 8 times the work."""
     batch: int = 4

@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from itertools import product
 from math import log
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from seg.model_card import ModelCard
 from seg.model_file import load_model
-
-Tta = Literal["none", "flips", "d4"]
-"""Test-time augmentation: which views of a crop are averaged."""
+from seg.recipe import Tta
 
 
 class View(NamedTuple):
@@ -68,17 +66,14 @@ class Averaged(nn.Module):
         return (total - log(len(self.views) * len(self.models))).contiguous()
 
 
-def average_views(model: nn.Module, tta: Tta) -> nn.Module:
-    """The mean over a network's views, which has it as a part; the network itself where there is one view."""
-    return model if tta == "none" else Averaged([model], tta)
+def average(models: Sequence[nn.Module], tta: Tta) -> nn.Module:
+    """The mean over networks and views, which has them as parts; one network in one view is left itself."""
+    return models[0] if len(models) == 1 and tta == "none" else Averaged(models, tta)
 
 
 def load_averaged(
     files: Sequence[Path], device: torch.device, tta: Tta = "none"
 ) -> tuple[nn.Module, ModelCard]:
-    """The networks of model files as one, and the first file's card; RequestError: as of `load_model`.
-
-    A network that is alone, and sees crops as they are, is what it was.
-    """
+    """The networks of model files as one, and the first file's card; RequestError: as of `load_model`."""
     models, cards = zip(*(load_model(file, device) for file in files), strict=True)
-    return average_views(models[0], tta) if len(models) == 1 else Averaged(models, tta), cards[0]
+    return average(models, tta), cards[0]

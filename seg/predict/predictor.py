@@ -19,11 +19,11 @@ from seg.data.preprocess import Statistics
 from seg.metrics import confusion_matrix, count_classes
 from seg.model_card import ModelCard
 from seg.predict import upsampling
-from seg.predict.averaging import Tta, load_averaged
+from seg.predict.averaging import load_averaged
 from seg.predict.counts import PixelCounts, mean_confidence
 from seg.predict.passes import Mixing, Passes
 from seg.predict.tiling import FrameCrops, Grid, ImageCrops, Span, Tile
-from seg.recipe import Tiling
+from seg.recipe import Tiling, Tta
 
 Rectangle = tuple[slice, slice]
 """Rows and columns of an image."""

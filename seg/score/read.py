@@ -23,7 +23,7 @@ from seg.files import persistently
 from seg.model_card import ModelCard
 from seg.plain_data import require_fields
 from seg.predict.tiling import FrameCrops
-from seg.recipe import Tiling
+from seg.recipe import Tiling, Tta
 from seg.score.blame import DECODE, READ, InFlight
 from seg.score.queue import Order
 from seg.score.work import ImageFile, LabelFile, PixelFacts, Work
@@ -56,7 +56,7 @@ class ScorerSettings:
     """Whether masks are written."""
     models: tuple[Path, ...]
     """Their probabilities are averaged."""
-    tta: Literal["none", "flips", "d4"] = "none"
+    tta: Tta = "none"
     """Views of each crop whose probabilities are averaged (seg/predict/averaging.py)."""
     tiling: Tiling
     blend: Literal["core", "gaussian"] = "core"

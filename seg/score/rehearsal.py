@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from seg.data.preprocess import Brightness, IntensityRange, OutOfRange, count_outside
 from seg.errors import DataWarning
 from seg.ledger.outcome import STAGES, Outcome, Quarantined, Scored
-from seg.predict.averaging import VIEWS, Tta
+from seg.predict.averaging import VIEWS
+from seg.recipe import Tta
 from seg.score.pipeline import lanes_of
 from seg.screen import say
 from seg.storage import Place

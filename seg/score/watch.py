@@ -93,7 +93,7 @@ class Watch:
         found, self._deaths = deaths - self._deaths, max(deaths, self._deaths)
         return max(0, found)
 
-    def frozen(self) -> list[Mark]:
+    def take_frozen(self) -> list[Mark]:
         """Processes whose notes stand still for longer than an image may be worked at, and then some.
 
         To be ended; one that is among them is not again for a minute.

@@ -25,7 +25,7 @@ from seg.pack.crops import Batch, CropSampler
 from seg.pack.pack import Pack
 from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import Measured
-from seg.predict.averaging import average_views
+from seg.predict.averaging import average
 from seg.predict.predictor import Predictor
 from seg.recipe import Recipe
 from seg.train import state
@@ -263,7 +263,7 @@ class Training:
         """
         self.learner.agree()
         predictor = Predictor(
-            average_views(self.learner.judged, self.recipe.tta),
+            average([self.learner.judged], self.recipe.tta),
             self.recipe.tiling,
             batch=1,
             device=self.device,

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seg.model_file import load_model
-from seg.predict.averaging import VIEWS, Averaged, Tta, load_averaged
+from seg.predict.averaging import VIEWS, Averaged, load_averaged
 from seg.predict.passes import Passes
+from seg.recipe import Tta
 from tests.seg.predict.test_passes import draw_image
 from tests.small import write_model
 
