@@ -1,7 +1,7 @@
 """A training on Ray Train or in this process: the same loop and folder, resumed by the same request."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,8 +31,9 @@ from seg.train import run_folder
 from seg.train.board import BoardReader
 from seg.train.losses import build_loss
 from seg.train.mlflow_run import connect_mlflow
+from seg.train.origin import Origin, begin_from, check_origin, find_origin_name
 from seg.train.start import Start, build_start, locate
-from seg.train.state import Journal, best_epochs, list_epochs, read_run, settle_best
+from seg.train.state import Journal, list_epochs, read_run, settle_best
 from seg.train.store import CheckpointStore
 from seg.train.tracking import Tracking
 from seg.train.training import TrainingPlan, find_class_weights, fit_statistics
@@ -62,6 +63,8 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     ):
         plan = replace(plan, lock=(plan.folder, lock.token))
         _fetch_checkpoints(plan)
+        if plan.origin and not list_epochs(plan.folder / "last"):
+            begin_from(plan.origin, plan.folder, plan.recipe, plan.keep_best)
         stopped_by, journal = StoppedBy.FINISHED, read_run(plan.folder)
         if journal is not None and journal.is_finished(plan.recipe):
             log.info(f"nothing left to train in {plan.folder}")
@@ -109,17 +112,23 @@ def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan
 
     RequestError: they or the recipe do not fit.
     """
-    if request.keep_best < 1:
-        raise RequestError(f"`keep_best` is {request.keep_best}, below 1; try `keep_best=1`")
+    _check_keeping(request)
     data = training_data.open_training_data(
         request.data or training_data.default_data(), request.recipe, seed=request.seed, limit=request.limit
     )
     identity = run_folder.run_identity(request.recipe, data, request.seed)
+    origin = _find_origin(request, identity)
+    identity |= origin.claim if origin else {}
     folder = (request.out or Path("runs") / run_folder.run_name(request.recipe, identity)).resolve()
-    store = request.checkpoints and CheckpointStore(request.checkpoints.below(folder.name))
-    identity = run_folder.grow(_read_claims(folder, store), identity, request.horizon)
+    store = request.checkpoints and CheckpointStore(
+        request.checkpoints.below(folder.name), request.keep_states
+    )
+    claims = list(filter(None, _read_claims(folder, store)))
+    if origin and not claims:
+        claims = _begin_claims(origin, identity, request.recipe)
+    identity = run_folder.grow(claims, identity, request.horizon)
     begun = run_folder.check_folder(folder, identity) and bool(list_epochs(folder / "last"))
-    if start := check_recipe(request.recipe, data.classes, begun=begun):
+    if start := check_recipe(request.recipe, data.classes, begun=begun or origin is not None):
         log.info(f"{start}; tensor by tensor in weights.log")
     counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
     log.info(f"data {data.root}: {counts}; {data.split.how}")
@@ -132,11 +141,42 @@ def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan
         parent=folder.name,
         horizon=horizon if isinstance(horizon := identity.get("horizon"), int) else 0,
         keep_best=request.keep_best,
+        keep_states=request.keep_states,
         store=store,
+        origin=origin,
     )
     if plan.horizon:
         _tell_horizon(plan)
     return plan, identity
+
+
+def _check_keeping(request: TrainRequest) -> None:
+    if request.keep_best < 1:
+        raise RequestError(f"`keep_best` is {request.keep_best}, below 1; try `keep_best=1`")
+    if request.keep_states < 2:
+        raise RequestError(
+            f"`keep_states` is {request.keep_states}, below 2, and a damaged state wants the one before it; "
+            "try `keep_states=2`"
+        )
+
+
+def _find_origin(request: TrainRequest, identity: Mapping[str, Plain]) -> Origin | None:
+    """The run that another one begins with: as named, else as when it began, else that of the same command.
+
+    identity: this command's, as though it began with none. RequestError: an epoch is missing.
+    """
+    if request.from_epoch is not None:
+        name = find_origin_name(request.out) or run_folder.run_name(request.recipe, identity)
+        return Origin((request.from_run or Path("runs") / name).resolve(), request.from_epoch)
+    if request.from_run is not None:
+        raise RequestError(f"`from_run={request.from_run}` wants the epoch to begin with; add `from_epoch`")
+    return None
+
+
+def _begin_claims(origin: Origin, identity: Mapping[str, Plain], recipe: Recipe) -> list[Plain]:
+    """The origin's run.json as though it were this run's, whose epochs grew; none where they did not."""
+    found = check_origin(origin, identity, recipe) | origin.claim
+    return [found] if run_folder.epochs_of(found) <= recipe.epochs else []
 
 
 def _read_claims(folder: Path, store: CheckpointStore | None) -> Iterator[Plain]:
@@ -171,7 +211,7 @@ def _fetch_checkpoints(plan: TrainingPlan) -> None:
 def _settle_checkpoints(plan: TrainingPlan, journal: Journal) -> None:
     """Bring storage elsewhere up to date: a job killed after its last epoch was saved could not."""
     if plan.keeps_epochs:
-        settle_best(plan.folder, best_epochs(journal.history, plan.keep_best, plan.recipe.monitor))
+        settle_best(plan.folder, journal.best_epochs(plan.keep_best, plan.recipe.monitor))
     if plan.store is not None:
         plan.store.publish(plan.folder, journal.epochs_done)
 

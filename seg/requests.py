@@ -118,6 +118,12 @@ class TrainRequest(DataRequest):
     gs://..., or a folder."""
     keep_best: Annotated[int, COUNT] = 1
     """Model files of so many best epochs stay, in best/."""
+    keep_states: Annotated[int, COUNT] = 2
+    """States of so many last epochs stay, in last/: of each another run can begin."""
+    from_epoch: Annotated[int | None, COUNT] = None
+    """Begin a new run with the state that another one kept of this epoch, and leave that one as it is."""
+    from_run: Annotated[Path | None, FOLDER] = None
+    """Folder of that other run; default: that of the same command without --out and --from-epoch."""
     mlflow: Annotated[str | None, arg(metavar="URI")] = None
     """An MLflow server to tell of the run as well: http://host:5000."""
     stall_minutes: Annotated[float, arg(metavar="MINUTES")] = 30.0

@@ -82,6 +82,8 @@ class Journal:
     """As in the model file's provenance: what it started from is not looked at again."""
     idle: list[str] = field(default_factory=list)
     """Parts of the network that no gradient reaches, which workers that exchange gradients freeze."""
+    absent: list[int] = field(default_factory=list)
+    """Epochs of the run that this one began with whose model files it lacks: none of them is its best."""
 
     @property
     def epochs_done(self) -> int:
@@ -95,8 +97,12 @@ class Journal:
 
     def is_finished(self, recipe: Recipe) -> bool:
         """Whether all epochs are done, or the recipe's patience is: so many brought nothing better."""
-        since_best = self.epochs_done - self.best_epoch
+        since_best = self.epochs_done - (self.best_epoch or max(self.absent, default=0))
         return self.epochs_done >= recipe.epochs or 0 < recipe.patience <= since_best
+
+    def best_epochs(self, keep: int, monitor: Literal["miou", "loss"] = "miou") -> list[int]:
+        """The `keep` best epochs of those that may be the best, as of `best_epochs`."""
+        return best_epochs([one for one in self.history if one.epoch not in self.absent], keep, monitor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +143,16 @@ def best_path(run: Path, epoch: int) -> Path:
     return run / "best" / epoch_name(epoch)
 
 
-def write_state(folder: Path, state: State) -> None:
-    """Write a run's state after an epoch, whole or not at all.
+def write_state(folder: Path, state: State, keep: int = 2) -> None:
+    """Write a run's state after an epoch, whole or not at all; those of the last `keep` epochs stay.
 
-    The one before it stays, for the day that the newest is damaged; all others go.
+    The one before it is there for the day that the newest is damaged.
     """
     values = asdict(state.journal)
     digests = {DIGEST: _digest(values, state.tensors), JOURNAL_DIGEST: _digest(values)}
     file = state_path(folder, state.epoch)
     write_bytes(file, save(state.tensors, {METADATA_KEY: json.dumps(digests | values)}))
-    keep_epochs(file.parent, (state.epoch, state.epoch - 1))
+    keep_epochs(file.parent, last_epochs(state.epoch, keep))
 
 
 def read_state(path: Path) -> State:
@@ -197,12 +203,17 @@ def newest_whole(folder: Path, read: Callable[[Path], _Content]) -> _Content | N
             return newest_whole(folder, read)
         except DamagedState as error:
             warnings.warn(f"{error}; its epoch is trained again", DataWarning, stacklevel=2)
-    if epochs and epochs[-1] > 1:
+    if would_lose(epochs):
         raise RequestError(
             f"every state in {files} is damaged; put one back from a copy, or remove that folder to train "
             "from the beginning"
         )
     return None
+
+
+def would_lose(epochs: Sequence[int]) -> bool:
+    """Whether the training of more than two epochs goes with these states, the newest first."""
+    return bool(epochs) and (epochs[-1] > 1 or len(epochs) > 2)
 
 
 def best_epochs(
@@ -227,6 +238,11 @@ def settle_best(folder: Path, best: Sequence[int]) -> None:
         with replacing(copy) as temporary:
             shutil.copyfile(winner, temporary)
     keep_epochs(copy.parent, best)
+
+
+def last_epochs(epoch: int, keep: int) -> range:
+    """The `keep` epochs that end with this one, whose states stay."""
+    return range(epoch - keep + 1, epoch + 1)
 
 
 def keep_epochs(folder: Path, epochs: Iterable[int]) -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,14 @@ from seg.train.state import DamagedState, epoch_name, find_epochs, list_epochs
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStore:
-    """The folder URI/RUN: run.json, last/epoch-0007.safetensors (two of them), best/epoch-0005.safetensors.
+    """The folder URI/RUN: run.json, last/epoch-0007.safetensors (some of them), best/epoch-0005.safetensors.
 
     It follows the run's own folder: what is there is brought here, what fell out there is removed here.
     """
 
     place: Place
+    keep_states: int = 2
+    """How many of the newest states stay."""
 
     def claim(self, identity: Mapping[str, Plain]) -> None:
         """Write run.json, or find that it says the same, or had fewer epochs, and write it, to try the store.
@@ -80,11 +82,11 @@ class CheckpointStore:
             if wanted == epoch or wanted not in there:  # trained again, it may differ: on a GPU sums do
                 self.place.upload(f"best/{epoch_name(wanted)}", state.best_path(folder, wanted))
         self.place.upload(f"last/{epoch_name(epoch)}", state.state_path(folder, epoch))
-        self._keep("best", set(best))
-        self._keep("last", {epoch, epoch - 1})
+        self._keep("best", best)
+        self._keep("last", state.last_epochs(epoch, self.keep_states))
 
-    def _keep(self, part: str, epochs: set[int]) -> None:
-        for epoch in set(find_epochs(self.place.names(part))) - epochs:
+    def _keep(self, part: str, epochs: Iterable[int]) -> None:
+        for epoch in set(find_epochs(self.place.names(part))).difference(epochs):
             self.place.remove(f"{part}/{epoch_name(epoch)}")
 
     def _fetch(self, folder: Path, done: int) -> bool:
@@ -99,7 +101,7 @@ class CheckpointStore:
                 warnings.warn(f"{damaged}; its epoch is trained again", DataWarning, stacklevel=2)
             else:
                 return True
-        if not done and epochs and epochs[-1] > 1:
+        if not done and state.would_lose(epochs):
             raise RequestError(
                 f"every state in {self.place.uri}/last is damaged; put one back from a copy, or remove that "
                 "folder to train from the beginning"

@@ -31,6 +31,7 @@ from seg.recipe import Recipe
 from seg.train import state
 from seg.train.learner import Learner, find_ranks, learning_rate
 from seg.train.losses import build_loss, median_frequency_weights
+from seg.train.origin import Origin
 from seg.train.start import build_start
 from seg.train.state import EpochResult, Journal, State
 from seg.train.store import CheckpointStore
@@ -109,8 +110,12 @@ class TrainingPlan:
     """Epochs that the learning rate's schedule goes over, then its last rate stays; 0: the recipe's."""
     keep_best: int = 1
     """How many of the best epochs' model files stay."""
+    keep_states: int = 2
+    """How many of the newest states stay."""
     store: CheckpointStore | None = None
     """Elsewhere, with a copy of states and best model files."""
+    origin: Origin | None = None
+    """The run with a state of which this one began."""
     lock: tuple[Path, str] | None = None
     """The folder that the job holds for this training, and the token of its lock."""
 
@@ -144,6 +149,11 @@ class Training:
             )
         torch.manual_seed(plan.seed)
         found = state.newest_state(plan.folder)
+        if found is None and plan.origin:  # without it the first epochs would be missing, in silence
+            raise RequestError(
+                f"no state in {plan.folder}/last is whole; remove {plan.folder} to begin again with that of "
+                f"{plan.origin.folder}"
+            )
         model, start = build_start(recipe, plan.data.classes, "none" if found else recipe.weights)
         loss = build_loss(
             recipe.loss,
@@ -299,12 +309,12 @@ class Training:
         if self.plan.keeps_epochs and result.epoch in self._best_epochs(self.plan.keep_best):
             kept = state.best_path(folder, result.epoch)
             save_model(kept, self.learner.judged, self.card(result, confusion))
-        state.write_state(folder, State(self.journal, self.learner.tensors()))
+        state.write_state(folder, State(self.journal, self.learner.tensors()), self.plan.keep_states)
         if self.plan.keeps_epochs:
             state.settle_best(folder, self._best_epochs(self.plan.keep_best))
 
     def _best_epochs(self, keep: int) -> list[int]:
-        return state.best_epochs(self.journal.history, keep, self.recipe.monitor)
+        return self.journal.best_epochs(keep, self.recipe.monitor)
 
     def card(self, result: EpochResult, confusion: NDArray[np.int64]) -> ModelCard:
         """What the model file of this epoch says of itself."""

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,13 @@ from safetensors.torch import load_file
 
 from cluster.placement import Placement
 from cluster.session import Session
-from cluster.train import TrainSummary, scale_batch, train
+from cluster.train import TrainSummary, plan_training, scale_batch, train
 from cluster.train_workers import fit_workers
 from seg.alarms import find_alarms
 from seg.data.images import decode_image
 from seg.data.preprocess import image_statistics
 from seg.errors import STOPPED_EARLY, OutOfMemory, RequestError
+from seg.files import read_json
 from seg.model_file import load_model
 from seg.predict.predictor import Predictor
 from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling
@@ -299,6 +301,41 @@ def test_eight_epochs_and_four_are_twelve_bit_for_bit(
         train(begun, idle)
     again = train(replace(begun, recipe=steady, horizon="stretch"), idle).values  # nothing grows now
     assert again == values
+
+
+def test_a_command_begins_where_another_run_was_and_leaves_it_as_it_is(
+    tmp_path: Path, idle: Session, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `from_run` that is the run of the same command; which it does not need once it has begun."""
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
+    small = write_discs(tmp_path / "small", sequences=3, frames=2)
+    recipe = replace(TINY, epochs=3, crops=Crops(size_px=(32, 32)))
+    request = TrainRequest(recipe=recipe, data=small, workers=0, keep_states=3)
+    whole = train(request, idle).folder
+    before = read_tree(whole)
+    assert whole.parent == tmp_path / "runs"
+    begun = replace(request, from_epoch=1, out=tmp_path / "new", keep_best=2)
+    assert train(begun, idle).values["epochs_run"] == 3
+    assert f"begun with {whole} after epoch 1" in caplog.text
+    assert read_json(tmp_path / "new" / "run.json")["begun_from"] == {"run": whole.name, "epoch": 1}
+    assert what_is_left(tmp_path / "new") == what_is_left(whole)
+    assert read_tree(whole) == before
+    slower = replace(recipe, epochs=2, optimizer=Optimizer(lr=1e-4))
+    plan, _ = plan_training(replace(begun, recipe=slower, out=None, from_run=whole), idle)
+    assert (plan.folder.parent, plan.horizon) == (whole.parent, 0)
+    shutil.rmtree(whole)
+    plan, identity = plan_training(replace(begun, recipe=replace(recipe, epochs=4)), idle)
+    assert (plan.folder, plan.horizon) == (tmp_path / "new", 3)
+    assert identity["begun_from"] == {"run": whole.name, "epoch": 1}
+    with pytest.raises(RequestError, match=r"holds another run, with begun_from.epoch 1 instead of 2"):
+        train(replace(begun, from_epoch=2), idle)
+    with pytest.raises(RequestError, match=rf"`from_run={whole}` is no run's folder"):
+        train(replace(begun, out=tmp_path / "newer", from_run=whole), idle)
+    with pytest.raises(RequestError, match=r"`from_run=x` wants the epoch to begin with; add `from_epoch`"):
+        train(replace(request, from_run=Path("x")), idle)
+    with pytest.raises(RequestError, match=r"`keep_states` is 1, below 2, and .*; try `keep_states=2`"):
+        train(replace(request, keep_states=1), idle)
 
 
 def finish(*words: object, **variables: object) -> None:

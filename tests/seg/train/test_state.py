@@ -2,7 +2,7 @@ import json
 import math
 import random
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from seg.train.state import (
     Journal,
     State,
     best_epochs,
+    epoch_name,
     find_epochs,
     newest_state,
     read_journal,
@@ -74,6 +75,9 @@ def test_the_newest_two_states_are_kept_and_nothing_else_is_touched(tmp_path: Pa
     (tmp_path / "last" / "progress.json").write_text("{}")
     names = [path.name for path in run_of(tmp_path, 5)]
     assert names == ["progress.json", "epoch-0005.safetensors", "epoch-0004.safetensors"]
+    for epoch in (6, 7):
+        write_state(tmp_path, state_after(epoch), keep=3)
+    assert find_epochs(path.name for path in (tmp_path / "last").iterdir()) == [7, 6, 5]
 
 
 def test_a_run_without_states_has_none(tmp_path: Path) -> None:
@@ -244,3 +248,16 @@ def test_the_best_model_file_joins_those_that_are_kept_from_now_on(tmp_path: Pat
     settle_best(tmp_path, best_epochs(history, 2))
     assert copy.read_bytes() == b"of epoch 2"
     assert list(copy.parent.iterdir()) == [copy]
+
+
+@pytest.mark.parametrize(("epochs", "cheap"), [([1], True), ([2, 1], True), ([3, 2, 1], False), ([2], False)])
+def test_states_whose_loss_costs_more_than_two_epochs_are_not_given_up(
+    epochs: list[int], cheap: bool, tmp_path: Path
+) -> None:
+    for epoch in sorted(epochs):
+        write_state(tmp_path, state_after(epoch), keep=9)
+    for epoch in epochs:
+        (tmp_path / "last" / epoch_name(epoch)).write_bytes(b"")
+    refused = pytest.raises(RequestError, match=r"every state in .*last is damaged")
+    with pytest.warns(DataWarning, match="damaged"), nullcontext() if cheap else refused:
+        assert newest_state(tmp_path) is None

@@ -2,6 +2,7 @@ import errno
 import json
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,13 @@ def test_a_store_that_is_given_later_gets_the_best_model_file_too(tmp_path: Path
         file.unlink()
     train(run, store_at(str(store)), epochs=3, keep=1)
     assert read_tree(store)["run/best/epoch-0002.safetensors"] == b"model of epoch 2"
+
+
+def test_a_store_keeps_as_many_states_as_it_is_told(tmp_path: Path) -> None:
+    store = replace(store_at(str(tmp_path / "store")), keep_states=3)
+    train(tmp_path / "run", store)
+    names = [f"epoch-{epoch:04}.safetensors" for epoch in (2, 3, 4)]
+    assert store.place.names("last") == names
 
 
 def test_a_folder_that_is_as_far_as_the_store_is_left_alone(tmp_path: Path) -> None:
