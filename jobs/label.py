@@ -1,4 +1,4 @@
-"""Label images with boxes: python jobs/label.py FOLDER [--model FILE] [--out DIR] [--queue review.csv]."""
+"""Label images in a window: python jobs/label.py FOLDER [--model FILE] [--out DIR] [--queue review.csv]."""
 
 import os
 import sys

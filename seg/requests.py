@@ -17,6 +17,8 @@ else:
 
 Workers = int | tuple[int, int]
 """How many processes; or the fewest and the most, where a cluster may shrink and grow meanwhile."""
+BoxForm = Literal["filled", "ellipse"]
+"""What a box that is drawn means: all its pixels, or the ellipse in it."""
 
 COUNT = arg(metavar="N")
 FOLDER = arg(metavar="DIR")
@@ -291,16 +293,20 @@ class ReportRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRequest:
-    """Draw boxes on images in a window; every change is saved at once, the same command goes on."""
+    """Label images in a window: accept what a model proposes, draw boxes; every change is saved at once."""
 
     folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
     """A folder in the plain layout, or one of images."""
     out: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Folder of boxes/, boxes-json/, classes.txt: by default FOLDER, or FOLDER-labels beside bare images."""
+    """Folder of masks/, boxes/, boxes-json/, classes.txt: by default FOLDER, or FOLDER-labels beside bare
+    images."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Classes that boxes can have, where there is no classes.txt yet: by default the model's, else sample."""
     model: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Model file (best.safetensors) that proposes boxes."""
+    """Model file (best.safetensors) that proposes objects; those accepted are saved as masks."""
+    boxes: Annotated[BoxForm, arg(name="box")] = "filled"
+    """What a box that is drawn means: all its pixels, saved in boxes/; or the ellipse in it, saved in masks/.
+    Key e changes it."""
     min_object_px: Annotated[int, arg(metavar="N")] = 64
     """Pixels of the smallest object that it proposes."""
     queue: Annotated[Path | None, arg(metavar="FILE")] = None

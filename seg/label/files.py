@@ -1,19 +1,26 @@
-"""The label files that labelling reads and writes: YOLO in boxes/, a copy as JSON in boxes-json/."""
+"""The label files that labelling reads and writes: a mask in masks/, or boxes in boxes/ and boxes-json/."""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seg.data.images import read_file
-from seg.data.labels import Box, describe_kinds, parse_yolo
+from seg.data.labels import Box, decode_label, describe_kinds, encode_mask, parse_yolo
 from seg.data.layout import label_stem, pair_labels, read_classes
 from seg.data.listing import is_inside
 from seg.errors import LabelMismatch, RequestError
-from seg.files import write_bytes, write_json
+from seg.files import json_bytes, write_bytes
 
 Boxes = tuple[Box, ...]
 """Boxes of an image, in file order; none: all of it is background."""
+Mask = NDArray[np.uint8]
+"""Class ids of an image, [H, W]; 255 is ignored."""
+Contents = dict[Path, bytes | None]
+"""What an image's label files hold; None: the file is not there."""
 
 DEFAULT_CLASSES = ("background", "sample")
 
@@ -52,44 +59,53 @@ def choose_classes(
 
 
 class LabelFiles:
-    """Labels of images as files under one folder. ROOT/boxes counts; nothing is made before a save."""
+    """Labels of images as files under one folder; nothing is made before a save.
+
+    An image's label is its file in ROOT/masks, else that in ROOT/boxes, of which ROOT/boxes-json has a copy.
+    """
 
     def __init__(self, root: Path, classes: tuple[str, ...]) -> None:
         self.root, self.classes = root, classes
-        self.boxes, self.json = root / "boxes", root / "boxes-json"
+        self.masks, self.boxes, self.json = root / "masks", root / "boxes", root / "boxes-json"
 
     def find_labelled(self, images: Sequence[str]) -> set[str]:
-        """Which images have a label. RequestError: one that is no YOLO file, or that two images share."""
+        """Which images have a label.
+
+        RequestError: one that is no PNG in masks/, or no YOLO file in boxes/, or that two images share.
+        """
         shared = [label for label, uses in Counter(map(label_stem, images)).items() if uses > 1]
         if shared:
             names = " and ".join(image for image in images if label_stem(image) == shared[0])
             raise RequestError(
                 f"label {self.boxes / shared[0]}.txt would be of {names}; rename one, or label them apart"
             )
-        paired = pair_labels(list(images), self.boxes) if self.boxes.is_dir() else {}
+        return self._pair(images, self.masks, ".png") | self._pair(images, self.boxes, ".txt")
+
+    def _pair(self, images: Sequence[str], folder: Path, ending: str) -> set[str]:
+        paired = pair_labels(list(images), folder) if folder.is_dir() else {}
         for image, label in paired.items():
-            if not label.endswith(".txt"):
+            if not label.endswith(ending):
+                kind = "PNG masks" if folder == self.masks else "YOLO files"
                 raise RequestError(
-                    f"labels {self.boxes}: {image} is labelled by {label}; labelling writes YOLO files, "
+                    f"labels {folder}: {image} is labelled by {label}; labelling writes {kind} there, "
                     "so move that elsewhere or give another `out`"
                 )
         return set(paired)
 
-    def read(self, image: str, size: tuple[int, int]) -> Boxes | None:
-        """Boxes of an image of `size` (H, W), edges to a thousandth of a pixel; None: it has no label.
+    def read(self, image: str, size: tuple[int, int]) -> Boxes | Mask | None:
+        """The label of an image of `size` (H, W), of boxes the edges to a thousandth; None: it has none.
 
         LabelMismatch: the file does not parse, has a class that classes.txt does not name, or is a link that
-        leads out of boxes/.
+        leads out of its folder; a mask of another size.
         """
-        path = self.yolo_file(image)
-        if not is_inside(path, self.boxes.resolve()):
-            raise LabelMismatch(f"label {path} is a link out of {self.boxes} and is not read; remove it")
-        try:
-            data = read_file(path).data
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise LabelMismatch(f"label {path} cannot be read: {os.strerror(error.errno or 0)}") from None
+        path = self.mask_file(image)
+        data = _read_within(path, self.masks)
+        if data is not None:
+            return decode_label(data, path, size, self.classes)
+        data = _read_within(path := self.yolo_file(image), self.boxes)
+        return None if data is None else self._parse_boxes(data, path, size)
+
+    def _parse_boxes(self, data: bytes, path: Path, size: tuple[int, int]) -> Boxes:
         boxes = tuple(parse_yolo(data, path, size))
         for box in boxes:
             if not 0 < box.kind < len(self.classes):
@@ -99,22 +115,48 @@ class LabelFiles:
             for box in boxes
         )
 
-    def write(self, image: str, boxes: Boxes | None, size: tuple[int, int]) -> None:
-        """Save an image's boxes, each file whole; None removes its label. RequestError: it cannot be done."""
+    def as_mask(self, image: str, label: Boxes | Mask | None, size: tuple[int, int]) -> Mask:
+        """A label as the mask that a training makes of it; without one, background."""
+        if isinstance(label, np.ndarray):
+            return label
+        boxes = _to_yolo(label or (), size).encode()
+        return decode_label(boxes, self.yolo_file(image), size, self.classes)
+
+    def write(self, image: str, label: Boxes | Mask | None, size: tuple[int, int]) -> None:
+        """Save an image's label in place of another; None removes it. RequestError: it cannot be done."""
+        contents: Contents = dict.fromkeys(self._files(image))
+        if isinstance(label, np.ndarray):
+            contents[self.mask_file(image)] = encode_mask(label)
+        elif label is not None:
+            contents[self.yolo_file(image)] = _to_yolo(label, size).encode()
+            contents[self.json_file(image)] = json_bytes(self._to_json(label))
+        self.put(contents)
+
+    def keep(self, image: str) -> Contents:
+        """What an image's files hold, for `put`."""
+        return {path: path.read_bytes() if path.is_file() else None for path in self._files(image)}
+
+    def put(self, contents: Contents) -> None:
+        """Write files, each whole, and remove those without content. RequestError: it cannot be done."""
         try:
-            if boxes is None:
-                self.yolo_file(image).unlink(missing_ok=True)
-                self.json_file(image).unlink(missing_ok=True)
-                return
-            if not (self.root / "classes.txt").exists():
+            if set(contents.values()) != {None} and not (self.root / "classes.txt").exists():
                 write_bytes(self.root / "classes.txt", "".join(f"{name}\n" for name in self.classes).encode())
-            write_bytes(self.yolo_file(image), _to_yolo(boxes, size).encode())
-            write_json(self.json_file(image), self._to_json(boxes))
+            for path, data in contents.items():
+                if data is not None:
+                    write_bytes(path, data)
+            for path, data in contents.items():  # last, so that no moment is without a label
+                if data is None:
+                    path.unlink(missing_ok=True)
         except OSError as error:
             raise RequestError(
                 f"labels {self.root} cannot be written: {os.strerror(error.errno or 0)} "
                 f"({error.filename}); mend that, or give another `out`; all before this change is saved"
             ) from None
+
+    def mask_file(self, image: str) -> Path:
+        """Where the mask of an image is, with its ending or without, or will be."""
+        named_whole = self.masks / f"{image}.png"
+        return named_whole if named_whole.exists() else self.masks / f"{label_stem(image)}.png"
 
     def yolo_file(self, image: str) -> Path:
         """Where the YOLO boxes of an image are, or will be."""
@@ -124,12 +166,27 @@ class LabelFiles:
         """Where their copy as JSON is, or will be."""
         return self.json / f"{label_stem(image)}.json"
 
+    def _files(self, image: str) -> tuple[Path, Path, Path]:
+        return self.mask_file(image), self.yolo_file(image), self.json_file(image)
+
     def _to_json(self, boxes: Boxes) -> dict[str, list[object]]:
         rows = [
             [_plain(value) for value in (box.left, box.top, box.right - box.left, box.bottom - box.top)]
             for box in boxes
         ]
         return {"boxes": [*rows], "classes": [self.classes[box.kind] for box in boxes]}
+
+
+def _read_within(path: Path, folder: Path) -> bytes | None:
+    """A label's bytes; None: it is not there. LabelMismatch: it cannot be read, or is a link out."""
+    if not is_inside(path, folder.resolve()):
+        raise LabelMismatch(f"label {path} is a link out of {folder} and is not read; remove it")
+    try:
+        return read_file(path).data
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LabelMismatch(f"label {path} cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
 def make_box(kind: int, left: float, top: float, right: float, bottom: float) -> Box:

@@ -1,7 +1,6 @@
 """Labelling of a folder from its files to its window."""
 
 import csv
-import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,8 +17,6 @@ from seg.label.labelling import Labelling
 from seg.label.window import LabelWindow, require_display
 from seg.requests import LabelRequest
 from seg.screen import say
-
-log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from seg.label.proposals import Proposer
@@ -87,16 +84,14 @@ def label_folder(request: LabelRequest, leave: Callable[[], None]) -> None:
         proposer = _load_proposer(request, archive, images, kept)
         files = LabelFiles(root, choose_classes(root, request.classes, proposer and proposer.card.classes))
         files.find_labelled(images)  # of those that are not shown too: two that share a label are refused
-        labelling = Labelling(shown, files)
+        labelling = Labelling(shown, files, request.boxes)
         _say_state(labelling)
-        if (root / "masks").is_dir():
-            log.info(f"label: {root} has masks/ too, which training uses in place of boxes/")
 
         def leave_nothing() -> None:
             shutil.rmtree(kept, ignore_errors=True)
             leave()
 
-        propose, read = proposer and proposer.propose_boxes, partial(read_image, archive)
+        propose, read = proposer and proposer.propose, partial(read_image, archive)
         LabelWindow(labelling, read, propose, leave=leave_nothing).run(request.window_px)
     _say_state(labelling)
 
@@ -118,7 +113,7 @@ def _load_proposer(request: LabelRequest, archive: Path, images: list[str], kept
 
 def _say_state(labelling: Labelling) -> None:
     done, images = len(labelling.labelled), len(labelling.images)
-    say(f"label: {done} of {images} images labelled; {labelling.files.boxes}", out=True)
+    say(f"label: {done} of {images} images labelled; {labelling.files.root}", out=True)
 
 
 def read_image(archive: Path, image: str) -> Pixels:

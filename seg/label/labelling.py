@@ -1,48 +1,57 @@
-"""The state of labelling, without a window: where the user is, each image's boxes, what undo takes back."""
+"""The state of labelling, without a window: where the user is, each image's label, what undo takes back."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from seg.data.images import Pixels
 from seg.data.labels import Box
 from seg.errors import ImageError, RequestError
-from seg.label.files import Boxes, LabelFiles, make_box
+from seg.label.files import Boxes, Contents, LabelFiles, Mask, make_box
+from seg.label.shapes import Shape, Shapes, erase, fill_box, fill_ellipse, find_shape, find_shapes, paint
+from seg.requests import BoxForm
 
-Propose = Callable[[str, Pixels], Boxes]
-"""Boxes for the image of a name, as read; ImageError: the model cannot be used on it."""
+Propose = Callable[[str, Pixels], Shapes]
+"""Objects for the image of a name, as read; ImageError: the model cannot be used on it."""
+Point = tuple[float, float]
+"""x and y in own pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of one image's boxes: what they were before it, and whether it accepted proposals."""
+    """One change of one image's label: what its files held before it, and what was proposed."""
 
     image: str
-    before: Boxes | None
-    accepted: bool
+    before: Contents
+    proposed: Shapes
 
 
 class Labelling:
-    """Boxes of a list of images, each change saved before it shows.
+    """Labels of a list of images, each change saved before it shows.
 
-    An image is labelled once it has a box, or once `confirm` said that it has none. Its boxes are None where
-    it is not labelled, () where all of it is background.
+    An image is labelled by boxes or, from the first proposal accepted or ellipse drawn, by a mask, on which
+    its boxes are objects too. It is labelled once it has one object, or once `confirm` said that it has none.
     """
 
-    def __init__(self, images: Sequence[str], files: LabelFiles) -> None:
+    def __init__(self, images: Sequence[str], files: LabelFiles, form: BoxForm = "filled") -> None:
         """Begin at the first image without a label, or at the first of all where every one has one."""
         self.images, self.files = images, files
         self.labelled = files.find_labelled(images)
         self.place = next((k for k, image in enumerate(images) if image not in self.labelled), 0)
         self.kind = 1
         """Class of the next box."""
-        self.boxes: Boxes | None = None
+        self.form: BoxForm = form
+        """What the next box means: all of it, or the ellipse in it."""
+        self.label: Boxes | Mask | None = None
+        self.shapes: Shapes = ()
+        """The objects of a label that is a mask."""
         self.unreadable: dict[str, str] = {}
         """Images that were set aside, each with the reason."""
         self._sizes: dict[str, tuple[int, int]] = {}
         self._changes: list[Change] = []
-        self._proposals: dict[str, Boxes] = {}
-        self._accepted: set[str] = set()
+        self._proposals: dict[str, Shapes] = {}
         self._heading = 1
 
     @property
@@ -55,13 +64,22 @@ class Labelling:
         """Its own size, (H, W)."""
         return self._sizes[self.image]
 
+    @property
+    def boxes(self) -> Boxes | None:
+        """The boxes that label the image; (): all of it is background; None: no label, or a mask."""
+        return None if isinstance(self.label, np.ndarray) else self.label
+
     def open(self, size: tuple[int, int]) -> None:
-        """Load the boxes of the current image, which is of `size` (H, W).
+        """Load the label of the current image, which is of `size` (H, W).
 
         LabelMismatch: its label file is damaged; nothing will write over it once it is set aside.
         """
-        self.boxes = self.files.read(self.image, size)
         self._sizes[self.image] = size
+        self._take(self.files.read(self.image, size))
+
+    def _take(self, label: Boxes | Mask | None) -> None:
+        is_mask = isinstance(label, np.ndarray)
+        self.label, self.shapes = label, find_shapes(label, len(self.files.classes)) if is_mask else ()
 
     def go(self, step: int) -> bool:
         """Move one image on (1) or back (-1), past those set aside; False: there is none, nothing moved."""
@@ -83,28 +101,38 @@ class Labelling:
             raise RequestError(f"none of the {len(self.images)} images can be labelled; the last: {reason}")
 
     def confirm(self) -> bool:
-        """Call the image done, all background if it has no box, and move on; False: it was the last."""
-        if self.boxes is None:
+        """Call the image done, all background if it has no object, and move on; False: it was the last."""
+        if self.label is None:
             self._change(())
         return self.go(1)
 
-    def add(self, edges: tuple[float, float, float, float]) -> None:
-        """Add a box of the chosen class: left, top, right, bottom in own pixels."""
-        self._change((*(self.boxes or ()), make_box(self.kind, *edges)))
+    def add(self, edges: tuple[int, int, int, int]) -> None:
+        """Add a box of the chosen class, or the ellipse in it: left, top, right, bottom in own pixels."""
+        box = make_box(self.kind, *edges)
+        if self.form == "filled" and not isinstance(self.label, np.ndarray):
+            self._change((*(self.label or ()), box))
+        else:
+            self._paint(fill_box(box) if self.form == "filled" else fill_ellipse(box))
 
-    def delete(self, point: tuple[float, float] | None = None) -> bool:
-        """Remove the box at a point (x, y), or else the last; False: there is none.
+    def delete(self, point: Point | None = None) -> bool:
+        """Remove the object of a mask at a point (x, y), or the box there, else the last box; False: none.
 
-        Without a box left the image is unlabelled until it is confirmed.
+        Without an object left the image is unlabelled until it is confirmed.
         """
-        if not self.boxes:
+        if isinstance(self.label, np.ndarray):
+            shape = find_shape(self.shapes, point)
+            if shape is not None:
+                erased = erase(self.label, shape)
+                self._change(erased if erased.any() else None)
+            return shape is not None
+        if not self.label:
             return False
-        doomed = self.find_box(point) or self.boxes[-1]
-        place = next(k for k, box in enumerate(self.boxes) if box is doomed)
-        self._change((*self.boxes[:place], *self.boxes[place + 1 :]) or None)
+        doomed = self.find_box(point) or self.label[-1]
+        place = next(k for k, box in enumerate(self.label) if box is doomed)
+        self._change((*self.label[:place], *self.label[place + 1 :]) or None)
         return True
 
-    def find_box(self, point: tuple[float, float] | None) -> Box | None:
+    def find_box(self, point: Point | None) -> Box | None:
         """The smallest box around a point (x, y) in own pixels, the later of two as small."""
         if point is None:
             return None
@@ -112,55 +140,69 @@ class Labelling:
         around = [box for box in self.boxes or () if box.left <= x < box.right and box.top <= y < box.bottom]
         return min(reversed(around), key=_area, default=None)
 
+    def find_pointed(self, point: Point | None) -> Box | Shape | None:
+        """What a key or a click at a point (x, y) would act on: an object of the label, else one proposed."""
+        return self.find_box(point) or find_shape((*self.shapes, *self.proposals), point)
+
     def choose_class(self, kind: int) -> None:
         """Give the next boxes class `kind`, if there is such a class."""
         if 0 < kind < len(self.files.classes):
             self.kind = kind
 
+    def change_form(self) -> None:
+        """Let the next boxes mean what they did not."""
+        self.form = "ellipse" if self.form == "filled" else "filled"
+
     @property
     def wants_proposals(self) -> bool:
         """Whether a model should look at the image: it has no label, and none has yet."""
-        return self.boxes is None and self.image not in self._proposals
+        return self.label is None and self.image not in self._proposals
 
     @property
-    def proposals(self) -> Boxes:
-        """Boxes that a model proposes for the image and that are not accepted; they are in no file."""
-        return () if self.image in self._accepted else self._proposals.get(self.image, ())
+    def proposals(self) -> Shapes:
+        """Objects that a model proposes for the image and that are not accepted; they are in no file."""
+        return self._proposals.get(self.image, ())
 
-    def propose(self, image: str, boxes: Boxes) -> None:
+    def propose(self, image: str, shapes: Shapes) -> None:
         """Keep what a model proposes for an image."""
-        self._proposals[image] = boxes
+        self._proposals[image] = shapes
 
-    def accept(self) -> bool:
-        """Make the image's proposals its boxes, after those it has; False: there are none."""
-        if not self.proposals:
-            return False
-        self._change((*(self.boxes or ()), *self.proposals), accepted=True)
-        return True
+    def accept(self, point: Point | None = None) -> bool:
+        """Put all proposals, or the one at a point (x, y), on the image's mask; False: there is none."""
+        chosen = find_shape(self.proposals, point)
+        accepted = self.proposals if point is None else () if chosen is None else (chosen,)
+        if accepted:
+            left = tuple(shape for shape in self.proposals if shape not in accepted)
+            self._paint(*accepted)
+            self._proposals[self.image] = left
+        return bool(accepted)
 
     def undo(self) -> bool:
         """Take the last change back, whichever image it was in, and go there; False: there is none."""
         if not self._changes:
             return False
         change = self._changes[-1]
-        self._save(change.image, change.before)
+        self.files.put(change.before)
         self._changes.pop()
-        if change.accepted:
-            self._accepted.discard(change.image)
+        if change.proposed:
+            self._proposals[change.image] = change.proposed
         self.place = self.images.index(change.image)
-        self.boxes = change.before
+        self._take(self.files.read(self.image, self.size))
+        self._note()
         return True
 
-    def _change(self, boxes: Boxes | None, *, accepted: bool = False) -> None:
-        self._save(self.image, boxes)
-        self._changes.append(Change(self.image, self.boxes, accepted))
-        if accepted:
-            self._accepted.add(self.image)
-        self.boxes = boxes
+    def _paint(self, *shapes: Shape) -> None:
+        self._change(paint(self.files.as_mask(self.image, self.label, self.size), shapes))
 
-    def _save(self, image: str, boxes: Boxes | None) -> None:
-        self.files.write(image, boxes, self._sizes[image])
-        (self.labelled.discard if boxes is None else self.labelled.add)(image)
+    def _change(self, label: Boxes | Mask | None) -> None:
+        before = self.files.keep(self.image)
+        self.files.write(self.image, label, self.size)
+        self._changes.append(Change(self.image, before, self.proposals))
+        self._take(label)
+        self._note()
+
+    def _note(self) -> None:
+        (self.labelled.discard if self.label is None else self.labelled.add)(self.image)
 
 
 def _area(box: Box) -> float:
@@ -173,7 +215,7 @@ class Predicting:
     def __init__(self, labelling: Labelling, propose: Propose) -> None:
         self.labelling, self.propose = labelling, propose
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="proposals")
-        self._running: tuple[str, Future[Boxes]] | None = None
+        self._running: tuple[str, Future[Shapes]] | None = None
 
     def look(self, pixels: Pixels) -> str:
         """Take what is finished, begin with the current image if it wants proposals; what to say of it."""

@@ -1,4 +1,4 @@
-"""The picture in the window: words above, below them the image scaled to fit, with its boxes."""
+"""The picture in the window: words above, below them the image scaled to fit, with its objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from seg.data.images import Pixels
 from seg.data.labels import Box
 from seg.figures.panels import as_rgb, class_colours, resize, stretch, to_rgb
 from seg.label.files import Boxes
+from seg.label.shapes import Shape, Shapes
 
 Picture = NDArray[np.uint8]
 """[H, W, 3] in OpenCV's order, blue first."""
@@ -24,6 +25,9 @@ PAPER, GROUND, FRAME = (32, 32, 32), (12, 12, 12), (80, 80, 80)
 MARGIN_PX = 8
 """Around the image, so that the mouse can go past its edges and a box reach them."""
 FONT, FONT_SCALE, LINE_PX, GAP_PX = cv2.FONT_HERSHEY_SIMPLEX, 0.55, 24, 18
+DASH_PX = 5
+DARKEST, BLUE_LEFT = 160, 0.7
+"""What stands below a box that is being drawn: `show_below_box`."""
 FONT_FITS_PX = 1200
 """Letters grow with windows wider than this, as on screens of many small pixels."""
 
@@ -81,6 +85,16 @@ def scale_image(pixels: Pixels, shown: tuple[int, int]) -> Picture:
     return as_rgb(stretch(scaled) if scaled.dtype == np.uint16 else scaled)[:, :, ::-1]
 
 
+def show_below_box(pixels: Pixels, shown: tuple[int, int]) -> Picture:
+    """An image for cv2.selectROI, which draws in pure blue: gray at size (H, W) in light shades of cream.
+
+    Blue on them has the contrast of 3:1 that W3C asks for (WCAG 2.2, 1.4.11), be the image dark or bright.
+    """
+    gray = cv2.cvtColor(scale_image(pixels, shown), cv2.COLOR_BGR2GRAY)
+    shades = DARKEST + stretch(gray) * ((255 - DARKEST) / 255)
+    return np.stack([shades * BLUE_LEFT, shades, shades], axis=2).round().astype(np.uint8)
+
+
 def draw_banner(lines: Sequence[Sequence[Words]], width: int, least_height: int = 0) -> Picture:
     """Lines of words, broken where they do not fit, on a strip [height, width, 3]."""
     scale = FONT_SCALE * max(1.0, width / FONT_FITS_PX)
@@ -117,30 +131,48 @@ def draw_boxes(
     placement: Placement,
     boxes: Boxes,
     colours: Sequence[Colour],
-    *,
-    proposed: bool = False,
-    pointed: Box | None = None,
+    pointed: Box | Shape | None = None,
 ) -> None:
-    """Outline boxes in their class's colour: the one pointed at thicker, those only proposed dashed."""
+    """Outline boxes in their class's colour, the one pointed at thicker."""
     for box in boxes:
         left, top, right, bottom = placement.to_picture(box)
         corners = (left, top), (max(left, right - 1), max(top, bottom - 1))
-        if proposed:
-            _draw_dashes(picture, *corners, colours[box.kind])
-            continue
         thickness = 4 if box is pointed else 2
         cv2.rectangle(picture, *corners, GROUND, thickness + 2)  # a dark edge: seen on any ground
         cv2.rectangle(picture, *corners, colours[box.kind], thickness)
 
 
-def _draw_dashes(picture: Picture, first: tuple[int, int], last: tuple[int, int], colour: Colour) -> None:
-    (left, top), (right, bottom) = first, last
-    for start in range(left, right + 1, 10):
-        for y in (top, bottom):
-            cv2.line(picture, (start, y), (min(start + 5, right), y), colour, 1)
-    for start in range(top, bottom + 1, 10):
-        for x in (left, right):
-            cv2.line(picture, (x, start), (x, min(start + 5, bottom)), colour, 1)
+def draw_shapes(
+    picture: Picture,
+    placement: Placement,
+    shapes: Shapes,
+    colours: Sequence[Colour],
+    *,
+    proposed: bool = False,
+    pointed: Box | Shape | None = None,
+) -> None:
+    """Outline objects along their pixels in their class's colour, as boxes; those only proposed dashed."""
+    for shape in shapes:
+        thickness = (2 if proposed else 4) if shape is pointed else (1 if proposed else 2)
+        outlines = _outline(shape, placement)
+        cv2.polylines(picture, outlines, True, GROUND, thickness + 2)
+        lines = [dash for outline in outlines for dash in _cut(outline)] if proposed else outlines
+        cv2.polylines(picture, lines, not proposed, colours[shape.box.kind], thickness)
+
+
+def _outline(shape: Shape, placement: Placement) -> list[NDArray[np.int32]]:
+    """The outlines of an object and of its holes in the picture, each [N, 1, 2]: x and y."""
+    found, _ = cv2.findContours(shape.pixels.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    scale = placement.shown[1] / placement.own[1], placement.shown[0] / placement.own[0]
+    corner, place = (shape.box.left, shape.box.top), (placement.left, placement.top)
+    return [np.int32(np.floor((points + corner + 0.5) * scale + place)) for points in found]  # type: ignore[misc]
+
+
+def _cut(outline: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """Steps of an outline that dashes cover, each [2, 1, 2]."""
+    ends = np.roll(outline, -1, axis=0)
+    along = np.hypot(*(ends - outline)[:, 0].T).cumsum()
+    return list(np.stack([outline, ends], axis=1)[along // DASH_PX % 2 == 0])
 
 
 def box_colours(classes: Sequence[str]) -> list[Colour]:

@@ -1,24 +1,21 @@
-"""Boxes that a trained model proposes: what it predicts of an image, object by object."""
+"""What a trained model proposes: what it predicts of an image, object by object."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from seg.data.background import Backgrounds
 from seg.data.frames import Frame, FrameReader, as_clip
 from seg.data.images import Pixels, split_page
 from seg.data.listing import Sequences
 from seg.errors import ImageError
-from seg.label.files import Boxes, make_box
-from seg.objects import find_objects
+from seg.label.shapes import Shapes, find_shapes
 from seg.predict.predictor import open_predictor
 
 
 class Proposer:
-    """Proposes boxes for the images of an archive with one model, on the GPU where there is one."""
+    """Proposes objects for the images of an archive with one model, on the GPU where there is one."""
 
     def __init__(
         self,
@@ -44,8 +41,8 @@ class Proposer:
             Backgrounds(self.card.preprocessing, backgrounds, self._frames_of),
         )
 
-    def propose_boxes(self, name: str, image: Pixels) -> Boxes:
-        """Boxes around the objects that the model sees in the image of this name, as read.
+    def propose(self, name: str, image: Pixels) -> Shapes:
+        """The objects that the model sees in the image of this name, as read.
 
         A sequence model sees the frames before it too. UnsupportedImage: fitted on another bit depth.
         """
@@ -53,7 +50,7 @@ class Proposer:
         earlier = [self._neighbour(near) for near in self.sequences.clip(name, self.card.frames)[:-1]]
         size = (image.shape[0], image.shape[1])
         ids = self.predictor.predict_frames(as_clip(earlier, frame), size).ids.cpu().numpy()
-        return find_boxes(ids, len(self.card.classes), self.min_object_px)
+        return find_shapes(ids, len(self.card.classes), self.min_object_px)
 
     def _neighbour(self, name: str) -> Frame | None:
         try:
@@ -63,10 +60,3 @@ class Proposer:
 
     def _frames_of(self, sequence: str) -> list[tuple[str, Path]]:
         return [(name, self.archive / split_page(name)[0]) for name in self.sequences.frames(sequence)]
-
-
-def find_boxes(ids: NDArray[np.uint8], num_classes: int, min_object_px: int) -> Boxes:
-    """Boxes around the objects of a mask, uint8 [H, W]: in the order of `find_objects`."""
-    objects = find_objects(ids, num_classes, min_object_px)
-    edges = np.hstack([objects.boxes[:, :2], objects.boxes[:, :2] + objects.boxes[:, 2:]]).tolist()
-    return tuple(make_box(kind, *box) for kind, box in zip(objects.class_ids.tolist(), edges, strict=True))

@@ -19,6 +19,7 @@ from seg.errors import ImageError, RequestError
 from seg.label import picture
 from seg.label.labelling import Labelling, Predicting, Propose
 from seg.label.picture import DIM, INK, NOTICE, Colour, Picture, Placement, Words
+from seg.label.shapes import Shape
 from seg.screen import say
 from seg.words import plural
 
@@ -141,10 +142,12 @@ def _find_windows(
 
 def describe_image(labelling: Labelling, pixels: Pixels, colours: Sequence[Colour]) -> Lines:
     """What is shown and how it is labelled; then the classes in their colours, the next box's in brackets."""
-    if labelling.boxes is None:
+    if labelling.label is None:
         state = "not labelled"
+    elif labelling.boxes:
+        state = plural(len(labelling.boxes), "box", "boxes")
     else:
-        state = plural(len(labelling.boxes), "box", "boxes") if labelling.boxes else "all background"
+        state = plural(len(labelling.shapes), "object") if labelling.shapes else "all background"
     heading: list[Words] = [
         (f"{labelling.place + 1}.", INK),
         (labelling.image, INK),
@@ -161,21 +164,32 @@ def describe_image(labelling: Labelling, pixels: Pixels, colours: Sequence[Colou
 
 def list_keys(labelling: Labelling, notice: str) -> Lines:
     """The keys that do something now; then what there is to say."""
-    keys = ["SPACE draw a box", "n next", "s skip", "p previous", "u undo", "d delete", "q quit"]
-    if labelling.boxes is None:
-        keys[1] = "n next: all background"
+    other = "ellipses" if labelling.form == "filled" else "boxes"
+    keys = [f"SPACE draw {_describe_form(labelling)}", f"e {other}"]
+    keys += ["n next", "s skip", "p previous", "u undo", "d delete", "q quit"]
+    if labelling.label is None:
+        keys[2] = "n next: all background"
     if len(labelling.files.classes) > 2:
         keys.insert(1, "1-9 or TAB class")
     if labelling.proposals:
         keys.insert(1, f"a accept {plural(len(labelling.proposals), 'proposal')}")
+        keys.insert(2, "click accept one")
     return [[(key, INK) for key in keys], [(notice, NOTICE)]]
 
 
 def explain_drawing(labelling: Labelling) -> Lines:
     """What to do while a box is drawn, in as many lines as the keys."""
     name = labelling.files.classes[labelling.kind]
-    words = (f"{name}: drag a box with the mouse", "SPACE or ENTER takes it", "c cancels")
+    words = (
+        f"{name}: drag {_describe_form(labelling)} with the mouse",
+        "SPACE or ENTER takes it",
+        "c cancels",
+    )
     return [[(word, NOTICE) for word in words], []]
+
+
+def _describe_form(labelling: Labelling) -> str:
+    return "a box" if labelling.form == "filled" else "the box of an ellipse"
 
 
 class LabelWindow:
@@ -195,10 +209,12 @@ class LabelWindow:
         self.colours = picture.box_colours(labelling.files.classes)
         self.notice = ""
         self.mouse: tuple[int, int] | None = None
+        self.clicked: tuple[int, int] | None = None
+        """Where, since it was last looked at."""
         self.placement: Placement | None = None
         self._banner: tuple[int, ...] = (0, 0)
         self._opened: tuple[str, Pixels] | None = None
-        self._scaled: tuple[tuple[str, tuple[int, int]], Picture] | None = None
+        self._scaled: tuple[tuple[str, tuple[int, int], bool], Picture] | None = None
         self._shown: tuple[object, ...] = ()
         self.commands: dict[str, Callable[[], object]] = {
             " ": self.draw_box,
@@ -207,7 +223,8 @@ class LabelWindow:
             "s": lambda: self.go(1),
             "p": lambda: self.go(-1),
             "u": lambda: self._say_unless(labelling.undo(), "nothing to undo"),
-            "d": lambda: self._say_unless(labelling.delete(self._point()), "no box to delete"),
+            "d": lambda: self._say_unless(labelling.delete(self._point()), "no object to delete here"),
+            "e": labelling.change_form,
             "a": lambda: self._say_unless(labelling.accept(), "no proposals to accept"),
             "\t": lambda: labelling.choose_class(labelling.kind % (len(labelling.files.classes) - 1) + 1),
             **{str(kind): lambda kind=kind: labelling.choose_class(kind) for kind in range(1, 10)},
@@ -242,6 +259,9 @@ class LabelWindow:
         letter = chr(key).lower() if 0 <= key < 128 else ""
         if letter == "q" or not _is_open():
             return False
+        if self.clicked and self.placement is not None:
+            self.labelling.accept(self.placement.point_to_own(*self.clicked))
+        self.clicked = None
         if letter in self.commands:
             self.notice = ""
             self.commands[letter]()
@@ -263,15 +283,23 @@ class LabelWindow:
 
     def _show(self) -> None:
         """Draw the picture anew if anything in it has changed."""
-        labelling, pointed, size = self.labelling, self.labelling.find_box(self._point()), _window_size()
+        labelling, pointed, size = self.labelling, self.labelling.find_pointed(self._point()), _window_size()
         waiting = self.predicting is not None and labelling.wants_proposals
         notice = " ".join(words for words in ("predicting ..." if waiting else "", self.notice) if words)
-        state = (labelling.image, labelling.boxes, labelling.proposals, labelling.kind, pointed, notice, size)
+        marks = (labelling.label is None, labelling.boxes, labelling.shapes, labelling.proposals)
+        state = (labelling.image, marks, labelling.kind, labelling.form, pointed, notice, size)
         if self._shown != state:
             self._shown = state
             cv2.imshow(TITLE, self._draw(size, list_keys(labelling, notice), pointed))
 
-    def _draw(self, size: tuple[int, int], lines: Lines, pointed: Box | None = None) -> Picture:
+    def _draw(
+        self,
+        size: tuple[int, int],
+        lines: Lines,
+        pointed: Box | Shape | None = None,
+        *,
+        below_box: bool = False,
+    ) -> Picture:
         """The picture, [H, W, 3] of `size`: `lines` stand between what describes the image and the image."""
         labelling, pixels, (height, width) = self.labelling, self._open_image(), size
         least_px = self._banner[0] if self._banner[1] == width else 0  # or the image jumps as words change
@@ -279,21 +307,23 @@ class LabelWindow:
         banner = picture.draw_banner(lines, width, least_px)[:height]
         self._banner = banner.shape[:2]
         place = self.placement = Placement.fit(labelling.size, size, len(banner))
-        key = (labelling.image, place.shown)
+        key = (labelling.image, place.shown, below_box)
         if self._scaled is None or self._scaled[0] != key:
-            self._scaled = (key, picture.scale_image(pixels, place.shown))
+            show = picture.show_below_box if below_box else picture.scale_image
+            self._scaled = (key, show(pixels, place.shown))
         drawn = picture.compose(size, banner, place, self._scaled[1])
-        picture.draw_boxes(drawn, place, labelling.proposals, self.colours, proposed=True)
-        picture.draw_boxes(drawn, place, labelling.boxes or (), self.colours, pointed=pointed)
+        picture.draw_shapes(drawn, place, labelling.proposals, self.colours, proposed=True, pointed=pointed)
+        picture.draw_shapes(drawn, place, labelling.shapes, self.colours, pointed=pointed)
+        picture.draw_boxes(drawn, place, labelling.boxes or (), self.colours, pointed)
         return drawn
 
     def draw_box(self) -> None:
         """Let the user draw a box with cv2.selectROI, and add it."""
-        drawn = self._draw(_window_size(), explain_drawing(self.labelling))
+        drawn = self._draw(_window_size(), explain_drawing(self.labelling), below_box=True)
         with ended_by_signals(self.leave):
             rectangle = cv2.selectROI(TITLE, drawn, showCrosshair=False, fromCenter=False, printNotice=False)
         cv2.setMouseCallback(TITLE, self._see_mouse)  # selectROI leaves one that does nothing
-        self.mouse, self._shown = None, ()
+        self.mouse, self.clicked, self._shown = None, None, ()
         assert self.placement is not None, "a picture was drawn"
         x, y, width, height = rectangle
         if edges := self.placement.to_own(x, y, width, height):
@@ -312,8 +342,10 @@ class LabelWindow:
         if not done:
             self.notice = notice
 
-    def _see_mouse(self, _event: int, x: int, y: int, _flags: int, _data: object) -> None:
+    def _see_mouse(self, event: int, x: int, y: int, _flags: int, _data: object) -> None:
         self.mouse = (x, y)
+        if event == cv2.EVENT_LBUTTONDOWN:
+            self.clicked = self.mouse
 
     def _point(self) -> tuple[float, float] | None:
         """Where the mouse is, in own pixels."""

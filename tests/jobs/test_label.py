@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from jobs import label
 from seg.label import folder as label_folder
-from seg.label.files import LabelFiles
-from seg.label.picture import GROUND, NOTICE, PAPER, box_colours
+from seg.label.picture import GROUND, NOTICE, PAPER, Placement, box_colours
 from seg.label.proposals import Proposer
+from seg.label.shapes import Shapes, paint
 from seg.label.window import TITLE
 from tests import small
 from tests.small import read_tree, start_job, write_image, write_model
@@ -282,6 +282,29 @@ def test_keys_confirm_undo_delete_and_move_and_looking_writes_nothing(
     assert job.end() == (0, "")
 
 
+def test_a_box_may_mean_the_ellipse_in_it_and_is_seen_while_it_is_drawn(
+    start: StartJob, folder: Path, screen: Screen
+) -> None:
+    job = start(folder, "--box", "ellipse")
+    wait_until(lambda: len(bright_rectangles(screen)) == 2, "the image")
+    left, top, right, bottom = bright_rectangles(screen)[0]
+    job.press("space", lambda: screen.find(NOTICE), "the words about drawing")
+    screen.do("mousemove", right, bottom, "mousedown", 1, "mousemove", left, top)
+    wait_until(lambda: screen.where((255, 0, 0)).sum() > right - left, "the box", within_s=20)  # in pure blue
+    screen.do("mouseup", 1, "key", "Return")
+    file = folder / "masks/s/1.png"
+    wait_until(file.exists, "the mask", within_s=20)
+    mask, (x, y, x2, y2) = cv2.imread(file, cv2.IMREAD_UNCHANGED), TRUTH[0]
+    own_per_shown = 1800 / (WINDOW_PX[0] - 16)
+    rows, columns = np.nonzero(mask)
+    found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    assert np.abs(np.subtract(found, (x, y, x2, y2))).max() <= own_per_shown + 0.5
+    assert abs((mask == 1).sum() / ((x2 - x) * (y2 - y)) - np.pi / 4) < 0.02
+    assert job.saved() == {}
+    screen.do("key", "q")
+    assert job.end() == (0, "")
+
+
 def test_a_queue_opens_its_images_and_no_others_in_its_order(
     start: StartJob, folder: Path, screen: Screen, tmp_path: Path
 ) -> None:
@@ -323,14 +346,14 @@ def test_ctrl_c_and_sigterm_end_with_4_also_while_a_box_is_drawn(
     assert job.end() == (4, "label: stopped; the same command goes on from here\n")
 
 
-def test_a_model_proposes_boxes_and_only_accepting_saves_them(
+def test_a_model_proposes_objects_and_accepting_saves_their_pixels(
     start: StartJob, folder: Path, screen: Screen, tmp_path: Path
 ) -> None:
     """Seconds go by while a process of its own loads torch and torchvision."""
     model = write_model(tmp_path / "model.safetensors", classes=CLASSES)
     shutil.rmtree(folder / "images")
     random = np.random.default_rng(5)
-    write_image(folder / "images/a.png", random.integers(0, 255, (128, 192), dtype=np.uint8))
+    write_image(folder / "images/a.png", random.integers(100, 255, (128, 192), dtype=np.uint8))
     proposer = Proposer(
         model,
         folder / "images",
@@ -339,14 +362,30 @@ def test_a_model_proposes_boxes_and_only_accepting_saves_them(
         backgrounds=tmp_path,
         min_object_px=20,
     )
-    wanted = proposer.propose_boxes("a.png", label_folder.read_image(folder / "images", "a.png"))
-    assert wanted
+    proposed = proposer.propose("a.png", label_folder.read_image(folder / "images", "a.png"))
+    assert len(proposed) > 1
+    file, blank = folder / "masks/a.png", np.zeros((128, 192), np.uint8)
+
+    def is_saved(shapes: Shapes) -> bool:
+        """By the file, which is renamed into its place."""
+        return file.exists() and np.array_equal(cv2.imread(file, cv2.IMREAD_UNCHANGED), paint(blank, shapes))
+
     job = start(folder, "--model", model, "--min-object-px", 20)
     screen.wait_without(NOTICE)  # predicting ...
+    assert not file.exists()
+    job.press("a", lambda: is_saved(proposed))
+    job.press("u", lambda: not file.exists())
+    largest = max(proposed, key=lambda shape: shape.pixels.sum())
+    row, column = np.argwhere(largest.pixels)[largest.pixels.sum() // 2] + (largest.box.top, largest.box.left)
+    words = screen.find(PAPER)
+    assert words is not None
+    place = Placement.fit(blank.shape, WINDOW_PX[::-1], words[3])
+    across, down = place.shown[1] / 192, place.shown[0] / 128
+    x, y = place.left + round((column + 0.5) * across), place.top + round((row + 0.5) * down)
+    screen.do("mousemove", x, y, "click", 1)
+    wait_until(lambda: is_saved((largest,)), "the proposal that was clicked", within_s=20)
+    job.press("d", lambda: not file.exists())  # the mouse points at it
     assert job.saved() == {}
-    job.press("a", job.saved)
-    assert LabelFiles(folder, CLASSES).read("a.png", (128, 192)) == wanted
-    job.press("u", lambda: not job.saved())
     screen.do("key", "q")
     assert job.end() == (0, "")
 

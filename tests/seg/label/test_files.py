@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from seg.data.labels import decode_label
 from seg.data.layout import pair_labels
 from seg.errors import DataWarning, LabelMismatch, RequestError
 from seg.label.files import Boxes, LabelFiles, choose_classes, find_folders, make_box
-from tests.small import read_tree
+from tests.small import read_tree, write_image
 
 CLASSES = ("background", "cell", "dust")
 SHAPE = "'class x y width height', a whole number and four shares of the image"
@@ -159,9 +160,64 @@ def test_another_kind_of_label_in_the_way_is_refused(tmp_path: Path, label: str)
     with pytest.raises(RequestError) as error:
         LabelFiles(tmp_path, CLASSES).find_labelled(["a.png"])
     assert str(error.value) == (
-        f"labels {tmp_path}/boxes: a.png is labelled by {label}; labelling writes YOLO files, "
-        "so move that elsewhere or give another `out`"
+        f"labels {tmp_path}/boxes: a.png is labelled by {label}; labelling writes YOLO files "
+        "there, so move that elsewhere or give another `out`"
     )
+
+
+def test_a_mask_is_an_images_label_also_beside_its_boxes_and_takes_their_place(tmp_path: Path) -> None:
+    files, mask = LabelFiles(tmp_path, CLASSES), np.zeros(SIZE, np.uint8)
+    mask[3:9, 5:50], mask[80:, :7] = 2, 255
+    files.write("s/a.png", (make_box(1, 3, 5, 40, 60),), SIZE)
+    before = files.keep("s/a.png")
+    files.write("s/a.png", mask, SIZE)
+    assert set(read_tree(tmp_path)) == {"classes.txt", "masks/s/a.png"}
+    assert (np.asarray(Image.open(tmp_path / "masks/s/a.png")) == mask).all()
+    files.write("s/b.png", (), SIZE)
+    (tmp_path / "boxes/s/a.txt").write_text("0 .5 .5 .1 .1\n")
+    assert (files.read("s/a.png", SIZE) == mask).all()  # type: ignore[union-attr]
+    assert files.find_labelled(["s/a.png", "s/b.png", "s/c.png"]) == {"s/a.png", "s/b.png"}
+    files.put(before)
+    assert files.keep("s/a.png") == before
+    assert "masks/s/a.png" not in read_tree(tmp_path)
+    files.write("s/a.png", None, SIZE)
+    assert files.read("s/a.png", SIZE) is None
+
+
+@pytest.mark.parametrize("name", ["a.tif.png", "a.png"])
+def test_a_mask_under_either_name_that_a_label_may_have_is_read_and_written(
+    tmp_path: Path, name: str
+) -> None:
+    files, mask = LabelFiles(tmp_path, CLASSES), np.full(SIZE, 1, np.uint8)
+    write_image(tmp_path / "masks" / name, mask)
+    assert files.find_labelled(["a.tif"]) == {"a.tif"}
+    assert (files.read("a.tif", SIZE) == mask).all()  # type: ignore[union-attr]
+    files.write("a.tif", mask * 2, SIZE)
+    assert set(read_tree(tmp_path)) == {"classes.txt", f"masks/{name}"}
+    assert pair_labels(["a.tif"], tmp_path / "masks") == {"a.tif": name}
+
+
+def test_boxes_become_the_mask_that_reading_them_gives(tmp_path: Path) -> None:
+    files, boxes = LabelFiles(tmp_path, CLASSES), (make_box(1, 3.4, 5, 40, 60), make_box(2, 30, 50, 130, 90))
+    files.write("a.png", boxes, SIZE)
+    file = tmp_path / "boxes/a.txt"
+    read = decode_label(file.read_bytes(), file, SIZE, CLASSES)
+    assert (files.as_mask("a.png", boxes, SIZE) == read).all()
+    assert not files.as_mask("a.png", None, SIZE).any()
+    assert (files.as_mask("a.png", read, SIZE) == read).all()
+
+
+def test_a_mask_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    files = LabelFiles(tmp_path, CLASSES)
+    write_image(tmp_path / "masks/a.png", np.full(SIZE, 3, np.uint8))
+    with pytest.raises(LabelMismatch, match=r"^label .*/masks/a.png holds class id 3, not below 3"):
+        files.read("a.png", SIZE)
+    with pytest.raises(LabelMismatch, match=r"^label .*/masks/a.png is 130 x 90 pixels but its image is"):
+        files.read("a.png", (90, 131))
+    (tmp_path / "masks/a.txt").write_text("")
+    (tmp_path / "masks/a.png").unlink()
+    with pytest.raises(RequestError, match=r"a.png is labelled by a.txt; labelling writes PNG masks there"):
+        files.find_labelled(["a.png"])
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

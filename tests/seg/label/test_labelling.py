@@ -1,13 +1,17 @@
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from seg.errors import LabelMismatch, RequestError
-from seg.label.files import Boxes, LabelFiles, make_box
+from seg.label.files import LabelFiles, Mask, make_box
 from seg.label.labelling import Labelling
-from tests.small import read_tree
+from seg.label.shapes import Shapes, fill_box, fill_ellipse
+from tests.small import read_tree, write_image
 
 CLASSES = ("background", "cell", "dust")
 IMAGES = ["s/1.png", "s/2.png", "s/10.png"]
@@ -137,7 +141,11 @@ def test_a_change_that_cannot_be_saved_did_not_happen(tmp_path: Path) -> None:
     assert labelling.boxes == before
 
 
-PROPOSED: Boxes = (make_box(1, 5, 5, 15, 15), make_box(2, 50, 40, 60, 50))
+PROPOSED: Shapes = (fill_ellipse(make_box(1, 5, 5, 15, 15)), fill_box(make_box(2, 50, 40, 60, 50)))
+
+
+def read_mask(root: Path, image: str = "s/1.png") -> Mask:
+    return np.asarray(Image.open(root / "masks" / image))
 
 
 def test_proposals_are_in_no_file_until_they_are_accepted_and_undo_takes_them_back(tmp_path: Path) -> None:
@@ -145,18 +153,82 @@ def test_proposals_are_in_no_file_until_they_are_accepted_and_undo_takes_them_ba
     assert labelling.wants_proposals
     labelling.propose("s/1.png", PROPOSED)
     assert not labelling.wants_proposals
-    assert (labelling.proposals, labelling.boxes, saved(tmp_path)) == (PROPOSED, None, {})
+    assert (labelling.proposals, labelling.label, saved(tmp_path)) == (PROPOSED, None, {})
     labelling.add((1, 2, 3, 4))
     assert labelling.proposals == PROPOSED
     assert labelling.accept()
-    assert (labelling.boxes, labelling.proposals) == ((make_box(1, 1, 2, 3, 4), *PROPOSED), ())
+    assert (labelling.proposals, labelling.boxes, saved(tmp_path)) == ((), None, {})
+    wanted = np.zeros(SIZE, np.uint8)
+    wanted[2:4, 1:3], wanted[40:50, 50:60] = 1, 2
+    wanted[5:15, 5:15] = PROPOSED[0].pixels  # not all of its box
+    assert (read_mask(tmp_path) == wanted).all()
     assert not labelling.accept()
-    labelling.delete((10, 10))
+    assert labelling.delete((10, 10))
     assert labelling.proposals == ()  # what was accepted and deleted does not come back
+    wanted[5:15, 5:15] = 0
+    assert (read_mask(tmp_path) == wanted).all()
     assert labelling.undo()
     assert labelling.undo()
     assert (labelling.boxes, labelling.proposals) == ((make_box(1, 1, 2, 3, 4),), PROPOSED)
     assert saved(tmp_path)["s/1.txt"].count("\n") == 1
+    assert not (tmp_path / "masks/s/1.png").exists()
+
+
+def test_a_click_accepts_the_proposal_under_it_alone(tmp_path: Path) -> None:
+    labelling = begin(tmp_path)
+    labelling.propose("s/1.png", PROPOSED)
+    assert not labelling.accept((5.5, 5.5))  # in its box, beside its pixels
+    assert labelling.label is None
+    assert labelling.accept((55, 45))
+    assert labelling.proposals == PROPOSED[:1]
+    assert set(np.unique(read_mask(tmp_path), return_counts=True)[1]) == {SIZE[0] * SIZE[1] - 100, 100}
+    assert labelling.accept()
+    assert (read_mask(tmp_path) == 1).sum() == PROPOSED[0].pixels.sum()
+    labelling.undo()
+    labelling.undo()
+    assert (labelling.label, labelling.proposals, labelling.labelled) == (None, PROPOSED, set())
+
+
+def test_boxes_drawn_on_a_mask_are_objects_of_it_and_the_last_one_deleted_takes_it_along(
+    tmp_path: Path,
+) -> None:
+    labelling = begin(tmp_path)
+    labelling.propose("s/1.png", PROPOSED[1:])
+    labelling.accept()
+    labelling.add((80, 10, 90, 20))
+    assert (read_mask(tmp_path)[10:20, 80:90] == 1).all()
+    assert not labelling.delete((120, 80))  # nothing is there, and which one is the last a mask does not tell
+    assert labelling.delete((55, 45))
+    assert labelling.delete((85, 15))
+    assert (labelling.label, labelling.labelled, saved(tmp_path)) == (None, set(), {})
+    assert not (tmp_path / "masks/s/1.png").exists()
+
+
+def test_ignored_pixels_stay_where_nothing_is_drawn(tmp_path: Path) -> None:
+    mask = np.zeros(SIZE, np.uint8)
+    mask[:5], mask[20:30, 20:30] = 255, 1
+    write_image(tmp_path / "masks/s/1.png", mask)
+    labelling = Labelling(IMAGES[:1], LabelFiles(tmp_path, CLASSES))
+    labelling.open(SIZE)
+    assert len(labelling.shapes) == 1
+    labelling.delete((25, 25))
+    mask[20:30, 20:30] = 0
+    assert (read_mask(tmp_path) == mask).all()
+
+
+def test_a_box_that_means_an_ellipse_is_its_pixels_and_earlier_boxes_go_along(tmp_path: Path) -> None:
+    labelling = begin(tmp_path)
+    labelling.add((0, 0, 10, 10))
+    labelling.change_form()
+    labelling.choose_class(2)
+    labelling.add((20, 30, 61, 51))
+    wanted = np.zeros(SIZE, np.uint8)
+    cv2.ellipse(wanted, (40, 40), (20, 10), 0, 0, 360, 2, -1)  # drawn by another library
+    wanted[:10, :10] = 1
+    assert (read_mask(tmp_path) != wanted).sum() <= 8  # pixels of the rim
+    assert (labelling.form, saved(tmp_path)) == ("ellipse", {})
+    labelling.change_form()
+    assert labelling.form == "filled"
 
 
 def test_a_labelled_image_wants_no_proposals_and_one_without_objects_is_asked_once(tmp_path: Path) -> None:
@@ -213,13 +285,15 @@ def test_a_class_that_is_not_there_is_not_chosen(tmp_path: Path) -> None:
 
 
 @settings(max_examples=25)  # each change writes two files, flushed
-@given(st.lists(st.sampled_from("adnpsxP12"), min_size=5, max_size=25))
+@given(st.lists(st.sampled_from("adnpsxceP12"), min_size=5, max_size=25))
 def test_undo_to_the_beginning_leaves_the_files_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, keys: list[str]
 ) -> None:
     """Whatever was done: adding, deleting, confirming, moving, accepting; and files say what is shown."""
     root = tmp_path_factory.mktemp("labels")
     LabelFiles(root, CLASSES).write("s/2.png", (make_box(2, 1, 1, 5, 5), make_box(1, 3, 3, 9, 9)), SIZE)
+    write_image(root / "masks/s/10.tif.png", np.full(SIZE, 1, np.uint8))  # of no image here
+    (root / "boxes/s/10.txt").write_text("0 .5 .5 .1 .1")  # not as we write it
     before, labelling = read_tree(root), begin(root)
     for count, key in enumerate(keys):
         match key:
@@ -231,15 +305,17 @@ def test_undo_to_the_beginning_leaves_the_files_as_they_were(
                 labelling.confirm()
             case "p" | "s":
                 labelling.go(1 if key == "s" else -1)
-            case "x":
-                labelling.accept()
+            case "x" | "c":
+                labelling.accept((10, 10) if key == "c" else None)
+            case "e":
+                labelling.change_form()
             case "P":
                 labelling.propose(labelling.image, PROPOSED)
             case kind:
                 labelling.choose_class(int(kind))
-        shown = labelling.boxes if key not in "nps" else None
+        shown = labelling.label
         labelling.open(SIZE)
-        assert shown in (None, labelling.boxes)
+        assert key in "nps" or np.array_equal(np.asarray(shown), np.asarray(labelling.label))
         assert labelling.labelled == labelling.files.find_labelled(IMAGES)
     while labelling.undo():
         pass

@@ -12,8 +12,11 @@ from seg.label.picture import (
     compose,
     draw_banner,
     draw_boxes,
+    draw_shapes,
     scale_image,
+    show_below_box,
 )
+from seg.label.shapes import fill_box, fill_ellipse
 
 CLASSES = ("background", "cell", "dust")
 SIDES = st.integers(1, 4000)
@@ -120,24 +123,71 @@ def test_words_that_do_not_fit_go_on_the_next_line() -> None:
     assert draw_banner([[], []], 400).shape[0] == draw_banner([[words[0]], [words[1]]], 400).shape[0]
 
 
-def test_boxes_have_their_classes_colours_and_proposals_are_dashed() -> None:
+@pytest.mark.parametrize("hole", [False, True])
+def test_objects_are_outlined_along_their_pixels_in_their_colours_and_proposals_are_dashed(
+    hole: bool,
+) -> None:
     colours = box_colours(CLASSES)
     assert len(set(colours)) == 3
     place = Placement.fit((100, 100), (216, 216), 0)
+    disc, square = fill_ellipse(make_box(1, 10, 10, 41, 41)), fill_box(make_box(2, 50, 50, 90, 90))
+    square.pixels[10:30, 10:30] = not hole
     blank = np.zeros((216, 216, 3), np.uint8)
     solid, dashed, pointed = blank.copy(), blank.copy(), blank.copy()
-    boxes = (make_box(1, 10, 10, 40, 40), make_box(2, 50, 50, 90, 90))
-    draw_boxes(solid, place, boxes, colours)
-    draw_boxes(dashed, place, boxes, colours, proposed=True)
-    draw_boxes(pointed, place, boxes, colours, pointed=boxes[0])
+    draw_shapes(solid, place, (disc, square), colours)
+    draw_shapes(dashed, place, (disc, square), colours, proposed=True)
+    draw_shapes(pointed, place, (disc, square), colours, pointed=disc)
     counts = [
         [int((drawn == colours[kind]).all(2).sum()) for kind in (1, 2)] for drawn in (solid, dashed, pointed)
     ]
     assert 0 < counts[1][0] < counts[0][0] < counts[2][0]
     assert 0 < counts[1][1] < counts[0][1] == counts[2][1]
+    shown = np.zeros((100, 100), np.uint8)
+    shown[disc.region][disc.pixels] = shown[square.region][square.pixels] = 1
+    inside = cv2.resize(shown, (200, 200), interpolation=cv2.INTER_NEAREST)  # as large as it is shown
+    block = np.ones((7, 7), np.uint8)
+    rim = cv2.dilate(inside, block) != cv2.erode(inside, block)
+    drawn = (solid[8:208, 8:208] == colours[1]).all(2) | (solid[8:208, 8:208] == colours[2]).all(2)
+    assert rim[drawn].all()
+    assert (cv2.dilate(drawn.astype(np.uint8), block)[rim] == 1).mean() > 0.95  # corners are cut
+
+
+def test_boxes_have_their_classes_colours_and_the_one_pointed_at_is_thicker() -> None:
+    colours = box_colours(CLASSES)
+    place = Placement.fit((100, 100), (216, 216), 0)
+    blank = np.zeros((216, 216, 3), np.uint8)
+    plain, pointed = blank.copy(), blank.copy()
+    boxes = (make_box(1, 10, 10, 40, 40), make_box(2, 50, 50, 90, 90))
+    draw_boxes(plain, place, boxes, colours)
+    draw_boxes(pointed, place, boxes, colours, boxes[0])
+    counts = [[int((drawn == colours[kind]).all(2).sum()) for kind in (1, 2)] for drawn in (plain, pointed)]
+    assert 0 < counts[0][0] < counts[1][0]
+    assert 0 < counts[0][1] == counts[1][1]
     left, top, right, bottom = place.to_picture(boxes[0])
-    ys, xs = np.nonzero((dashed == colours[1]).all(2))
-    assert (xs.min(), ys.min(), xs.max(), ys.max()) == (left, top, right - 1, bottom - 1)
+    ys, xs = np.nonzero((plain == colours[1]).all(2))
+    assert (xs.min() + 1, ys.min() + 1, xs.max(), ys.max()) == (left, top, right, bottom)
+
+
+def relative_luminance(colour: np.ndarray) -> np.ndarray:
+    """Of sRGB, blue first, as WCAG 2.2 defines it."""
+    share = np.asarray(colour, np.float64) / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.0722, 0.7152, 0.2126]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("low", "high"), [(0, 40), (0, 255), (100, 150), (215, 255), (128, 128)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_blue_of_select_roi_is_seen_on_any_image(
+    dtype: type[np.generic], low: int, high: int, channels: int
+) -> None:
+    ramp = np.linspace(low, high, 64 * 64).reshape(64, 64) * (np.iinfo(dtype).max // 255)  # type: ignore[type-var]
+    pixels = ramp.astype(dtype) if channels == 1 else np.repeat(ramp.astype(dtype)[:, :, None], 3, axis=2)
+    below = show_below_box(pixels, (64, 64))
+    contrast = (relative_luminance(below) + 0.05) / (relative_luminance(np.array([255, 0, 0])) + 0.05)
+    assert contrast.min() >= 3
+    if high > low:  # and the image too: over all shades that there are
+        assert np.ptp(below[:, :, 1]) >= 94
 
 
 @pytest.mark.parametrize("size", [(200, 200), (40, 30), (1, 1)])

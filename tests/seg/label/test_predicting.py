@@ -8,12 +8,13 @@ import pytest
 
 from seg.data.images import Pixels
 from seg.errors import UnsupportedImage
-from seg.label.files import Boxes, LabelFiles, make_box
+from seg.label.files import LabelFiles, make_box
 from seg.label.labelling import Labelling, Predicting, Propose
+from seg.label.shapes import Shapes, fill_box
 from tests.small import wait_until
 
 PIXELS: Pixels = np.full((30, 40), 7, np.uint8)
-FOUND: Boxes = (make_box(1, 1, 2, 3, 4),)
+FOUND: Shapes = (fill_box(make_box(1, 1, 2, 3, 4)),)
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def predicting(root: Path, propose: Propose) -> Iterator[tuple[Labelling, Predic
 def test_the_window_goes_on_while_the_model_looks(tmp_path: Path) -> None:
     go, seen = threading.Event(), []
 
-    def propose(name: str, pixels: Pixels) -> Boxes:
+    def propose(name: str, pixels: Pixels) -> Shapes:
         seen.append((name, int(pixels.sum())))
         assert go.wait(20)
         return FOUND
@@ -50,7 +51,7 @@ def test_the_window_goes_on_while_the_model_looks(tmp_path: Path) -> None:
 
 
 def test_an_image_that_the_model_refuses_is_said_once(tmp_path: Path) -> None:
-    def propose(_name: str, _pixels: Pixels) -> Boxes:
+    def propose(_name: str, _pixels: Pixels) -> Shapes:
         raise UnsupportedImage("the image has 8 bits, the model was fitted on 16")
 
     said: list[str] = []
@@ -62,7 +63,7 @@ def test_an_image_that_the_model_refuses_is_said_once(tmp_path: Path) -> None:
 
 
 def test_a_failure_of_ours_is_not_hidden(tmp_path: Path) -> None:
-    def propose(_name: str, _pixels: Pixels) -> Boxes:
+    def propose(_name: str, _pixels: Pixels) -> Shapes:
         raise ZeroDivisionError
 
     with predicting(tmp_path, propose) as (_, ahead), pytest.raises(ZeroDivisionError):

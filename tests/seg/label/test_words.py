@@ -5,6 +5,7 @@ import numpy as np
 from seg.label.files import LabelFiles, make_box
 from seg.label.labelling import Labelling
 from seg.label.picture import box_colours
+from seg.label.shapes import fill_box
 from seg.label.window import Lines, describe_image, explain_drawing, list_keys
 
 PIXELS = np.zeros((30, 40), np.uint16)
@@ -32,6 +33,9 @@ def test_the_heading_says_what_is_shown_and_how_it_is_labelled(tmp_path: Path) -
     assert heading()[3:] == ["1 box", "1 of 2 labelled"]
     labelling.add((1, 2, 3, 4))
     assert heading()[3] == "2 boxes"
+    labelling.propose("s/1.png", (fill_box(make_box(1, 20, 20, 25, 25)),))
+    labelling.accept()
+    assert heading()[3] == "2 objects"  # both boxes are one, and the accepted one
     labelling.confirm()
     labelling.open((30, 40))
     labelling.confirm()
@@ -51,6 +55,7 @@ def test_keys_that_do_nothing_now_are_left_out(tmp_path: Path) -> None:
     labelling = begin(tmp_path, "cell")
     keys = [
         "SPACE draw a box",
+        "e ellipses",
         "n next: all background",
         "s skip",
         "p previous",
@@ -59,11 +64,13 @@ def test_keys_that_do_nothing_now_are_left_out(tmp_path: Path) -> None:
         "q quit",
     ]
     assert read(list_keys(labelling, "")) == [keys, [""]]
-    labelling.propose("s/1.png", (make_box(1, 1, 2, 3, 4),))
-    assert read(list_keys(labelling, "look"))[0][1] == "a accept 1 proposal"
+    labelling.propose("s/1.png", (fill_box(make_box(1, 1, 2, 3, 4)),))
+    assert read(list_keys(labelling, "look"))[0][1:3] == ["a accept 1 proposal", "click accept one"]
     assert read(list_keys(labelling, "look"))[1] == ["look"]
     labelling.accept()
-    assert read(list_keys(labelling, ""))[0] == [*keys[:1], "n next", *keys[2:]]
+    assert read(list_keys(labelling, ""))[0] == [*keys[:2], "n next", *keys[3:]]
+    labelling.change_form()
+    assert read(list_keys(labelling, ""))[0][:2] == ["SPACE draw the box of an ellipse", "e boxes"]
     assert "1-9 or TAB class" in read(list_keys(begin(tmp_path, "cell", "dust"), ""))[0]
 
 
