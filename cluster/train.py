@@ -111,9 +111,8 @@ def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan
     """
     if request.keep_best < 1:
         raise RequestError(f"`keep_best` is {request.keep_best}, below 1; try `keep_best=1`")
-    data = training_data.open_training_data(
-        request.data or training_data.default_data(), request.recipe, seed=request.seed, limit=request.limit
-    )
+    request = training_data.apply_foreground(request)
+    data = training_data.open_requested(request, request.recipe)
     identity = run_folder.run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_folder.run_name(request.recipe, identity)).resolve()
     store = request.checkpoints and CheckpointStore(request.checkpoints.below(folder.name))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from seg.data.images import read_file
 from seg.data.labels import Box, describe_kinds, parse_yolo
-from seg.data.layout import label_stem, pair_labels, read_classes
+from seg.data.layout import read_classes
 from seg.data.listing import is_inside
+from seg.data.pairing import label_stem, pair_labels
 from seg.errors import LabelMismatch, RequestError
 from seg.files import write_bytes, write_json
 
