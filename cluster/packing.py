@@ -55,9 +55,8 @@ def pack(request: PackRequest, session: Session) -> tuple[PackSummary, ...]:
     """
     if request.workers is not None and request.workers < 0:
         raise RequestError(f"`workers` is {request.workers}, below 0; try `workers=1`")
-    data = training_data.open_training_data(
-        request.data or training_data.default_data(), request.recipe, seed=request.seed, limit=request.limit
-    )
+    request = training_data.apply_foreground(request)
+    data = training_data.open_requested(request, request.recipe)
     log.info(f"data {data.root}: {data.split.how}")
     prepare = choose_preparation(session, request.workers)
     plans = training_data.plan_packs(data, request.recipe)

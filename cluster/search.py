@@ -26,7 +26,7 @@ from seg.files import read_json, write_json
 from seg.metrics import Scores, score_classes
 from seg.model_file import load_model, save_model
 from seg.models import MODELS
-from seg.pack.training_data import TrainingData, default_data, open_packs, open_training_data
+from seg.pack.training_data import TrainingData, apply_foreground, open_packs, open_requested
 from seg.plain_data import Plain, require_fields, to_plain
 from seg.predict.averaging import average
 from seg.predict.predictor import Predictor
@@ -126,15 +126,14 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     """
     if request.trials < 1:
         raise RequestError(f"`trials` is {request.trials}, below 1; try `trials=16`")
+    request = apply_foreground(request)
     recipe, placement = request.recipe, place_trial(request, session)
     given = parse_search(request.search)
     space = choose_space(recipe, given)
     own = own_params(recipe, space)
     check_size(space, own, request.trials)
     points = check_space(space, recipe, own)
-    data = open_training_data(
-        request.data or default_data(), _widest(recipe, points), seed=request.seed, limit=request.limit
-    )
+    data = open_requested(request, _widest(recipe, points))
     if start := check_recipe(recipe, data.classes):
         log.info(f"{start}; tensor by tensor in each trial's weights.log")
     check_batch(recipe, placement.most)

@@ -113,9 +113,8 @@ def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan
     RequestError: they or the recipe do not fit.
     """
     _check_keeping(request)
-    data = training_data.open_training_data(
-        request.data or training_data.default_data(), request.recipe, seed=request.seed, limit=request.limit
-    )
+    request = training_data.apply_foreground(request)
+    data = training_data.open_requested(request, request.recipe)
     identity = run_folder.run_identity(request.recipe, data, request.seed)
     origin = _find_origin(request, identity)
     identity |= origin.claim if origin else {}

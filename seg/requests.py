@@ -32,6 +32,16 @@ class DataRequest:
     recipe: Annotated[Recipe, arg(name="")] = field(default_factory=lambda: RECIPES["interferogram-small"])
     data: Annotated[Path | None, FOLDER] = None
     """Folder of the data set; default: $FRINGE_DATA, else an archive simulated once under data/simulated."""
+    labels: Annotated[Path | None, FOLDER] = None
+    """Folder of the labels, in the same folders as the images or in none; default: masks/ or boxes/ in
+    --data."""
+    label_suffix: Annotated[str, arg(metavar="TEXT")] = ""
+    """What a label's name has after its image's: _mask, where a.tif has a_mask.png."""
+    foreground: Annotated[int | None, arg(metavar="ID")] = None
+    """The id in the masks that is class 1, all others being 0: 255 for masks of 0 and 255; in place of
+    --label-map."""
+    classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """Names of the classes after background, where there is no classes.txt; default: object."""
     out: Annotated[Path | None, FOLDER] = None
     """Folder of the results; default: runs/ or search/RECIPE-HASH, the hash over recipe, data and seed."""
     limit: Annotated[int | None, COUNT] = None
@@ -166,7 +176,13 @@ class ScoreRequest:
     out: Annotated[Place, PLACE]
     """Where ledger, masks, summary and report go; outside the archive."""
     labels: Annotated[Annotated[Place, PLACE] | None, FOLDER] = None
-    """Where the labels are; images without one are predicted and not counted."""
+    """Where the labels are, in the same folders as the images or in none; images without one are predicted
+    and not counted."""
+    label_suffix: Annotated[str, arg(metavar="TEXT")] = ""
+    """What a label's name has after its image's: _mask, where a.tif has a_mask.png."""
+    foreground: Annotated[int | None, arg(metavar="ID")] = None
+    """The id in the masks that is class 1, all others being 0: 255 for masks of 0 and 255; in place of
+    --label-map."""
     label_map: tuple[tuple[int, int], ...] | None = None
     """Pairs: id in a mask, class id (255: ignore): 255 1 for masks of 0 and 255; default: the model file's;
     others are another run."""

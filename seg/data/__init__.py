@@ -5,8 +5,9 @@ from pathlib import Path
 
 from seg.data.camvid import open_camvid, open_camvid_rgb
 from seg.data.drinks import open_drinks
-from seg.data.layout import DataSet, open_plain
+from seg.data.layout import DataSet
 from seg.data.pets import open_pets_binary, open_pets_breeds, open_pets_breeds_only, open_pets_trimap
+from seg.data.plain import open_plain
 
 DATASETS: dict[str, Callable[[Path, str], DataSet]] = {
     "plain": open_plain,

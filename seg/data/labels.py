@@ -40,6 +40,15 @@ LabelMap = Sequence[tuple[int, int]]
 """Pairs (id in the file, class id or 255), applied before ids are checked."""
 
 
+def map_foreground(stored: int) -> tuple[tuple[int, int], ...]:
+    """A label_map that makes one stored id class 1 and every other 0. RequestError: it is no id."""
+    if not 0 <= stored <= IGNORE:
+        raise RequestError(
+            f"`foreground` is {stored}, but the ids of a mask go from 0 to 255; try `foreground=255`"
+        )
+    return tuple((other, int(other == stored)) for other in range(IGNORE + 1))
+
+
 class LabelDecoder(Protocol):
     """How an adapter's label files become masks: called as `decode_label` is, with the same promises.
 

@@ -23,8 +23,8 @@ from seg.data import pickled
 from seg.data.convert import LabelsRecord, folder_in_making, is_converted, relative_name
 from seg.data.formats import npy
 from seg.data.labels import IGNORE, encode_mask
-from seg.data.layout import label_stem
 from seg.data.listing import list_images
+from seg.data.pairing import label_stem
 from seg.data.splits import file_sha256
 from seg.errors import ImageError, RequestError
 from seg.files import write_bytes

@@ -115,15 +115,18 @@ def _blocks(samples: tuple[Sample, ...], root: Path, validation_share: float, fr
     )
 
 
-def data_fingerprint(samples: Iterable[Sample], root: Path, others: Iterable[Path] = ()) -> str:
+def data_fingerprint(
+    samples: Iterable[Sample], root: Path, others: Iterable[Path] = (), labels: Path | None = None
+) -> str:
     """Sha256 in hexadecimal over sorted relative path + content hash of images, labels and other files.
 
+    labels: the folder from which the paths of labels outside of `root` count.
     A sample whose label an adapter reads adds its name and its decoder's repr: what a colour or a breed means
     may stand in a file of neither kind.
     """
     samples = tuple(samples)
     given = {file for sample in samples for file in (sample.image, sample.label) if file} | set(others)
-    files = sorted((file.relative_to(root).as_posix(), file) for file in given)
+    files = sorted((_relative_name(file, root, labels), file) for file in given)
     total = hashlib.sha256()
     with ThreadPoolExecutor() as pool, progress("reading data", len(files)) as advance:
         digests = pool.map(file_sha256, (file for _, file in files))
@@ -133,6 +136,12 @@ def data_fingerprint(samples: Iterable[Sample], root: Path, others: Iterable[Pat
     for name, decoder in sorted((sample.name, repr(sample.decoder)) for sample in samples if sample.decoder):
         total.update(f"{name}\0{decoder}\n".encode())
     return total.hexdigest()
+
+
+def _relative_name(file: Path, root: Path, labels: Path | None) -> str:
+    if labels is None or file.is_relative_to(root):
+        return file.relative_to(root).as_posix()
+    return f"labels:{file.relative_to(labels).as_posix()}"
 
 
 def file_sha256(path: Path) -> str:

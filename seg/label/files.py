@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from seg.data.images import read_file
 from seg.data.labels import Box, decode_label, describe_kinds, encode_mask, parse_yolo
-from seg.data.layout import label_stem, pair_labels, read_classes
+from seg.data.layout import read_classes
 from seg.data.listing import is_inside
+from seg.data.pairing import label_stem, pair_labels
 from seg.errors import LabelMismatch, RequestError
 from seg.files import json_bytes, write_bytes
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from seg.ahead import map_ahead
 from seg.data.images import split_page
-from seg.data.layout import Labels
 from seg.data.listing import Listing, natural_key
+from seg.data.pairing import Labels
 from seg.errors import RequestError
 from seg.ledger.ledger import Ledger
 from seg.progress import progress

@@ -3,25 +3,29 @@
 import logging
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from seg.data import DATASETS
 from seg.data.background import FrameFile
 from seg.data.images import Turned
-from seg.data.labels import holds_mask, refuse_all_ignored
+from seg.data.labels import holds_mask, map_foreground, refuse_all_ignored
 from seg.data.layout import DataSet, Sample
 from seg.data.listing import clip_places
+from seg.data.plain import PLAIN, LabelRule, open_plain
 from seg.data.splits import Split, data_fingerprint, pool_parts, split_samples
 from seg.errors import DataWarning, RequestError, describe_unknown
 from seg.pack.build import PrepareRows, ensure_pack
 from seg.pack.pack import Pack, PackPlan, PackSettings, pack_folder, rows_by_threads
 from seg.progress import progress
 from seg.recipe import Recipe
+from seg.requests import DataRequest
 
 log = logging.getLogger(__name__)
 
 FOLDER = Path("data/simulated")
+Request = TypeVar("Request", bound=DataRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,40 @@ class TrainingData:
     """Folder of the packs, as the job's environment names it: that of its workers may name another."""
 
 
-def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | None = None) -> TrainingData:
+def apply_foreground(request: Request) -> Request:
+    """The same with `foreground` as the label_map of its recipe, which is what is recorded.
+
+    RequestError: it is no id, or the recipe has another label_map.
+    """
+    if request.foreground is None:
+        return request
+    label_map, own = map_foreground(request.foreground), request.recipe.label_map
+    if own not in ((), label_map):
+        raise RequestError(
+            f"`foreground={request.foreground}` and `label_map` both say what the ids of a mask mean; leave "
+            "one of them out"
+        )
+    return replace(request, recipe=replace(request.recipe, label_map=label_map), foreground=None)
+
+
+def open_requested(request: DataRequest, recipe: Recipe) -> TrainingData:
+    """The data that a request asks for, as a recipe reads them; errors as of `open_training_data`."""
+    return open_training_data(
+        request.data or default_data(),
+        recipe,
+        seed=request.seed,
+        limit=request.limit,
+        labels=LabelRule(folder=request.labels, suffix=request.label_suffix, classes=request.classes),
+    )
+
+
+def open_training_data(
+    root: Path, recipe: Recipe, *, seed: int, limit: int | None = None, labels: LabelRule = PLAIN
+) -> TrainingData:
     """Find, split and fingerprint the data a recipe trains on; `limit`: the first images of each part.
 
-    RequestError: no such folder, not the recipe's layout, no labels, too few images, a seed below 0, masks
-    that mark nothing but 255.
+    labels: where they are, for a recipe whose dataset is plain. RequestError: no such folder, not the
+    recipe's layout, no labels, too few images, a seed below 0, masks that mark nothing but 255.
     """
     if seed < 0:
         raise RequestError(f"`seed` is {seed}; give 0 or more")
@@ -53,7 +86,7 @@ def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | No
         raise RequestError(f"data {root} is no folder; give the one that holds the data set")
     if recipe.dataset not in DATASETS:
         raise RequestError(describe_unknown("dataset", recipe.dataset, DATASETS))
-    data = DATASETS[recipe.dataset](root.resolve(), recipe.sequence)
+    data = _open(root.resolve(), recipe, labels)
     data = pool_parts(data) if recipe.test_share else data
     _refuse_all_ignored(data, recipe)
     split = split_samples(data, recipe.validation_share, seed, recipe.frames, recipe.test_share)
@@ -63,8 +96,20 @@ def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | No
     sequences = _sequences(data, chosen) if together else {}
     frames = [file for sequence in sequences.values() for _, file in sequence]
     return TrainingData(
-        data.root, data.classes, split, data_fingerprint(chosen, data.root, frames), sequences
+        data.root, data.classes, split, data_fingerprint(chosen, data.root, frames, data.labels), sequences
     )
+
+
+def _open(root: Path, recipe: Recipe, labels: LabelRule) -> DataSet:
+    if recipe.dataset == "plain":
+        return open_plain(root, recipe.sequence, labels)
+    if labels != PLAIN:
+        given = next(name for name in ("folder", "suffix", "classes") if getattr(labels, name))
+        option = {"folder": "labels", "suffix": "label_suffix"}.get(given, given)
+        raise RequestError(
+            f"`{option}` is for `dataset=plain`: {recipe.dataset} knows where its labels are; leave it out"
+        )
+    return DATASETS[recipe.dataset](root, recipe.sequence)
 
 
 def _refuse_all_ignored(data: DataSet, recipe: Recipe) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from seg.data import layout
 from seg.data.images import ImageFiles, Turned, decode_image, read_from, split_page
 from seg.data.listing import list_images
 from seg.data.named import list_named
+from seg.data.pairing import Labels
 from seg.errors import DataWarning, JobSummary, RequestError, StoppedBy
 from seg.figures.plots import draw_overlay
 from seg.ledger.outcome import FoundObject, Outcome, Quarantined, Scored
@@ -110,7 +110,7 @@ def plan_handful(request: PredictRequest) -> ScorePlan:
         card=card,
         listing=listing,
         asked=len(listing.images),
-        labels=layout.Labels.none(len(listing.images)),
+        labels=Labels.none(len(listing.images)),
         sequences=find_sequences(lambda: _list_all(settings, listing.images), card, request.background),
         identity=identity,
         deadline=None,

@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from seg.data.layout import label_stem
+from seg.data.pairing import label_stem
 from seg.errors import RequestError
 from seg.storage import Place
 

@@ -5,11 +5,20 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from seg.data import layout
 from seg.data.background import Backgrounds
 from seg.data.images import READER, split_page
-from seg.data.labels import IGNORE, LabelMap, refuse_all_ignored
+from seg.data.labels import IGNORE, LabelMap, map_foreground, refuse_all_ignored
+from seg.data.layout import parse_classes, refuse_link
 from seg.data.listing import Listing, Sequences, list_images, refuse_unlisted
+from seg.data.pairing import (
+    Labels,
+    Naming,
+    find_labels,
+    find_namings,
+    nearest_labels,
+    warn_of_unmatched,
+)
+from seg.data.plain import find_exclusions, find_folders, label_folder
 from seg.data.splits import file_sha256
 from seg.errors import RequestError
 from seg.model_card import ModelCard
@@ -26,6 +35,9 @@ from seg.score.queue import Order, Task
 from seg.score.read import ScorerSettings, sequence_file
 from seg.storage import Place
 
+LAYOUT = 2
+"""How images and labels are found; 1, in folders from before: PNG or boxes, in the images' folders alone."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScorePlan:
@@ -37,7 +49,7 @@ class ScorePlan:
     """The whole archive, whatever `limit` says."""
     asked: int
     """Images asked for: so many of the listing, from its first on."""
-    labels: layout.Labels
+    labels: Labels
     """Of the listing's images."""
     sequences: Sequences | None
     """None where neither background nor clip asks for them."""
@@ -84,14 +96,17 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     _check_numbers(request)
     now = now or datetime.now().astimezone()
     deadline = None if request.deadline is None else parse_deadline(request.deadline, now)
+    out, number = request.out, _find_layout(request.out)
     with refuse_unlisted(request.archive):
-        archive, labels = _find_folders(request.archive, request.labels)
-    out = request.out
+        archive, labels = (find_folders if number == LAYOUT else _find_folders)(
+            request.archive, request.labels
+        )
     _check_outside(out, request.archive)
     # tensors of no network of ours are refused where it is built: here, or by the first worker, so that with
     # workers this process needs no network
     cards = read_cards(request.models, load_model if request.workers == 0 else read_model)
-    card = _with_label_map(cards[0], request.label_map)
+    label_map = _choose_label_map(request)
+    card = _with_label_map(cards[0], label_map)
     tiling = card.tiling if request.halo_px is None else replace(card.tiling, halo_px=request.halo_px)
     check_blend(request.blend, tiling)
     if labels is not None:
@@ -99,7 +114,8 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
             _check_classes(labels, card)
     elif request.require_labels:
         raise RequestError(f"`require_labels`: archive {archive} comes without labels; give `labels=DIR`")
-    listing = _list(archive, request)
+    among = find_exclusions(archive, labels, request.label_suffix) if number == LAYOUT else ()
+    listing = _list(archive, request, among)
     refuse_links(out)
     if request.masks == "png":
         check_masks(out, listing.images[: request.limit])
@@ -120,7 +136,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         precision=request.precision,
         threads=request.threads,
         background=request.background and request.background.resolve(),
-        label_map=request.label_map,
+        label_map=label_map,
         require_labels=request.require_labels,
         min_object_px=request.min_object_px,
     )
@@ -129,9 +145,13 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         card=card,
         listing=listing,
         asked=len(listing.images[: request.limit]),
-        labels=_find_labels(listing.images, labels, card, given=request.labels is not None),
+        labels=_find_labels(listing.images, settings, card, request, number),
         sequences=find_sequences(lambda: listing.images, card, request.background),
-        identity=make_identity(settings, card, cards),
+        identity={
+            **make_identity(settings, card, cards),
+            **({"layout": number} if number > 1 else {}),
+            **({"label_suffix": request.label_suffix} if request.label_suffix else {}),
+        },
         deadline=deadline,
     )
 
@@ -149,6 +169,15 @@ def read_cards(
     if len({card.provenance.weights_sha256 for card in cards}) < len(cards):
         raise RequestError("`models`: two files hold the same weights; give each model of an ensemble once")
     return cards
+
+
+def _choose_label_map(request: ScoreRequest) -> LabelMap | None:
+    """What is asked for in place of the model file's; None: nothing is."""
+    if request.foreground is None or request.label_map is None:
+        return request.label_map if request.foreground is None else map_foreground(request.foreground)
+    raise RequestError(
+        "`foreground` and `label_map` both say what the ids of a mask mean; leave one of them out"
+    )
 
 
 def _with_label_map(card: ModelCard, label_map: LabelMap | None) -> ModelCard:
@@ -208,6 +237,12 @@ def _find_mixing(out: Place) -> Mixing:
     return "image" if isinstance(found, dict) and "passes" not in found else "mixed"
 
 
+def _find_layout(out: Place) -> int:
+    """How images and labels are found: in a folder that was begun before LAYOUT, as its run.json was."""
+    found = out.read_json("run.json")
+    return found.get("layout", 1) if isinstance(found, dict) else LAYOUT
+
+
 def check_counts(request: object, *names: str) -> None:
     """RequestError: one of these fields is given and below 1."""
     for name in names:
@@ -246,15 +281,16 @@ def _check_outside(out: Place, archive: Place) -> None:
 
 
 def _find_folders(archive: Place, labels: Place | None) -> tuple[Place, Place | None]:
-    """Where images and labels are; a folder in the plain layout has both."""
-    if not layout.is_plain_layout(archive):
+    """Where images and labels are in layout 1."""
+    if archive.stat("classes.txt") is None or not archive.below("images").exists():
         return archive, labels
-    own = layout.label_folder(archive)
+    own = label_folder(archive)
     return archive.below("images"), labels or (archive.below(own) if own else None)
 
 
-def _list(archive: Place, request: ScoreRequest) -> Listing:
-    listing = list_images(archive, include=request.include, exclude=request.exclude)
+def _list(archive: Place, request: ScoreRequest, among: tuple[str, ...]) -> Listing:
+    """The archive's images. among: patterns of labels that lie among them."""
+    listing = list_images(archive, include=request.include, exclude=(*request.exclude, *among))
     if not listing.images:
         seen = ", ".join(f"{count} {kind}" for kind, count in listing.ignored.items()) or "nothing"
         raise RequestError(f"archive {archive} holds no image (found: {seen}); give the folder of the images")
@@ -270,21 +306,26 @@ def _check_label_map(label_map: LabelMap, num_classes: int) -> None:
             )
 
 
-def _find_labels(images: list[str], labels: Place | None, card: ModelCard, *, given: bool) -> layout.Labels:
-    """The labels of the whole listing, whatever `limit` says.
+def _find_labels(
+    images: list[str], settings: ScorerSettings, card: ModelCard, request: ScoreRequest, number: int
+) -> Labels:
+    """The labels of the whole listing, whatever `limit` says, found as layout `number` does.
 
-    given: by `labels`. RequestError: none of these is an image's; masks mark nothing. DataWarning: few are.
+    RequestError: none of those in `labels` is an image's; masks mark nothing. DataWarning: few are.
     """
+    labels, archive = settings.labels, settings.archive
     if labels is None:
-        return layout.Labels.none(len(images))
-    found = layout.find_labels(images, labels)
-    if given and not found.names:
-        what = layout.nearest_labels(images, found, labels) or "it is empty"
+        return Labels.none(len(images))
+    namings = find_namings(request.label_suffix) if number == LAYOUT else (Naming(request.label_suffix),)
+    shared = number == LAYOUT and (labels.filesystem, labels.path) == (archive.filesystem, archive.path)
+    found = find_labels(images, labels, namings, holds_images=shared)
+    if request.labels is not None and not found.names:
+        what = nearest_labels(images, found, labels) or "it is empty"
         raise RequestError(
             f"`labels={labels}`: no file in it is the label of an image of the archive: {what}; "
             "rename the files after their images, or give the folder that holds the labels"
         )
-    layout.warn_of_unmatched(images, found, labels)
+    warn_of_unmatched(images, found, labels)
 
     def read(image: str) -> bytes:
         return labels.read(found.names[image]) or b""
@@ -296,9 +337,9 @@ def _find_labels(images: list[str], labels: Place | None, card: ModelCard, *, gi
 def _check_classes(labels: Place, card: ModelCard) -> None:
     for place in (labels, labels.above):
         if place.is_local:
-            layout.refuse_link(place.local("classes.txt"))
+            refuse_link(place.local("classes.txt"))
         content, file = place.read("classes.txt"), f"{place}/classes.txt"
-        found = card.classes if content is None else layout.parse_classes(content, file)
+        found = card.classes if content is None else parse_classes(content, file)
         if found != card.classes:
             raise RequestError(
                 f"labels {file} names the classes {', '.join(found)} but the model knows "

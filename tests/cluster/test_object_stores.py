@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from seg.data.images import read_from, split_page
-from seg.data.layout import Labels, find_labels
 from seg.data.listing import list_images
+from seg.data.pairing import Labels, find_labels
 from seg.errors import DataWarning, RequestError
 from seg.ledger.changes import Changes, find_changed_masks, find_changes, find_other_content
 from seg.ledger.ledger import Ledger

@@ -8,11 +8,12 @@ import pytest
 
 from cluster.score import score
 from cluster.session import Session
+from seg.data.labels import map_foreground
 from seg.errors import DataWarning, RequestError
 from seg.model_file import load_model, read_model, save_model
 from seg.recipe import Preprocessing
 from seg.requests import ScoreRequest
-from seg.score.plan import plan_scoring
+from seg.score.plan import ScorePlan, plan_scoring
 from seg.storage import as_place
 from tests.conftest import WriteArchive
 from tests.small import write_model
@@ -95,3 +96,61 @@ def test_a_model_file_of_another_network_is_refused_by_the_first_worker(
     text = r"has the unknown tensor features\..* it is of another architecture"
     with pytest.raises(RequestError, match=text):
         score(request, session)
+
+
+def plan_of(archive: Path, tmp_path: Path, **changes: Any) -> ScorePlan:
+    model = tmp_path / "model.safetensors"
+    if not model.is_file():
+        write_model(model)
+    request = ScoreRequest(
+        archive=as_place(archive), models=(model,), out=as_place(tmp_path / "out"), workers=0
+    )
+    return plan_scoring(replace(request, **changes))
+
+
+def test_images_and_masks_need_no_list_of_classes_to_be_scored(
+    tmp_path: Path, write_archive: WriteArchive
+) -> None:
+    root = write_archive(sequences=1, frames=2)
+    (root / "classes.txt").unlink()
+    plan = plan_of(root, tmp_path)
+    assert (plan.listing.images, dict(plan.labels.names)) == (
+        ["s0/0.png", "s0/1.png"],
+        {"s0/0.png": "s0/0.png", "s0/1.png": "s0/1.png"},
+    )
+    assert (plan.identity["archive"], plan.identity["layout"]) == (f"{root}/images", 2)
+
+
+def test_a_folder_begun_before_finds_what_it_found_before(
+    tmp_path: Path, write_archive: WriteArchive
+) -> None:
+    """Without classes.txt, masks were images, and TIFF no label."""
+    root = write_archive(sequences=1, frames=2)
+    (root / "classes.txt").unlink()
+    (root / "masks/s0/1.png").rename(root / "masks/s0/1.tif")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").write_text("{}")
+    plan = plan_of(root, tmp_path)
+    assert plan.listing.images == ["images/s0/0.png", "images/s0/1.png", "masks/s0/0.png", "masks/s0/1.tif"]
+    assert plan.identity["archive"] == str(root)
+    assert "layout" not in plan.identity
+    with pytest.raises(RequestError, match="no file in it is the label of an image of the archive"):
+        plan_of(root / "images", tmp_path, labels=as_place(root / "masks/s0"))
+
+
+def test_labels_with_a_suffix_among_the_images_are_labels_alone(
+    tmp_path: Path, write_archive: WriteArchive
+) -> None:
+    root = write_archive(sequences=1, frames=2)
+    for frame in range(2):
+        (root / f"masks/s0/{frame}.png").rename(root / f"images/s0/{frame}_mask.png")
+    images = as_place(root / "images")
+    plan = plan_of(root / "images", tmp_path, labels=images, label_suffix="_mask", foreground=1)
+    assert dict(plan.labels.names) == {f"s0/{frame}.png": f"s0/{frame}_mask.png" for frame in range(2)}
+    assert plan.listing.images == ["s0/0.png", "s0/1.png"]
+    assert plan.identity["label_suffix"] == "_mask"
+    assert plan.identity["label_map"] == map_foreground(1)
+    with pytest.raises(
+        RequestError, match="`foreground` and `label_map` both say what the ids of a mask mean"
+    ):
+        plan_of(root, tmp_path, foreground=1, label_map=((255, 1),))

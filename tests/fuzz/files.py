@@ -108,7 +108,7 @@ def plain_folder() -> Path:
 
 def read_plain(name: str, data: bytes) -> str:
     """A data set, one of whose lists is this."""
-    from seg.data.layout import open_plain
+    from seg.data.plain import open_plain
 
     for other in ("train.txt", "val.txt"):
         put(plain_folder() / other, b"s0/0.png\n" if other == "train.txt" else b"s1/0.png\n")

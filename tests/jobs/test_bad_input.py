@@ -328,7 +328,10 @@ def test_training_refuses_a_bad_image_or_label_by_name(
 def test_training_data_without_labels(capfd: Screen, archive: Path) -> None:
     shutil.rmtree(archive / "masks")
     line = refused_training(capfd, archive)
-    assert line == f"data {archive} has no labels: neither masks/ nor boxes/; training needs one of them"
+    assert line == (
+        f"data {archive} has no labels: neither masks/ nor boxes/ beside images/; give the folder that holds "
+        "them, --labels DIR"
+    )
     (archive / "masks").mkdir()
     line = refused_training(capfd, archive)
     assert line == f"data {archive}: none of its 4 images has a label in masks/"

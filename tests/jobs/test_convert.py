@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from jobs.convert import main
-from seg.data.layout import open_plain
+from seg.data.plain import open_plain
 from seg.data.splits import split_samples
 from tests.conftest import WriteArchive
 from tests.small import read_tree, start_job

@@ -12,7 +12,8 @@ from seg.data import DATASETS, convert
 from seg.data.convert import Part, convert_dataset, relative_name
 from seg.data.images import ImageFiles, split_page
 from seg.data.labels import LabelMap, decode_label
-from seg.data.layout import Sample, is_plain_layout, open_plain
+from seg.data.layout import Sample
+from seg.data.plain import is_plain_layout, open_plain
 from seg.data.splits import split_samples
 from seg.errors import RequestError
 from tests.conftest import WriteArchive

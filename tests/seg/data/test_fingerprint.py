@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from seg.data.camvid import ColourMask
-from seg.data.layout import Sample, open_plain
+from seg.data.layout import Sample
+from seg.data.plain import open_plain
 from seg.data.splits import data_fingerprint
 from tests.conftest import WriteArchive
 

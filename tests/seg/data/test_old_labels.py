@@ -13,8 +13,8 @@ from PIL import Image
 
 from seg.data.drinks import open_drinks
 from seg.data.labels import decode_label
-from seg.data.layout import pair_labels
 from seg.data.old_labels import convert_labels, ids_of_one_hot, read_labels
+from seg.data.pairing import pair_labels
 from seg.errors import RequestError
 
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from seg.data.layout import find_labels, nearest_labels, open_plain, warn_of_unmatched
+from seg.data.pairing import find_labels, nearest_labels, warn_of_unmatched
+from seg.data.plain import open_plain
 from seg.errors import DataWarning, RequestError
 from tests.conftest import WriteArchive
-from tests.seg.data.test_layout import touch
+from tests.seg.data.test_pairing import touch
 
 
 def near(images: list[str], folder: Path) -> str:
@@ -16,10 +17,10 @@ def near(images: list[str], folder: Path) -> str:
 
 def test_the_nearest_names_and_the_endings_that_are_there_are_named(tmp_path: Path) -> None:
     names = [f"s/other-{number}_mask.png" for number in range(30)]
-    touch(tmp_path, *names, "s/one_mask.png", "one.tif", "classes.txt", "s/.hidden.png", "x")
+    touch(tmp_path, *names, "s/one_mask.png", "one.jpg", "t/x.jpg", "classes.txt", "s/.hidden.png", "x")
     assert near(["s/one.bmp"], tmp_path) == (
         "s/one.bmp would want s/one.bmp.png, s/one.png, s/one.txt or s/one.json; unused: s/one_mask.png, "
-        "one.tif, s/other-0_mask.png, ... (31 .png, 1 .tif, 1 without an ending)"
+        "one.jpg, s/other-0_mask.png, ... (31 .png, 2 .jpg, 1 without an ending)"
     )
 
 

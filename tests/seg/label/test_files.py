@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from seg.data.labels import decode_label
-from seg.data.layout import pair_labels
+from seg.data.pairing import pair_labels
 from seg.errors import DataWarning, LabelMismatch, RequestError
 from seg.label.files import Boxes, LabelFiles, choose_classes, find_folders, make_box
 from tests.small import read_tree, write_image

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from seg.data.images import read_file, split_page
-from seg.data.layout import find_labels
 from seg.data.listing import list_images
+from seg.data.pairing import find_labels
 from seg.errors import RequestError
 from seg.ledger.changes import (
     Changes,

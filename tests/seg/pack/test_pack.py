@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from seg.data.images import decode_image
-from seg.data.layout import open_plain
+from seg.data.plain import open_plain
 from seg.data.preprocess import image_statistics, measure_intensity, preprocess
 from seg.data.splits import data_fingerprint
 from seg.pack.build import ensure_pack

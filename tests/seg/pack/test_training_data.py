@@ -1,13 +1,26 @@
 import pickle
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from seg.errors import DataWarning
-from seg.pack.training_data import open_packs, open_training_data, plan_packs, warn_of_absent_classes
+from seg.errors import DataWarning, RequestError
+from seg.pack.training_data import (
+    apply_foreground,
+    open_packs,
+    open_requested,
+    open_training_data,
+    plan_packs,
+    warn_of_absent_classes,
+)
 from seg.recipe import Recipe
+from seg.requests import DataRequest
+from seg.train.run_folder import run_identity
 from tests.conftest import WriteArchive
 
 RECIPE = Recipe(name="x", validation_share=0.5)
@@ -48,3 +61,87 @@ def test_a_class_that_no_training_image_shows_is_named(write_archive: WriteArchi
 def test_where_every_class_is_shown_nothing_is_said(write_archive: WriteArchive) -> None:
     data = open_training_data(write_archive(), RECIPE, seed=0)
     warn_of_absent_classes(data.classes, open_packs(data, RECIPE)[0])
+
+
+def write_foreign(root: Path, *, suffix: str = "_mask") -> tuple[Path, Path]:
+    """Four frames and, in another folder, their masks as TIFF, of 0, 255 and some ids in between."""
+    images, labels = root / "images", root / "labels"
+    images.mkdir(parents=True)
+    labels.mkdir()
+    for frame in range(4):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[:8, : 8 + frame] = 255
+        mask[8:10] = frame
+        Image.fromarray(mask).save(labels / f"{frame}{suffix}.tif")
+        Image.fromarray(mask // 2).save(images / f"{frame}.png")
+    return images, labels
+
+
+def ask(images: Path, labels: Path) -> DataRequest:
+    return DataRequest(recipe=RECIPE, data=images, labels=labels, label_suffix="_mask")
+
+
+def test_the_foreground_of_foreign_labels_is_class_1_and_all_else_0(tmp_path: Path) -> None:
+    images, labels = write_foreign(tmp_path)
+    request = apply_foreground(replace(ask(images, labels), foreground=255))
+    assert dict(request.recipe.label_map) == {id_: int(id_ == 255) for id_ in range(256)}
+    assert apply_foreground(request) == request
+    data = open_requested(request, request.recipe)
+    assert data.classes == ("background", "object")
+    for sample in (*data.split.train, *data.split.validation):
+        assert sample.label is not None
+        found = sample.read_mask((64, 64), data.classes, request.recipe.label_map)
+        assert np.array_equal(found, np.asarray(Image.open(sample.label)) == 255)
+
+
+def test_where_data_lie_is_no_part_of_their_fingerprint_and_which_label_is_whose_is(tmp_path: Path) -> None:
+    def fingerprint(root: Path) -> str:
+        request = ask(root / "images", root / "labels")
+        return open_requested(request, RECIPE).fingerprint
+
+    write_foreign(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "there/far")
+    before = fingerprint(tmp_path / "here")
+    assert fingerprint(tmp_path / "there/far") == before
+    labels = tmp_path / "here/labels"
+    (labels / "0_mask.tif").rename(labels / "x")
+    (labels / "1_mask.tif").rename(labels / "0_mask.tif")
+    (labels / "x").rename(labels / "1_mask.tif")
+    assert fingerprint(tmp_path / "here") != before
+
+
+def test_labels_inside_the_data_folder_make_the_run_that_the_plain_layout_makes(
+    write_archive: WriteArchive,
+) -> None:
+    root = write_archive()
+    plain = open_training_data(root, RECIPE, seed=0)
+    given = open_requested(DataRequest(recipe=RECIPE, data=root, labels=root / "masks"), RECIPE)
+    assert run_identity(RECIPE, given, 0) == run_identity(RECIPE, plain, 0)
+    mine, theirs = (plan_packs(data, RECIPE) for data in (given, plain))
+    assert [pack.path for pack in mine] == [pack.path for pack in theirs]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"foreground": 256}, "`foreground` is 256, but the ids of a mask go from 0 to 255; try"),
+        (
+            {"foreground": 1, "recipe": replace(RECIPE, label_map=((255, 1),))},
+            "`foreground=1` and `label_map` ",
+        ),
+        (
+            {"recipe": replace(RECIPE, dataset="camvid")},
+            "`labels` is for `dataset=plain`: camvid knows where",
+        ),
+        (
+            {"recipe": replace(RECIPE, dataset="drinks"), "labels": None},
+            "`label_suffix` is for `dataset=plain`: drinks knows",
+        ),
+    ],
+)
+def test_words_about_labels_that_contradict_each_other_are_refused(
+    tmp_path: Path, changes: dict[str, Any], text: str
+) -> None:
+    request = replace(ask(*write_foreign(tmp_path)), **changes)
+    with pytest.raises(RequestError, match=text):
+        open_requested(apply_foreground(request), request.recipe)

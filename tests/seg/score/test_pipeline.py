@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from seg.data.images import Pixels, decode_image
-from seg.data.layout import pair_labels
+from seg.data.pairing import pair_labels
 from seg.data.preprocess import Statistics
 from seg.files import persistently
 from seg.ledger.outcome import LEDGER_SCHEMA, QUARANTINE_SCHEMA, Outcome, Scored

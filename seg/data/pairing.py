@@ -1,0 +1,278 @@
+"""Which file of a label folder is an image's label: by the image's path or name, with a suffix or without."""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from heapq import nlargest, nsmallest
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from seg.data.images import split_page
+from seg.data.labels import holds_mask
+from seg.data.listing import ending_of, list_files, refuse_unlisted
+from seg.errors import DataWarning, RequestError
+from seg.storage import Place, as_place
+
+LOOK_UPS = 1 << 16
+"""Images whose labels are looked for at once."""
+NAMED = 3
+"""File names that a message gives before it only counts."""
+COMPARED = 2000
+"""Names at most that are compared with what an image wants: 0.1 s."""
+ENDINGS, OTHER_ENDINGS = ("png", "txt", "json"), ("tif", "tiff", "bmp")
+HIDDEN, CLASSES = r"(?:^|/)\.", r"(?:^|/)classes\.txt$"
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How the labels of a folder are named after images."""
+
+    suffix: str = ""
+    """What stands between an image's name and the ending: _mask."""
+    other_masks: bool = False
+    """Masks are TIFF or BMP; else PNG, beside boxes in text or JSON."""
+    flat: bool = False
+    """The folders before an image's name are left out."""
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """What the names end in."""
+        return OTHER_ENDINGS if self.other_masks else ENDINGS
+
+    def names(self, image: str) -> list[str]:
+        """The files that may be the image's label, relative to the label folder; as many for each image."""
+        image = image.rpartition("/")[2] if self.flat else image
+        stem = f"{label_stem(image)}{self.suffix}"
+        names = [f"{stem}.{ending}" for ending in self.endings]
+        return names if self.other_masks else [f"{image}{self.suffix}.png", *names]
+
+    @property
+    def pattern(self) -> str:
+        """Regular expression of the files that may have been meant as labels; hidden ones are none."""
+        endings = "|".join(ENDINGS + OTHER_ENDINGS if self.other_masks else ENDINGS)
+        return rf"(?:^|/)[^./][^/]*{re.escape(self.suffix)}\.(?i:{endings})$"
+
+    def __str__(self) -> str:
+        """In words, as screens have it."""
+        *some, last = (f"P{self.suffix}.{ending}" for ending in self.endings)
+        return f"{', '.join(some)} or {last} of image P, by {'name alone' if self.flat else 'path'}"
+
+
+def find_namings(suffix: str = "") -> tuple[Naming, ...]:
+    """How labels may be named, in the order of trial: as ever, as TIFF or BMP, and both without folders."""
+    return tuple(Naming(suffix, other, flat) for flat in (False, True) for other in (False, True))
+
+
+NAMINGS = find_namings()
+
+
+class LabelNames(Mapping[str, str]):
+    """Each labelled image's label, relative to the label folder; of a million, their forms alone are held."""
+
+    def __init__(self, forms: dict[str, int], naming: Naming) -> None:
+        """forms: of each labelled image, which of the naming's names it has."""
+        self._forms, self._naming = forms, naming
+
+    def __getitem__(self, image: str) -> str:
+        return self._naming.names(image)[self._forms[image]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._forms)
+
+    def __len__(self) -> int:
+        return len(self._forms)
+
+    def masks(self) -> list[str]:
+        """Images whose label is a mask."""
+        return [image for image, label in self.items() if holds_mask(label)]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of a list of N images."""
+
+    names: LabelNames
+    bytes: NDArray[np.int64]
+    """Size of each image's label [N]; -1 where it has none."""
+    mtime_ns: NDArray[np.int64]
+    """When each image's label was changed last [N]; -1 where it has none."""
+    unused: int
+    """Files of the label folder that end as labels do and are no image's."""
+    links: int = 0
+    """Left out of it: links to folders, and links to files outside of it."""
+    naming: Naming = Naming()
+    """How the labels are named; the first that was tried where there are none."""
+
+    @classmethod
+    def none(cls, images: int) -> "Labels":
+        """Labels of so many images that have none."""
+        return cls(LabelNames({}, Naming()), np.full(images, -1), np.full(images, -1), 0)
+
+
+def pair_labels(images: list[str], folder: Place | Path) -> dict[str, str]:
+    """Each labelled image's label, as ever: P.ext.png, P.png, P.txt or P.json; errors as of `find_labels`."""
+    return dict(find_labels(images, folder, (Naming(),)).names)
+
+
+def find_labels(
+    images: list[str],
+    folder: Place | Path,
+    namings: Sequence[Naming] = NAMINGS,
+    *,
+    holds_images: bool = False,
+) -> Labels:
+    """The images' labels, relative to `folder`, by the first of the namings that fits any of them.
+
+    holds_images: the folder is that of the images too, of which none is its own label.
+    A link that leaves the folder is no label. RequestError: `folder` is missing; an image has two candidates,
+    or a label two images. DataWarning: there are such links.
+    """
+    place = as_place(folder)
+    links: list[str] = []
+    with refuse_unlisted(place):
+        if not place.exists():
+            raise RequestError(
+                f"label folder {place} is no folder; give the folder that holds the masks or boxes"
+            )
+        files, sizes, times = list_files(place, links)
+    _warn_of_links(place, links)
+    for naming in namings:
+        at, forms = _match(place, images, files, naming, holds_images=holds_images)
+        if forms:
+            break
+    else:
+        naming, at, forms = namings[0], np.full(len(images), -1), {}
+    pa.default_memory_pool().release_unused()
+    sizes, times = np.append(sizes, -1), np.append(times, -1)  # the last is that of no label
+    unused = _count_label_files(files, naming) - len(forms)
+    return Labels(LabelNames(forms, naming), sizes[at], times[at], unused, len(links), naming)
+
+
+def _match(
+    place: Place, images: list[str], files: pa.ChunkedArray, naming: Naming, *, holds_images: bool
+) -> tuple[NDArray[np.int64], dict[str, int]]:
+    """Where in `files` each image's label is [N], -1 without one; and which of its names it has."""
+    at, forms = np.full(len(images), -1), {}
+    for first in range(0, len(images), LOOK_UPS):
+        some = images[first : first + LOOK_UPS]
+        found = _look_up(some, files, naming)
+        if holds_images:
+            own = [[name == split_page(image)[0] for name in naming.names(image)] for image in some]
+            found[np.array(own, bool).reshape(found.shape)] = -1
+        _refuse_two(place, some, found, naming)
+        at[first : first + len(some)] = found.max(1)
+        forms |= {some[k]: int(found[k].argmax()) for k in np.flatnonzero(found.max(1) >= 0)}
+    _refuse_shared(place, images, files, at, naming.suffix)
+    return at, forms
+
+
+def _warn_of_links(place: Place, links: list[str]) -> None:
+    if links:
+        more = f" and {len(links) - 1} more" if links[1:] else ""
+        warnings.warn(
+            f"labels {place}: left out: {min(links)}{more}, a link out of the label folder or to a folder; "
+            "put the files themselves there",
+            DataWarning,
+            stacklevel=3,
+        )
+
+
+def nearest_labels(images: list[str], labels: Labels, folder: Place | Path) -> str:
+    """What the first image without a label would want, and what is there instead, the nearest names first.
+
+    Empty: no file of the folder is without an image.
+    """
+    place = as_place(folder)
+    with refuse_unlisted(place):
+        files = list_files(place, [])[0]
+    used = pc.SetLookupOptions(pa.array(labels.names.values(), pa.string()))
+    unused = files.filter(pc.call_function("invert", [pc.call_function("is_in", [files], used)]))
+    for others in (HIDDEN, CLASSES):
+        unused = unused.filter(pc.call_function("invert", [_matches(unused, others)]))
+    if not unused.length():
+        return ""
+    endings = Counter(ending_of(name) or "without an ending" for name in unused.to_pylist())
+    counts = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(NAMED))
+    image = next((image for image in images if image not in labels.names), None)
+    if image is None:
+        return f"unused: {_name(nsmallest(NAMED, unused.to_pylist()), unused.length())} ({counts})"
+    *forms, last = dict.fromkeys(labels.naming.names(image))
+    near = _name(_find_nearest(unused, forms[0]), unused.length())
+    return f"{image} would want {', '.join(forms)} or {last}; unused: {near} ({counts})"
+
+
+def _find_nearest(names: pa.ChunkedArray, wanted: str) -> list[str]:
+    """The names most like the wanted one, best first; those that hold its stem before all others."""
+    stem = PurePosixPath(wanted).name.partition(".")[0]
+    holding = names.filter(pc.call_function("match_substring", [names], pc.MatchSubstringOptions(stem)))
+    compared = {*holding[:COMPARED].to_pylist(), *names[:COMPARED].to_pylist()}
+
+    def likeness(name: str) -> tuple[bool, float]:
+        return stem in name, SequenceMatcher(None, name, wanted).ratio()
+
+    return nlargest(NAMED, sorted(compared), likeness)
+
+
+def _name(names: list[str], total: int) -> str:
+    return ", ".join(names) + (", ..." if total > len(names) else "")
+
+
+def _count_label_files(files: pa.ChunkedArray, naming: Naming) -> int:
+    """How many of these names end as labels do; hidden ones and classes.txt are none."""
+    labels = files.filter(_matches(files, naming.pattern))
+    return labels.length() - labels.filter(_matches(labels, CLASSES)).length()
+
+
+def _matches(names: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
+    return pc.call_function("match_substring_regex", [names], pc.MatchSubstringOptions(pattern))
+
+
+def warn_of_unmatched(images: list[str], labels: Labels, folder: Place | Path) -> None:
+    """Say where fewer than half of the label files are an image's label: their names may not be as meant."""
+    matched, there = len(labels.names), len(labels.names) + labels.unused
+    if matched and 2 * matched >= there:
+        return
+    if near := nearest_labels(images, labels, folder):
+        text = f"labels {folder}: ONLY {matched} of its {there} label files fit an image: {near}"
+        warnings.warn(text, DataWarning, stacklevel=2)
+
+
+def _look_up(images: list[str], files: pa.ChunkedArray, naming: Naming) -> NDArray[np.int64]:
+    """Where in `files` each name of each image's label is, [N, names]; -1: it is not there."""
+    forms = zip(*map(naming.names, images), strict=True)
+    wanted = pc.SetLookupOptions(files)
+    found = [pc.call_function("index_in", [pa.array(names, pa.string())], wanted) for names in forms]
+    return np.stack([column.fill_null(-1).to_numpy(zero_copy_only=False) for column in found], 1)
+
+
+def _refuse_two(place: Place, images: list[str], found: NDArray[np.int64], naming: Naming) -> None:
+    """RequestError: an image has labels in two forms."""
+    for k in np.flatnonzero((found >= 0).sum(1) > 1)[:1]:
+        names = [name for name, at in zip(naming.names(images[k]), found[k], strict=True) if at >= 0]
+        raise RequestError(f"labels {place}: {images[k]} has two labels, {' and '.join(names)}; remove one")
+
+
+def _refuse_shared(
+    place: Place, images: list[str], files: pa.ChunkedArray, at: NDArray[np.int64], suffix: str
+) -> None:
+    """RequestError: two images have one label. at: the file of each image's label; -1: it has none."""
+    used, counts = np.unique(at[at >= 0], return_counts=True)
+    for file in used[counts > 1][:1]:
+        first, second = (images[k] for k in np.flatnonzero(at == file)[:2])
+        raise RequestError(
+            f"labels {place}: {files[file]} fits {first} and {second}; name it after one, as "
+            f"{first}{suffix}.png"
+        )
+
+
+def label_stem(image: str) -> str:
+    """The name of an image's label without its ending: the image's own, and the page of one."""
+    file, page = split_page(image)
+    return file[: len(file) - len(ending_of(file))] + ("" if page is None else f"#{page}")

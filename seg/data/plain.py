@@ -1,0 +1,193 @@
+"""Images and labels in folders: the plain layout, or labels as others write them (docs/formats.md)."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+
+from seg.data.images import EXTENSIONS, split_page
+from seg.data.layout import DataSet, Sample, read_classes, read_lines
+from seg.data.listing import Listing, ending_of, list_images, sequence_of
+from seg.data.pairing import Labels, find_labels, find_namings, nearest_labels, warn_of_unmatched
+from seg.errors import RequestError
+from seg.storage import Place, as_place
+
+DEFAULT_CLASSES = ("background", "object")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelRule:
+    """Where labels are and how they are written, where that is not the plain layout's way."""
+
+    folder: Path | None = None
+    """Holds them, in the folders of the images or in none; None: masks/ or boxes/ beside images/."""
+    suffix: str = ""
+    """What their names have after the image's: _mask."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes after background, where no classes.txt has them."""
+
+
+PLAIN = LabelRule()
+"""Of the plain layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairedImages:
+    """The images of a folder and their labels."""
+
+    images: Path
+    """The folder from which the images' names count."""
+    listing: Listing
+    folder: Path
+    """The folder from which the labels' names count."""
+    labels: Labels
+
+    @property
+    def line(self) -> str:
+        """How many images have a label, and how it was found, for the screen."""
+        counts = f"{len(self.labels.names)} of {len(self.listing.images)} images have one"
+        return f"labels {self.folder}: {counts}, {self.labels.naming}; {self.labels.unused} files unused"
+
+
+def is_plain_layout(root: Place | Path) -> bool:
+    """Whether a folder is laid out as docs/formats.md says: images/ beside labels or classes.txt."""
+    place = as_place(root)
+    labelled = label_folder(place) is not None or place.stat("classes.txt") is not None
+    return labelled and place.below("images").exists()
+
+
+def label_folder(root: Place | Path) -> str | None:
+    """What a plain layout calls the folder of its labels: masks if there, else boxes; None: it has none."""
+    place = as_place(root)
+    return next((name for name in ("masks", "boxes") if place.below(name).exists()), None)
+
+
+def find_folders(root: Place, labels: Place | None = None) -> tuple[Place, Place | None]:
+    """Where the images are, and their labels if any: in the plain layout images/ and, unless given, its own.
+
+    With labels given, images/ is also taken where nothing beside it holds images.
+    """
+    images = root.below("images")
+    if is_plain_layout(root):
+        own = label_folder(root)
+        return images, labels or (root.below(own) if own else None)
+    return images if labels and images.exists() and _is_alone(images, root, labels) else root, labels
+
+
+def _is_alone(images: Place, root: Place, labels: Place) -> bool:
+    """Whether no image, and no folder but the labels', lies beside the folder of the images."""
+    others = [name for name in root.entries() if not name.startswith(".") and root.below(name) != images]
+    return not any(
+        ending_of(name) in EXTENSIONS or (root.below(name) != labels and root.below(name).exists())
+        for name in others
+    )
+
+
+def find_exclusions(images: Place, labels: Place | None, suffix: str) -> tuple[str, ...]:
+    """Shell patterns of the labels that lie among the images, so that they are not taken for some."""
+    if labels is None or labels.filesystem != images.filesystem:
+        return ()
+    if labels.path == images.path:
+        return tuple(f"*{escape(suffix)}{ending}" for ending in sorted(EXTENSIONS)) if suffix else ()
+    inside = labels.path.removeprefix(f"{images.path.rstrip('/')}/")
+    return () if inside == labels.path else (f"{escape(inside)}/*",)
+
+
+def pair_images(root: Path, rule: LabelRule = PLAIN) -> PairedImages:
+    """The images of a folder, in the plain layout or not, each with its label if it has one.
+
+    RequestError: there are neither labels nor word of where they are, no image, or none with a label; errors
+    as of `list_images` and `find_labels`. DataWarning: as of `find_labels`, `warn_of_unmatched`.
+    """
+    images, folder = find_folders(as_place(root), rule.folder and as_place(rule.folder))
+    if folder is None:
+        raise RequestError(
+            f"data {root} has no labels: neither masks/ nor boxes/ beside images/; give the folder that "
+            "holds them, `labels=DIR`"
+        )
+    listing = list_images(images, exclude=find_exclusions(images, folder, rule.suffix))
+    if not listing.images:
+        seen = ", ".join(f"{count} {kind}" for kind, count in listing.ignored.items()) or "nothing"
+        raise RequestError(f"data {images} holds no image (found: {seen}); give the folder that holds them")
+    found = find_labels(
+        listing.images, folder, find_namings(rule.suffix), holds_images=folder.path == images.path
+    )
+    if not found.names:
+        near = nearest_labels(listing.images, found, folder)
+        where = f"{folder}" if rule.folder else f"{folder.local().name}/"
+        raise RequestError(
+            f"data {root}: none of its {len(listing.images)} images has a label in "
+            + ": ".join(filter(None, (where, near)))
+        )
+    warn_of_unmatched(listing.images, found, folder)
+    return PairedImages(images.local(), listing, folder.local(), found)
+
+
+def open_plain(root: Path, sequence: str = "", rule: LabelRule = PLAIN) -> DataSet:
+    """The plain layout, images/ and masks/ or boxes/; or images with labels as the rule says.
+
+    train.txt and val.txt in the folder, a labelled image's name a line, are the split; test.txt sets images
+    aside. Images without a label are not samples. sequence: the recipe's regular expression. RequestError: as
+    of `pair_images`, `choose_classes`; a list that does not fit.
+    """
+    paired = pair_images(root, rule)
+    labels = dict(paired.labels.names)
+    frames = [
+        Sample(
+            name,
+            paired.images / split_page(name)[0],
+            paired.folder / labels[name] if name in labels else None,
+            sequence_of(name, sequence),
+        )
+        for name in paired.listing.images
+    ]
+    lists = _read_lists(root, paired.images, labels.keys())
+    test = frozenset(lists.get("test.txt", ()))
+    return DataSet(
+        root,
+        choose_classes(root, paired.folder, rule),
+        tuple(frame for frame in frames if frame.label is not None and frame.name not in test),
+        (lists["train.txt"], lists["val.txt"]) if "train.txt" in lists else None,
+        tuple(frame for frame in frames if frame.name in test),
+        tuple(frame for frame in frames if frame.label is None),
+        labels=paired.folder,
+    )
+
+
+def choose_classes(root: Path, folder: Path, rule: LabelRule = PLAIN) -> tuple[str, ...]:
+    """Class names in id order: of classes.txt beside the images, else among the labels, else the rule's.
+
+    Without any: background and object. RequestError: as of `read_classes`; file and rule contradict.
+    """
+    asked = ("background", *rule.classes) if rule.classes else None
+    files = (root / "classes.txt", folder / "classes.txt")
+    file = next((file for file in files if file.is_symlink() or file.is_file()), None)
+    if file is None:
+        return asked or DEFAULT_CLASSES
+    classes = read_classes(file)
+    if asked and asked != classes:
+        raise RequestError(
+            f"{file} names the classes {', '.join(classes)} but `classes` asks for {', '.join(asked)}; leave "
+            "one of them out"
+        )
+    return classes
+
+
+def _read_lists(root: Path, images: Path, labelled: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The names in each of train.txt, val.txt and test.txt that is there. RequestError: a line is wrong."""
+    listed_at: dict[str, str] = {}
+    lists: dict[str, tuple[str, ...]] = {}
+    for file in (root / name for name in ("train.txt", "val.txt", "test.txt")):
+        if not file.is_file():
+            continue
+        names = list(read_lines(file))
+        for where, name in names:
+            if name not in labelled:
+                raise RequestError(f"{where}: it names no labelled image of {images}; mend this line")
+            if name in listed_at:
+                raise RequestError(f"{where}: the image is in {listed_at[name]} too; list it once")
+            listed_at[name] = where
+        lists[file.name] = tuple(name for _, name in names)
+    if ("train.txt" in lists) != ("val.txt" in lists):
+        raise RequestError(f"data {root} has only one of train.txt and val.txt; give both, or neither")
+    return lists
