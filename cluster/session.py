@@ -124,7 +124,7 @@ def compute_session(*, use_ray: bool = True) -> Iterator[Session]:
         try:
             yield (_find_cluster() if use_ray else None) or _this_machine()
         finally:
-            if ray := sys.modules.get("ray"):
+            if use_ray and (ray := sys.modules.get("ray")):  # else one that runs here is its caller's
                 ray.shutdown()
 
 

@@ -10,13 +10,10 @@ import tyro
 from tyro.conf import Positional, arg
 
 from jobs.run import parse_words, run_job
-from seg.errors import RequestError
-from seg.files import read_json
-from seg.plain_data import require
-from seg.recipe import Params, Preprocessing, Recipe, apply_params
+from seg.recipe import Params, Recipe, apply_params
 from seg.recipes import RECIPES, find_recipe
 from seg.requests import DataRequest
-from seg.screen import open_console, say
+from seg.screen import open_console
 
 if TYPE_CHECKING:
     from cluster.session import Session
@@ -50,74 +47,12 @@ def _run(kind: type[Args], argv: Sequence[str] | None, job: Callable[[Args, "Ses
         print_recipes()
         return 0
     from cluster.session import compute_session  # here, so that --help loads no torch and no ray
+    from seg.train.adapting import adapt
 
     with compute_session(use_ray=getattr(args, "workers", None) != 0) as session:
         recipe = default_recipe(session.gpus_possible)
-        args = parse(kind, argv, recipe)
-        return job(_adapt(kind, argv, recipe, args, gpus=session.gpus_possible), session)
-
-
-def _adapt(kind: type[Args], argv: Sequence[str] | None, recipe: str, args: Args, *, gpus: int) -> Args:
-    """Options that, where none were given, are not the recipe's but what this CPU and the weights want."""
-    from seg.predict.passes import has_fast_bf16  # here, so that --help loads no torch
-
-    own: Params = {}
-    if not gpus and args.recipe.precision == "bf16" and not has_fast_bf16():
-        own["precision"] = "float32"
-    followed = _follow_weights(args)
-    if not own and not followed:
-        return args
-    adapted = parse(kind, argv, recipe, own | followed)
-    if (
-        followed and adapted.recipe.preprocessing.normalisation == "per_image"
-    ):  # asked for: nothing is followed
-        adapted = parse(kind, argv, recipe, own)
-    if adapted.recipe.precision != args.recipe.precision:
-        say("precision: float32, as this CPU has no instructions for bf16, the recipe's")
-    if adapted.recipe.preprocessing != args.recipe.preprocessing:
-        kind_of, weights = adapted.recipe.preprocessing.normalisation, args.recipe.weights
-        say(f"normalisation: {kind_of}, as weights {weights} want it, not the recipe's per_image")
-    return adapted
-
-
-def _follow_weights(args: RecipeArgs) -> Params:
-    """Values that make the normalisation the weights', where the recipe leaves it at its default.
-
-    Torchvision's are told by name alone, and for a model file that is gone stands run.json of the run that
-    began with it: one that goes on need not find its weights. None where a run has begun with the default.
-    Of `fitted` the model file's statistics are not taken: the training fits its own images'.
-    """
-    from seg.train.start import find_card  # here, so that --help loads no torch
-
-    weights, settings = args.recipe.weights, args.recipe.preprocessing
-    begun = _read_begun(args.out)
-    if settings.normalisation != "per_image" or (begun and begun.normalisation == "per_image"):
-        return {}
-    file = Path(weights)
-    if weights in ("imagenet", "coco") or file.suffix.lower() in (".pth", ".pt"):
-        wanted = Preprocessing(channels=3, normalisation="imagenet")
-    elif card := find_card(weights):
-        wanted = card.preprocessing
-    else:
-        wanted = begun if file.suffix.lower() == ".safetensors" and not file.is_file() else None
-    if wanted is None or (wanted.normalisation == "imagenet" and settings.channels != 3):
-        return {}
-    own: Params = {
-        "preprocessing.normalisation": wanted.normalisation,
-        "preprocessing.percentiles": wanted.percentiles,
-    }
-    return own | ({"preprocessing.channels": 3} if wanted.normalisation == "imagenet" else {})
-
-
-def _read_begun(out: Path | None) -> Preprocessing | None:
-    """Preprocessing of the run or search that a folder holds; None: it holds none, or one that is damaged."""
-    file = out and out / "run.json"
-    if not file or not file.is_file():
-        return None
-    try:
-        return require(Preprocessing, read_json(file)["recipe"]["preprocessing"], str(file))
-    except (RequestError, KeyError, TypeError):  # said by who looks whether the folder is this run's
-        return None
+        args = adapt(lambda own: parse(kind, argv, recipe, own), gpus=session.gpus_possible)
+        return job(args, session)
 
 
 def default_recipe(gpus: int) -> str:

@@ -16,6 +16,7 @@ from seg.errors import RequestError
 from seg.files import write_bytes
 from seg.model_card import CARD_DIGEST, FORMAT_VERSION, METADATA_KEY, ModelCard, card_digest, parse_card
 from seg.plain_data import to_plain
+from seg.words import fringe_version
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "opencv-python", "pyarrow", "safetensors")
 
@@ -116,10 +117,6 @@ def package_versions() -> dict[str, str]:
 def code_version() -> str:
     """Version of fringe, and the commit of the checkout it runs from ('+' where files have changed)."""
     try:
-        installed = version("fringe")
-    except PackageNotFoundError:  # run from a bare checkout
-        installed = "uninstalled"
-    try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
             cwd=Path(__file__).parent,
@@ -129,4 +126,4 @@ def code_version() -> str:
         ).stdout
     except OSError:  # no git on this machine: a finished epoch is worth more than its commit
         described = ""
-    return f"{installed} {described.strip()}".strip()
+    return f"{fringe_version()} {described.strip()}".strip()

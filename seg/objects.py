@@ -196,7 +196,7 @@ def _sum_probabilities(
     """
     if probability is None:
         return np.full(len(chords.rows), np.nan)
-    rows, columns = (_nearest(own, working) for own, working in zip(size, probability.shape, strict=True))
+    rows, columns = map(nearest_pixels, size, probability.shape)
     sums, chunks = [], np.cumsum(chords.lengths) // CHUNK_PX
     for chosen in np.split(np.arange(len(chunks)), np.flatnonzero(np.diff(chunks)) + 1):
         part = chords.take(chosen)
@@ -207,8 +207,8 @@ def _sum_probabilities(
     return np.concatenate(sums)
 
 
-def _nearest(own: int, working: int) -> NDArray[np.int64]:
-    """The working pixel that each own pixel's centre lies in, along one side, in whole numbers."""
+def nearest_pixels(own: int, working: int) -> NDArray[np.int64]:
+    """The working pixel that each own pixel's centre lies in, along one side, int64 [own]; no rounding."""
     return (2 * np.arange(own) + 1) * working // (2 * own)
 
 

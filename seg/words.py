@@ -1,6 +1,7 @@
 """Figures and endings in words, the same on screens, in logs and on pages."""
 
 from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 
 from seg.errors import StoppedBy
@@ -62,3 +63,11 @@ def ratio(value: float | None, digits: int = 4, sign: str = "") -> str:
 def plural(count: int, noun: str, many: str = "") -> str:
     """So many of something; many: the noun's plural, where it is not formed with an s."""
     return f"{count:,} {noun if count == 1 else many or f'{noun}s'}"
+
+
+def fringe_version() -> str:
+    """What pyproject.toml said when this was installed; of a bare checkout "uninstalled"."""
+    try:
+        return version("fringe")
+    except PackageNotFoundError:
+        return "uninstalled"

@@ -135,3 +135,9 @@ def to_table(rows: Sequence[FoundObject | Outcome], schema: pa.Schema) -> pa.Tab
     columns = list(zip(*map(attrgetter(*schema.names), rows), strict=True)) or [()] * len(schema)
     arrays = [pa.array(values, column.type) for values, column in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def with_class_names(objects: pa.Table, classes: Sequence[str]) -> pa.Table:
+    """Objects with the name of each one's class, in a column `class` before `class_id`."""
+    names = pa.array(classes, pa.string()).take(objects["class_id"])
+    return objects.add_column(objects.schema.get_field_index("class_id"), "class", names)

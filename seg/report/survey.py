@@ -93,10 +93,7 @@ class Scores:
 
 def read_scores(place: Place) -> Scores:
     """run.json and summary.json. RequestError: one is missing or damaged, or not of a scoring."""
-    found = place.read_json("run.json")
-    if found is None or (isinstance(found, dict) and "archive" not in found):
-        raise RequestError(f"{place.uri} is no scores folder; give the `out` of a scoring")
-    run, settings = require_part(Identity, found, f"{place.uri}/run.json"), list(flatten(found))
+    run, settings = read_identity(place)
     found, mend = place.read_json("summary.json"), "remove it, and the scoring's command writes it again"
     if found is None:
         raise RequestError(
@@ -106,6 +103,14 @@ def read_scores(place: Place) -> Scores:
     if not summary.is_possible(run.classes):
         raise RequestError(f"{where} is damaged: its classes, rates or end are impossible; {mend}")
     return Scores(place, run, summary, settings)
+
+
+def read_identity(place: Place) -> tuple[Identity, list[tuple[str, Any]]]:
+    """run.json, and all of it as (dotted name, value). RequestError: as of `read_scores`."""
+    found = place.read_json("run.json")
+    if found is None or (isinstance(found, dict) and "archive" not in found):
+        raise RequestError(f"{place.uri} is no scores folder; give the `out` of a scoring")
+    return require_part(Identity, found, f"{place.uri}/run.json"), list(flatten(found))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,12 @@ def _list_all(settings: ScorerSettings, images: Sequence[str]) -> list[str]:
     out, archive = settings.out, settings.archive.local()
     inside = out.is_local and out.local().is_relative_to(archive) and out.local() != archive
     ours = (f"{glob.escape(out.local().relative_to(archive).as_posix())}/*",) if inside else ()
-    listed = list_images(archive, exclude=ours).images
+    return list_around(archive, images, exclude=ours)
+
+
+def list_around(archive: Path, images: Sequence[str], *, exclude: tuple[str, ...] = ()) -> list[str]:
+    """All images of a folder. RequestError: not all of `images` are among them."""
+    listed = list_images(archive, exclude=exclude).images
     if odd := sorted(set(images).difference(listed)):
         raise RequestError(
             f"{archive}/{odd[0]} is hidden, or a link out of its folder, and so in no sequence, of which the "
@@ -216,10 +222,15 @@ def _warn(plan: ScorePlan, rows: Sequence[Scored]) -> None:
         warnings.warn(DataWarning(turned.warning), stacklevel=2)
     bare = [row.image for row in rows if not row.background_frames] if _wants_background(plan) else []
     if bare:
-        warnings.warn(
-            DataWarning(
-                f"{plural(len(bare), 'image')} ({_name(bare)}) had no background, which the model was "
-                "trained with: too few frames in their sequence; give `background=FILE`"
-            ),
-            stacklevel=2,
-        )
+        warn_without_background(bare)
+
+
+def warn_without_background(images: Sequence[str]) -> None:
+    """Warn of images that had no background, and whose model was trained with one."""
+    warnings.warn(
+        DataWarning(
+            f"{plural(len(images), 'image')} ({_name(images)}) had no background, which the model was "
+            "trained with: too few frames in their sequence; give `background=FILE`"
+        ),
+        stacklevel=2,
+    )

@@ -2,9 +2,11 @@ import os
 import re
 import socket
 import stat
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,6 +71,18 @@ def test_without_ray_no_address_is_looked_at(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RAY_ADDRESS", "nonsense:1")
     with compute_session(use_ray=False) as session:
         assert not session.connected
+
+
+@pytest.mark.parametrize(("use_ray", "ends"), [(False, 0), (True, 1)])
+def test_a_ray_that_was_not_asked_for_is_left_to_who_runs_it(
+    use_ray: bool, ends: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    ended: list[bool] = []
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(shutdown=lambda: ended.append(True)))
+    with compute_session(use_ray=use_ray):
+        pass
+    assert len(ended) == ends
 
 
 def test_an_address_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
