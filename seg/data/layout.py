@@ -149,10 +149,7 @@ def find_labels(images: list[str], folder: Place | Path) -> Labels:
     place = as_place(folder)
     links: list[str] = []
     with refuse_unlisted(place):
-        if not place.exists():
-            raise RequestError(
-                f"label folder {place} is no folder; give the folder that holds the masks or boxes"
-            )
+        require_label_folder(place)
         files, sizes, times = list_files(place, links)
     _warn_of_links(place, links)
     at, forms = np.full(len(images), -1), {}
@@ -167,6 +164,14 @@ def find_labels(images: list[str], folder: Place | Path) -> Labels:
     sizes, times = np.append(sizes, -1), np.append(times, -1)  # the last is that of no label
     unused = _count_label_files(files) - len(forms)
     return Labels(LabelNames(forms), sizes[at], times[at], unused, len(links))
+
+
+def require_label_folder(place: Place) -> None:
+    """RequestError: there is no such folder."""
+    if not place.exists():
+        raise RequestError(
+            f"label folder {place} is no folder; give the folder that holds the masks or boxes"
+        )
 
 
 def _warn_of_links(place: Place, links: list[str]) -> None:

@@ -39,8 +39,8 @@ class TrainingData:
     """Folder of the packs, as the job's environment names it: that of its workers may name another."""
 
 
-def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | None = None) -> TrainingData:
-    """Find, split and fingerprint the data a recipe trains on; `limit`: the first images of each part.
+def find_samples(root: Path, recipe: Recipe, *, seed: int, limit: int | None = None) -> tuple[DataSet, Split]:
+    """The data set a recipe trains on, and its split; `limit`: the first images of each part.
 
     RequestError: no such folder, not the recipe's layout, no labels, too few images, a seed below 0, masks
     that mark nothing but 255.
@@ -57,7 +57,12 @@ def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | No
     data = pool_parts(data) if recipe.test_share else data
     _refuse_all_ignored(data, recipe)
     split = split_samples(data, recipe.validation_share, seed, recipe.frames, recipe.test_share)
-    split = split.limited(limit)
+    return data, split.limited(limit)
+
+
+def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | None = None) -> TrainingData:
+    """What `find_samples` finds, with its fingerprint. RequestError: as of it."""
+    data, split = find_samples(root, recipe, seed=seed, limit=limit)
     chosen = (*split.train, *split.validation)
     together = recipe.frames > 1 or recipe.preprocessing.background_every > 0
     sequences = _sequences(data, chosen) if together else {}
