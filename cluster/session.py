@@ -133,14 +133,8 @@ def _find_cluster() -> Session | None:
 
     Not to any other Ray that runs here, as `ray.init` would: that may be another job's own, and end with it.
     """
-    given = os.environ.get("RAY_ADDRESS")
-    if given == "local":
-        return None
     _demand_token()  # harmless where the cluster asks for none
-    from ray._private.utils import read_ray_address
-    from ray.exceptions import AuthenticationError
-
-    address = given or read_ray_address()
+    given, address = os.environ.get("RAY_ADDRESS"), read_address()
     if address is None:
         return None
     if not _answers(address):
@@ -150,6 +144,8 @@ def _find_cluster() -> Session | None:
             )
         log.info(f"no Ray at {address}, where one was started last; going on without it")
         return None
+    from ray.exceptions import AuthenticationError
+
     try:
         _init_ray(address)
     except (ConnectionError, AuthenticationError) as error:
@@ -158,6 +154,24 @@ def _find_cluster() -> Session | None:
             "RAY_AUTH_TOKEN, or set RAY_ADDRESS=local to run without it"
         ) from error
     return _describe_cluster()
+
+
+def read_address() -> str | None:
+    """The cluster that RAY_ADDRESS names, else the one started here last; None: neither, or it is `local`.
+
+    Ray's own file is read without Ray, which takes a second to import.
+    """
+    if given := os.environ.get("RAY_ADDRESS"):
+        return None if given == "local" else given
+    temporary = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  # as Ray does
+    file = Path(temporary) / "ray" / "ray_current_cluster"
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def finds_cluster() -> bool:
+    """Whether a job joins a cluster, or is refused by the one that RAY_ADDRESS names; Ray is not imported."""
+    address = read_address()
+    return address is not None and (bool(os.environ.get("RAY_ADDRESS")) or _answers(address))
 
 
 def _answers(address: str) -> bool:

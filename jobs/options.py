@@ -8,16 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
+from jobs.lists import RECIPE_LIST, print_list
+from jobs.refusals import refuse_training
 from jobs.run import parse_words, run_job
 from seg.recipe import Params, Recipe, apply_params
-from seg.recipes import RECIPES, find_recipe
+from seg.recipes import find_recipe
 from seg.requests import DataRequest
-from seg.screen import open_console
 
 if TYPE_CHECKING:
     from cluster.session import Session
 
+LIST = PrimitiveConstructorSpec(
+    nargs=(0, 1),
+    metavar="[WHAT]",
+    instance_from_str=lambda words: (words or [RECIPE_LIST])[0],
+    is_instance=lambda value: isinstance(value, str),
+    str_from_instance=lambda value: [value] if value else [],
+)
 CPU_RECIPE, GPU_RECIPE = "interferogram-small", "interferogram-icnet"
 
 
@@ -27,8 +36,8 @@ class RecipeArgs(DataRequest):
 
     recipe_name: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")] = None
     """interferogram-icnet where the cluster has a GPU, else interferogram-small; --list names them all."""
-    list: bool = False
-    """Print the recipes, a line each, and exit."""
+    list: Annotated[str, LIST] = ""
+    """Print the recipes and exit; --list models, encoders, losses or datasets: what can be named instead."""
 
 
 Args = TypeVar("Args", bound=RecipeArgs)
@@ -44,8 +53,9 @@ def run_recipe_job(
 def _run(kind: type[Args], argv: Sequence[str] | None, job: Callable[[Args, "Session"], int]) -> int:
     args = parse(kind, argv)
     if args.list:
-        print_recipes()
+        print_list(args.list)
         return 0
+    refuse_training(args)
     from cluster.session import compute_session  # here, so that --help loads no torch and no ray
     from seg.train.adapting import adapt
 
@@ -73,49 +83,16 @@ def parse(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     without_help = [option for option in argv if option not in ("-h", "--help")]
-    name = _parse(kind, without_help, find_recipe(default_recipe)).recipe_name
-    recipe = find_recipe(default_recipe if name is None else name)
+    args = _parse(kind, without_help, find_recipe(default_recipe))
+    recipe = find_recipe(default_recipe if args.recipe_name is None else args.recipe_name)
+    if recipe.name == default_recipe and not own and argv == without_help:
+        return args
     return _parse(kind, argv, apply_params(recipe, own or {}))
 
 
 def _parse(kind: type[Args], argv: list[str], recipe: Recipe) -> Args:
     options = tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff
     return parse_words(kind, argv, default=kind(recipe=recipe), config=options)
-
-
-def print_recipes() -> None:
-    """A table on a terminal; elsewhere a line a recipe, name first, tab-separated (docs/formats.md)."""
-    if not sys.stdout.isatty():
-        for recipe in RECIPES.values():
-            print(*_describe(recipe), sep="\t")  # a table for scripts, without a name of the user's
-        return
-    from rich.table import Table
-
-    table = Table("recipe", "model", "data", "loss", box=None)
-    table.add_column("parameters", justify="right")
-    for recipe in RECIPES.values():
-        table.add_row(*_describe(recipe))
-    open_console().print(table)
-
-
-def _describe(recipe: Recipe) -> tuple[str, ...]:
-    """Name, model, data, loss, and millions of parameters, counted with two classes."""
-    import torch  # here, so that --help loads no torch
-
-    from seg.models import MODELS
-    from seg.models.build import build
-
-    backbone = recipe.backbone or MODELS[recipe.model].BACKBONES[0]
-    with torch.device("meta"):
-        model = build(
-            recipe.model,
-            backbone=backbone,
-            num_classes=2,
-            channels=recipe.preprocessing.channels,
-            options=dict(recipe.model_options),
-        )
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    return recipe.name, f"{recipe.model} on {backbone}", recipe.dataset, recipe.loss, f"{millions:.1f} M"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from jobs.refusals import refuse_predicting
 from jobs.run import parse_words, run_job
 from seg.requests import PredictRequest
 
@@ -13,6 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _predict(request: PredictRequest) -> int:
+    refuse_predicting(request)
     from jobs.tables import print_predictions  # here, so that --help loads no torch
     from seg.score.handful import predict_handful
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from jobs.refusals import refuse_scoring
 from jobs.run import parse_words, run_job
 from seg.requests import ScoreRequest
 
@@ -13,6 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(request: ScoreRequest) -> int:
+    refuse_scoring(request)
     from cluster.score import look_only, score  # here, so that --help loads no torch and no ray
     from cluster.session import compute_session
     from jobs.tables import print_figures

@@ -88,8 +88,7 @@ def list_images(
     files: list[str] = []
     sizes, times = array("q"), array("q")
     with refuse_unlisted(place):
-        if not place.exists():
-            raise RequestError(f"archive {place} is no folder; give the folder that holds the images")
+        require_archive(place)
         for name, size, mtime_ns in _walk(place, ignored):
             if not _is_wanted(name, include, exclude):
                 ignored[ending_of(name)] += 1
@@ -109,6 +108,12 @@ def list_images(
         include,
         exclude,
     )
+
+
+def require_archive(place: Place) -> None:
+    """RequestError: there is no such folder."""
+    if not place.exists():
+        raise RequestError(f"archive {place} is no folder; give the folder that holds the images")
 
 
 def list_files(

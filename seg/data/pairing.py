@@ -137,10 +137,7 @@ def find_labels(
     place = as_place(folder)
     links: list[str] = []
     with refuse_unlisted(place):
-        if not place.exists():
-            raise RequestError(
-                f"label folder {place} is no folder; give the folder that holds the masks or boxes"
-            )
+        require_label_folder(place)
         files, sizes, times = list_files(place, links)
     _warn_of_links(place, links)
     for naming in namings:
@@ -171,6 +168,14 @@ def _match(
         forms |= {some[k]: int(found[k].argmax()) for k in np.flatnonzero(found.max(1) >= 0)}
     _refuse_shared(place, images, files, at, naming.suffix)
     return at, forms
+
+
+def require_label_folder(place: Place) -> None:
+    """RequestError: there is no such folder."""
+    if not place.exists():
+        raise RequestError(
+            f"label folder {place} is no folder; give the folder that holds the masks or boxes"
+        )
 
 
 def _warn_of_links(place: Place, links: list[str]) -> None:

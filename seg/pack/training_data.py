@@ -66,14 +66,19 @@ def open_requested(request: DataRequest, recipe: Recipe) -> TrainingData:
         recipe,
         seed=request.seed,
         limit=request.limit,
-        labels=LabelRule(folder=request.labels, suffix=request.label_suffix, classes=request.classes),
+        labels=label_rule(request),
     )
 
 
-def open_training_data(
+def label_rule(request: DataRequest) -> LabelRule:
+    """Where a request says that its labels are."""
+    return LabelRule(folder=request.labels, suffix=request.label_suffix, classes=request.classes)
+
+
+def find_samples(
     root: Path, recipe: Recipe, *, seed: int, limit: int | None = None, labels: LabelRule = PLAIN
-) -> TrainingData:
-    """Find, split and fingerprint the data a recipe trains on; `limit`: the first images of each part.
+) -> tuple[DataSet, Split]:
+    """The data set a recipe trains on, and its split; `limit`: the first images of each part.
 
     labels: where they are, for a recipe whose dataset is plain. RequestError: no such folder, not the
     recipe's layout, no labels, too few images, a seed below 0, masks that mark nothing but 255.
@@ -90,7 +95,14 @@ def open_training_data(
     data = pool_parts(data) if recipe.test_share else data
     _refuse_all_ignored(data, recipe)
     split = split_samples(data, recipe.validation_share, seed, recipe.frames, recipe.test_share)
-    split = split.limited(limit)
+    return data, split.limited(limit)
+
+
+def open_training_data(
+    root: Path, recipe: Recipe, *, seed: int, limit: int | None = None, labels: LabelRule = PLAIN
+) -> TrainingData:
+    """What `find_samples` finds, with its fingerprint. RequestError: as of it."""
+    data, split = find_samples(root, recipe, seed=seed, limit=limit, labels=labels)
     chosen = (*split.train, *split.validation)
     together = recipe.frames > 1 or recipe.preprocessing.background_every > 0
     sequences = _sequences(data, chosen) if together else {}

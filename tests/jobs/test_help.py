@@ -5,8 +5,6 @@ from functools import cache
 
 import pytest
 
-from jobs import train, tune
-from seg.recipes import RECIPES
 from tests.small import ROOT
 
 JOBS = [
@@ -70,13 +68,3 @@ def test_help_names_what_scripts_rely_on(ask_help: Help, verb: str) -> None:
     output, _ = ask_help(verb)
     words = output.replace("[", " ").replace("]", " ").replace(",", " ").split()
     assert [option for option in OPTIONS[verb].split() if option not in words] == []
-
-
-@pytest.mark.parametrize("main", [train.main, tune.main])
-def test_recipes_off_a_terminal_are_a_line_each_name_first_tab_separated(
-    main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("\t")[0] for line in lines] == list(RECIPES)
-    assert {len(line.split("\t")) for line in lines} == {5}
