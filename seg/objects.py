@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from seg.data.labels import IGNORE, Label
 from seg.ledger.outcome import FoundObject
@@ -69,6 +67,9 @@ def join_chords(chords: Chords) -> NDArray[np.int64]:
     lower = np.arange(len(upper)) + np.repeat(first - (np.cumsum(touching) - touching), touching)
     same = chords.owners[upper] == chords.owners[lower]
     pairs = upper[same], lower[same]
+    from scipy.sparse import coo_array  # here, so that labelling refuses a wrong path at once
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(pairs[0]), np.bool_), pairs), shape=(len(starts), len(starts)))
     return connected_components(graph, directed=False)[1].astype(np.int64) if len(starts) else starts
 
