@@ -37,7 +37,7 @@ from seg.search.page import write_page
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
 from seg.search.trials import TrialRecord, TrialsReader, count_trials, read_trials, write_leaderboard
 from seg.train.run_folder import augmenter_identity, check_folder, holding, run_identity, run_name
-from seg.train.start import locate
+from seg.train.start import locate, open_weights
 from seg.train.validation import count_confusion
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     """
     if request.trials < 1:
         raise RequestError(f"`trials` is {request.trials}, below 1; try `trials=16`")
-    recipe, placement = request.recipe, place_trial(request, session)
+    recipe, placement = open_weights(request.recipe), place_trial(request, session)
     given = parse_search(request.search)
     space = choose_space(recipe, given)
     own = own_params(recipe, space)

@@ -32,7 +32,7 @@ from seg.train.board import BoardReader
 from seg.train.losses import build_loss
 from seg.train.mlflow_run import connect_mlflow
 from seg.train.origin import Origin, begin_from, check_origin, find_origin_name
-from seg.train.start import Start, build_start, locate
+from seg.train.start import Start, build_start, locate, open_weights
 from seg.train.state import Journal, list_epochs, read_run, settle_best
 from seg.train.store import CheckpointStore
 from seg.train.tracking import Tracking
@@ -115,6 +115,7 @@ def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan
     _check_keeping(request)
     data = training_data.open_training_data(
         request.data or training_data.default_data(), request.recipe, seed=request.seed, limit=request.limit
+    request = replace(request, recipe=open_weights(request.recipe))
     )
     identity = run_folder.run_identity(request.recipe, data, request.seed)
     origin = _find_origin(request, identity)
