@@ -86,6 +86,8 @@ class SearchSummary(JobSummary):
     """How a search ended."""
 
     folder: Path
+    data: Path
+    """Root of the data set."""
     leaderboard: list[TrialRecord]
     """The best trial first."""
     searched: tuple[str, ...]
@@ -112,6 +114,7 @@ def _search(plan: SearchPlan, session: Session) -> SearchSummary:
         log.info(f"nothing left to search in {plan.folder}")
         return SearchSummary(
             folder=plan.folder,
+            data=plan.job.data.root,
             values=summary,
             leaderboard=read_trials(plan.job.trials),
             searched=tuple(plan.space),
@@ -313,7 +316,13 @@ def _conclude(plan: SearchPlan, session: Session, stopped_by: StoppedBy, seconds
         raise RuntimeError(f"no trial finished an epoch; the first: {trials[0].error}")
     write_page(plan.folder, plan.space, trials, figures, alarms)
     write_json(plan.folder / "summary.json", values)
-    return SearchSummary(folder=plan.folder, values=values, leaderboard=trials, searched=tuple(plan.space))
+    return SearchSummary(
+        folder=plan.folder,
+        data=job.data.root,
+        values=values,
+        leaderboard=trials,
+        searched=tuple(plan.space),
+    )
 
 
 def evaluate_winner(job: TrialJob, best: TrialRecord, winner: Path, device: torch.device) -> Scores:

@@ -46,6 +46,8 @@ class TrainSummary(JobSummary):
     """How a training ended."""
 
     folder: Path
+    data: Path
+    """Root of the data set."""
 
 
 def train(request: TrainRequest, session: Session) -> TrainSummary:
@@ -113,9 +115,9 @@ def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan
     RequestError: they or the recipe do not fit.
     """
     _check_keeping(request)
+    request = replace(request, recipe=open_weights(request.recipe))
     data = training_data.open_training_data(
         request.data or training_data.default_data(), request.recipe, seed=request.seed, limit=request.limit
-    request = replace(request, recipe=open_weights(request.recipe))
     )
     identity = run_folder.run_identity(request.recipe, data, request.seed)
     origin = _find_origin(request, identity)
@@ -271,7 +273,8 @@ def _summarise(
         )
     ending = {"workers": placement.workers, "stopped_by": stopped_by}
     if journal is None:
-        return TrainSummary(folder=plan.folder, values={"recipe": plan.recipe.name, "epochs_run": 0} | ending)
+        values = {"recipe": plan.recipe.name, "epochs_run": 0} | ending
+        return TrainSummary(folder=plan.folder, data=plan.data.root, values=values)
     if stopped_by is StoppedBy.FINISHED:
         _settle_checkpoints(plan, journal)
     if journal.idle:
@@ -284,7 +287,7 @@ def _summarise(
     figures = run_folder.training_summary(plan.folder, plan.recipe, plan.data.classes, journal, trained)
     figures |= {"horizon": _horizon(plan), "schedule_epochs": plan.horizon or plan.recipe.epochs}
     write_json(plan.folder / "summary.json", figures | ending)
-    return TrainSummary(folder=plan.folder, values=figures | ending)
+    return TrainSummary(folder=plan.folder, data=plan.data.root, values=figures | ending)
 
 
 def _horizon(plan: TrainingPlan) -> str | None:

@@ -33,7 +33,7 @@ class DataRequest:
     out: Annotated[Path | None, FOLDER] = None
     """Folder of the results; default: runs/ or search/RECIPE-HASH, the hash over recipe, data and seed."""
     limit: Annotated[int | None, COUNT] = None
-    """Use only the first N images of each part of the split."""
+    """Use only the first N images of each part of the split: N to train on, N to validate on."""
     seed: int = 0
     """Of the split, the first weights, the crops."""
 

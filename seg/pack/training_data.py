@@ -56,8 +56,13 @@ def open_training_data(root: Path, recipe: Recipe, *, seed: int, limit: int | No
     data = DATASETS[recipe.dataset](root.resolve(), recipe.sequence)
     data = pool_parts(data) if recipe.test_share else data
     _refuse_all_ignored(data, recipe)
-    split = split_samples(data, recipe.validation_share, seed, recipe.frames, recipe.test_share)
-    split = split.limited(limit)
+    whole = split_samples(data, recipe.validation_share, seed, recipe.frames, recipe.test_share)
+    split = whole.limited(limit)
+    if limit is not None:
+        log.info(
+            f"`limit={limit}` for each part: {len(split.train)} of {len(whole.train)} images of training, "
+            f"{len(split.validation)} of {len(whole.validation)} of validation"
+        )
     chosen = (*split.train, *split.validation)
     together = recipe.frames > 1 or recipe.preprocessing.background_every > 0
     sequences = _sequences(data, chosen) if together else {}

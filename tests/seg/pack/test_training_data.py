@@ -48,3 +48,15 @@ def test_a_class_that_no_training_image_shows_is_named(write_archive: WriteArchi
 def test_where_every_class_is_shown_nothing_is_said(write_archive: WriteArchive) -> None:
     data = open_training_data(write_archive(), RECIPE, seed=0)
     warn_of_absent_classes(data.classes, open_packs(data, RECIPE)[0])
+
+
+def test_a_limit_is_said_for_each_part_it_counts_for(
+    write_archive: WriteArchive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_archive(sequences=4, frames=3)
+    recipe = Recipe(name="x", validation_share=0.25)
+    open_training_data(root, recipe, seed=0)
+    assert not capsys.readouterr().err
+    open_training_data(root, recipe, seed=0, limit=4)
+    said = "`limit=4` for each part: 4 of 9 images of training, 3 of 3 of validation\n"
+    assert capsys.readouterr().err == said
