@@ -37,7 +37,7 @@ from seg.search.page import write_page
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
 from seg.search.trials import TrialRecord, TrialsReader, count_trials, read_trials, write_leaderboard
 from seg.train.run_folder import augmenter_identity, check_folder, holding, run_identity, run_name
-from seg.train.start import locate
+from seg.train.start import locate, open_weights
 from seg.train.validation import count_confusion
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ class SearchSummary(JobSummary):
     """How a search ended."""
 
     folder: Path
+    data: Path
+    """Root of the data set."""
     leaderboard: list[TrialRecord]
     """The best trial first."""
     searched: tuple[str, ...]
@@ -112,6 +114,7 @@ def _search(plan: SearchPlan, session: Session) -> SearchSummary:
         log.info(f"nothing left to search in {plan.folder}")
         return SearchSummary(
             folder=plan.folder,
+            data=plan.job.data.root,
             values=summary,
             leaderboard=read_trials(plan.job.trials),
             searched=tuple(plan.space),
@@ -127,7 +130,7 @@ def plan_search(request: SearchRequest, session: Session) -> SearchPlan:
     if request.trials < 1:
         raise RequestError(f"`trials` is {request.trials}, below 1; try `trials=16`")
     request = apply_foreground(request)
-    recipe, placement = request.recipe, place_trial(request, session)
+    recipe, placement = open_weights(request.recipe), place_trial(request, session)
     given = parse_search(request.search)
     space = choose_space(recipe, given)
     own = own_params(recipe, space)
@@ -312,7 +315,13 @@ def _conclude(plan: SearchPlan, session: Session, stopped_by: StoppedBy, seconds
         raise RuntimeError(f"no trial finished an epoch; the first: {trials[0].error}")
     write_page(plan.folder, plan.space, trials, figures, alarms)
     write_json(plan.folder / "summary.json", values)
-    return SearchSummary(folder=plan.folder, values=values, leaderboard=trials, searched=tuple(plan.space))
+    return SearchSummary(
+        folder=plan.folder,
+        data=job.data.root,
+        values=values,
+        leaderboard=trials,
+        searched=tuple(plan.space),
+    )
 
 
 def evaluate_winner(job: TrialJob, best: TrialRecord, winner: Path, device: torch.device) -> Scores:

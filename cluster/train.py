@@ -32,7 +32,7 @@ from seg.train.board import BoardReader
 from seg.train.losses import build_loss
 from seg.train.mlflow_run import connect_mlflow
 from seg.train.origin import Origin, begin_from, check_origin, find_origin_name
-from seg.train.start import Start, build_start, locate
+from seg.train.start import Start, build_start, locate, open_weights
 from seg.train.state import Journal, list_epochs, read_run, settle_best
 from seg.train.store import CheckpointStore
 from seg.train.tracking import Tracking
@@ -46,6 +46,8 @@ class TrainSummary(JobSummary):
     """How a training ended."""
 
     folder: Path
+    data: Path
+    """Root of the data set."""
 
 
 def train(request: TrainRequest, session: Session) -> TrainSummary:
@@ -114,6 +116,7 @@ def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan
     """
     _check_keeping(request)
     request = training_data.apply_foreground(request)
+    request = replace(request, recipe=open_weights(request.recipe))
     data = training_data.open_requested(request, request.recipe)
     identity = run_folder.run_identity(request.recipe, data, request.seed)
     origin = _find_origin(request, identity)
@@ -269,7 +272,8 @@ def _summarise(
         )
     ending = {"workers": placement.workers, "stopped_by": stopped_by}
     if journal is None:
-        return TrainSummary(folder=plan.folder, values={"recipe": plan.recipe.name, "epochs_run": 0} | ending)
+        values = {"recipe": plan.recipe.name, "epochs_run": 0} | ending
+        return TrainSummary(folder=plan.folder, data=plan.data.root, values=values)
     if stopped_by is StoppedBy.FINISHED:
         _settle_checkpoints(plan, journal)
     if journal.idle:
@@ -282,7 +286,7 @@ def _summarise(
     figures = run_folder.training_summary(plan.folder, plan.recipe, plan.data.classes, journal, trained)
     figures |= {"horizon": _horizon(plan), "schedule_epochs": plan.horizon or plan.recipe.epochs}
     write_json(plan.folder / "summary.json", figures | ending)
-    return TrainSummary(folder=plan.folder, values=figures | ending)
+    return TrainSummary(folder=plan.folder, data=plan.data.root, values=figures | ending)
 
 
 def _horizon(plan: TrainingPlan) -> str | None:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from jobs.next import tell_after_labelling
 from jobs.run import parse_words, run_job
 from seg.requests import LabelRequest
 from seg.screen import say
@@ -18,6 +19,7 @@ def _label(request: LabelRequest) -> int:
     from seg.label.folder import label_folder  # here, so that --help loads no OpenCV
 
     label_folder(request, leave=_leave)
+    tell_after_labelling(request)
     return 0
 
 

@@ -15,11 +15,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _predict(request: PredictRequest) -> int:
     refuse_predicting(request)
+    from jobs.next import tell_after_predicting
     from jobs.tables import print_predictions  # here, so that --help loads no torch
     from seg.score.handful import predict_handful
 
     summary = predict_handful(request)
     print_predictions(summary.values, summary.folder)
+    if summary.values["images_scored"]:
+        tell_after_predicting(request, summary.folder)
     return summary.exit_code
 
 

@@ -22,15 +22,16 @@ def refuse_training(request: DataRequest) -> None:
         return
     from seg.pack.training_data import (  # here, so that what is wrong above loads no OpenCV
         apply_foreground,
+        check_limit,
         find_samples,
         label_rule,
     )
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)  # the training will say them
+        check_limit(request.limit)
         request = apply_foreground(request)
-        rule = label_rule(request)
-        find_samples(Path(given), request.recipe, seed=request.seed, limit=request.limit, labels=rule)
+        find_samples(Path(given), request.recipe, seed=request.seed, labels=label_rule(request))
 
 
 def refuse_scoring(request: ScoreRequest) -> None:

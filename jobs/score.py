@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from jobs.refusals import refuse_scoring
 from jobs.run import parse_words, run_job
+from seg.errors import StoppedBy
 from seg.requests import ScoreRequest
 
 
@@ -17,6 +18,7 @@ def _score(request: ScoreRequest) -> int:
     refuse_scoring(request)
     from cluster.score import look_only, score  # here, so that --help loads no torch and no ray
     from cluster.session import compute_session
+    from jobs.next import tell_after_scoring
     from jobs.tables import print_figures
     from seg.score.summary import notifying, write_results
     from seg.screen import say
@@ -32,6 +34,8 @@ def _score(request: ScoreRequest) -> int:
             print_figures("score", summary.values, str(summary.place))
             for line in lines:
                 say(line, out=True)
+            if lines and summary.values["stopped_by"] == StoppedBy.FINISHED:
+                tell_after_scoring(request)
     return summary.exit_code
 
 

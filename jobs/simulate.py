@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from jobs.next import end_with
 from jobs.run import parse_words, run_job
-from seg.screen import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ def _simulate(args: Args) -> int:
     plan = Simulation(**{field.name: getattr(args, field.name) for field in fields(Simulation)})
     with progress("simulating", args.num_sequences * args.num_frames) as advance:
         num_made = simulate_archive(args.out, plan, workers=args.workers, advance=advance)
-    say(f"{args.out}: {args.num_sequences} x {args.num_frames} frames, {num_made} of them new", out=True)
-    return 0
+    made = f"{args.out}: {args.num_sequences} x {args.num_frames} frames, {num_made} of them new"
+    return end_with(made, "train on it:", "train", "--data", args.out)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from seg.errors import StoppedBy
 from seg.recipe import short_value
 from seg.report.comparison import Comparison, Difference
 from seg.screen import open_console, say
@@ -27,9 +28,12 @@ def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None
         console.print(f"mIoU {ratio(summary['miou'])}  pixel accuracy {ratio(summary['pixel_accuracy'])}")
     print_alarms(job, summary.get("alarms", ()))
     if "images_found" in summary:
+        left = summary.get("images_left", 0)
+        by = " by --limit" if summary["stopped_by"] == StoppedBy.FINISHED else ""
         console.print(
             f"{summary['images_found']} images: {summary['images_scored']} scored now, "
             f"{summary['images_skipped']} were in the ledger, {summary['images_quarantined']} in quarantine"
+            + (f", {left} left{by}" if left else "")
         )
     say(f"{job}: {ENDINGS[summary['stopped_by']]}; {folder}", out=True)
 

@@ -24,10 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(args: Args, session: "Session") -> int:
     from cluster.train import train  # here, so that --help loads no torch and no ray
+    from jobs.next import tell_after_training
     from jobs.tables import print_figures
 
     summary = train(args, session)
     print_figures("train", summary.values, summary.folder)
+    if summary.exit_code == 0:
+        tell_after_training(summary, args.recipe.dataset)
     return summary.exit_code
 
 

@@ -24,11 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tune(args: Args, session: "Session") -> int:
     from cluster.search import search  # here, so that --help loads no torch and no ray
+    from jobs.next import tell_after_search
     from jobs.tables import print_figures, print_leaderboard
 
     summary = search(args, session)
     print_leaderboard(summary.leaderboard, summary.searched)
     print_figures("tune", summary.values, summary.folder)
+    if summary.exit_code == 0:
+        tell_after_search(summary, args.recipe.dataset)
     return summary.exit_code
 
 

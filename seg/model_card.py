@@ -16,6 +16,8 @@ FORMAT_VERSION = 1
 METADATA_KEY = "fringe"
 CARD_DIGEST = "metadata_sha256"
 """In provenance, of all else there and in the other fields; files from before have none."""
+MOST_NAMES = 6
+"""A sentence that would name more names the first of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +66,24 @@ class ModelCard:
     def channels(self) -> int:
         """Channels the model sees."""
         return self.preprocessing.channels
+
+
+def find_model_file(model: Path) -> Path:
+    """The model file that a path names: itself, or in a run's or a search's folder its best.safetensors.
+
+    RequestError: a folder without one; what it holds is said.
+    """
+    if not model.is_dir():
+        return model
+    file = model / "best.safetensors"
+    if not file.is_file():
+        held = sorted(entry.name for entry in model.iterdir() if not entry.name.startswith("."))
+        shown = ", ".join([*held[:MOST_NAMES], "..."] if len(held) > MOST_NAMES else held) or "nothing"
+        raise RequestError(
+            f"model {model} is a folder without best.safetensors (it holds {shown}); give that of "
+            "a run that has finished an epoch, of a finished search, or a model file"
+        )
+    return file
 
 
 def parse_card(path: Path, text: str) -> ModelCard:

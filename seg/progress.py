@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from math import isfinite
+from math import inf, isfinite
 from typing import Protocol
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -37,15 +37,21 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 def progress(what: str, total: int, *, line_every_s: float = LINE_EVERY_S) -> Iterator[Advance]:
     """Show how far `what` is out of `total` on standard error while the block runs.
 
-    A terminal gets a bar with counts and time left. Anything else gets a plain line every `line_every_s`
-    seconds and, after QUICK_S, one at the end, since a job's log keeps every redraw of a bar.
+    A terminal gets a bar with counts and time left, which folds away at the end. Anything else gets a plain
+    line every `line_every_s` seconds, since a job's log keeps every redraw of a bar. What took QUICK_S or
+    more leaves one line on both.
     """
-    if sys.stderr.isatty():
-        with _bar(what, total) as advance:
-            yield advance
-    else:
+    if not sys.stderr.isatty():
         with plain_lines(what, total, line_every_s) as advance:
             yield advance
+        return
+    with plain_lines(what, total, inf) as tell, _bar(what, total) as draw:
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            draw(steps, note)
+            tell(steps, note)
+
+        yield advance
 
 
 @contextmanager
@@ -59,7 +65,7 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=open_console(stderr=True)) as bar:
+    with Progress(*columns, console=open_console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:
@@ -72,9 +78,11 @@ def _bar(what: str, total: int) -> Iterator[Advance]:
 def plain_lines(what: str, total: int, line_every_s: float, *, done: int = 0) -> Iterator[Advance]:
     """A log's part of `progress`; `done`: how many were done before."""
     started = last_line = time.monotonic()
-    last_note = ""
+    last_note, told = "", None
 
     def tell(now: float) -> None:
+        nonlocal told
+        told = done, last_note
         note = f"  {last_note}" if last_note else ""
         say(f"{what}: {done}/{total} in {now - started:.0f} s{note}")
 
@@ -89,7 +97,7 @@ def plain_lines(what: str, total: int, line_every_s: float, *, done: int = 0) ->
     try:
         yield advance
     finally:
-        if time.monotonic() - started >= QUICK_S:
+        if time.monotonic() - started >= QUICK_S and told != (done, last_note):
             tell(time.monotonic())
 
 

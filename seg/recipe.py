@@ -270,7 +270,8 @@ class Recipe:
     """Pairs of name and number for architectures that take some: n_layers of pyramid-fcn."""
     weights: str = "none"
     """What the network starts from: none (chance); torchvision's downloads imagenet (encoder) or coco (all
-    of fcn-resnet50 and fcn-resnet101); a file of either; or a model file, of which what fits is taken."""
+    of fcn-resnet50 and fcn-resnet101); a file of either; or a model file, or the folder of a run or a search,
+    of which what fits is taken."""
     freeze: Literal["none", "encoder"] = "none"
     """What stays as it starts, the running statistics of its batch norm too."""
     encoder_lr_factor: float = 1.0

@@ -45,7 +45,7 @@ class DataRequest:
     out: Annotated[Path | None, FOLDER] = None
     """Folder of the results; default: runs/ or search/RECIPE-HASH, the hash over recipe, data and seed."""
     limit: Annotated[int | None, COUNT] = None
-    """Use only the first N images of each part of the split."""
+    """Use only the first N images of each part of the split: N to train on, N to validate on."""
     seed: int = 0
     """Of the split, the first weights, the crops."""
 
@@ -149,7 +149,7 @@ class SearchRequest(DataRequest):
     trials: int = 16
     """Settings to try; the first is the recipe's own. A larger number later goes on with the same search."""
     search: Annotated[tuple[str, ...], UseAppendAction, arg(metavar="FIELD=DISTRIBUTION")] = ()
-    """A recipe field to search, and from what: 'optimizer.weight_decay=loguniform(1e-6,1e-2)', uniform(a,b),
+    """A recipe field to search, and from what: 'optimizer.weight-decay=loguniform(1e-6,1e-2)', uniform(a,b),
     int(a,b) or choice(a,b,...); may be given again. Always searched, from these where given: optimizer.lr,
     loss, backbone."""
     workers_per_trial: Annotated[int, COUNT] = 1
@@ -171,8 +171,8 @@ class ScoreRequest:
     archive: Positional[Annotated[Place, PLACE, arg(metavar="ARCHIVE")]]
     """Where the images are, or a folder in the plain layout (images/, masks/, classes.txt)."""
     models: Annotated[tuple[Path, ...], arg(name="model", metavar="FILE ...")]
-    """Model file: best.safetensors of a run or a search; several are an ensemble: the mean of their
-    probabilities decides."""
+    """Model file, or folder of a run or a search: its best.safetensors; several are an ensemble: the mean of
+    their probabilities decides."""
     out: Annotated[Place, PLACE]
     """Where ledger, masks, summary and report go; outside the archive."""
     labels: Annotated[Annotated[Place, PLACE] | None, FOLDER] = None
@@ -258,8 +258,8 @@ class PredictRequest:
     """Files, or patterns in quotes ("s1/*.tif", "**/*.png"); of a TIFF with several pages one, stack.tif#3,
     or all of them."""
     models: Annotated[tuple[Path, ...], arg(name="model", metavar="FILE ...")]
-    """Model file: best.safetensors of a run or a search; several are an ensemble: the mean of their
-    probabilities decides."""
+    """Model file, or folder of a run or a search: its best.safetensors; several are an ensemble: the mean of
+    their probabilities decides."""
     out: Annotated[Annotated[Place, PLACE] | None, FOLDER] = None
     """Where masks, overlays and tables go; default: predictions/FOLDER-HASH, the hash over model, folder and
     options."""
@@ -319,7 +319,7 @@ class LabelRequest:
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Classes that boxes can have, where there is no classes.txt yet: by default the model's, else sample."""
     model: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Model file (best.safetensors) that proposes objects; those accepted are saved as masks."""
+    """Model file, or a run's folder, that proposes objects; those accepted are saved as masks."""
     boxes: Annotated[BoxForm, arg(name="box")] = "filled"
     """What a box that is drawn means: all its pixels, saved in boxes/; or the ellipse in it, saved in masks/.
     Key e changes it."""

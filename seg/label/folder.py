@@ -15,6 +15,7 @@ from seg.errors import RequestError, UnreadableImage
 from seg.label.files import LabelFiles, choose_classes, find_folders
 from seg.label.labelling import Labelling
 from seg.label.window import LabelWindow, require_display
+from seg.model_card import find_model_file
 from seg.requests import LabelRequest
 from seg.screen import say
 
@@ -102,7 +103,7 @@ def _load_proposer(request: LabelRequest, archive: Path, images: list[str], kept
     from seg.label.proposals import Proposer  # here: torch takes seconds to load
 
     return Proposer(
-        request.model,
+        find_model_file(request.model),
         archive,
         images,
         read_image=partial(read_image, archive),

@@ -76,17 +76,15 @@ def label_rule(request: DataRequest) -> LabelRule:
 
 
 def find_samples(
-    root: Path, recipe: Recipe, *, seed: int, limit: int | None = None, labels: LabelRule = PLAIN
+    root: Path, recipe: Recipe, *, seed: int, labels: LabelRule = PLAIN
 ) -> tuple[DataSet, Split]:
-    """The data set a recipe trains on, and its split; `limit`: the first images of each part.
+    """The data set a recipe trains on, and its split.
 
     labels: where they are, for a recipe whose dataset is plain. RequestError: no such folder, not the
     recipe's layout, no labels, too few images, a seed below 0, masks that mark nothing but 255.
     """
     if seed < 0:
         raise RequestError(f"`seed` is {seed}; give 0 or more")
-    if limit is not None and limit < 1:
-        raise RequestError(f"`limit` is {limit}; give 1 or more, or leave it out")
     if not root.is_dir():
         raise RequestError(f"data {root} is no folder; give the one that holds the data set")
     if recipe.dataset not in DATASETS:
@@ -94,15 +92,30 @@ def find_samples(
     data = _open(root.resolve(), recipe, labels)
     data = pool_parts(data) if recipe.test_share else data
     _refuse_all_ignored(data, recipe)
-    split = split_samples(data, recipe.validation_share, seed, recipe.frames, recipe.test_share)
-    return data, split.limited(limit)
+    return data, split_samples(data, recipe.validation_share, seed, recipe.frames, recipe.test_share)
+
+
+def check_limit(limit: int | None) -> None:
+    """RequestError: no number of images."""
+    if limit is not None and limit < 1:
+        raise RequestError(f"`limit` is {limit}; give 1 or more, or leave it out")
 
 
 def open_training_data(
     root: Path, recipe: Recipe, *, seed: int, limit: int | None = None, labels: LabelRule = PLAIN
 ) -> TrainingData:
-    """What `find_samples` finds, with its fingerprint. RequestError: as of it."""
-    data, split = find_samples(root, recipe, seed=seed, limit=limit, labels=labels)
+    """What `find_samples` finds, with its fingerprint; `limit`: the first images of each part.
+
+    RequestError: as of `find_samples` and `check_limit`.
+    """
+    check_limit(limit)
+    data, whole = find_samples(root, recipe, seed=seed, labels=labels)
+    split = whole.limited(limit)
+    if limit is not None:
+        log.info(
+            f"`limit={limit}` for each part: {len(split.train)} of {len(whole.train)} images of training, "
+            f"{len(split.validation)} of {len(whole.validation)} of validation"
+        )
     chosen = (*split.train, *split.validation)
     together = recipe.frames > 1 or recipe.preprocessing.background_every > 0
     sequences = _sequences(data, chosen) if together else {}

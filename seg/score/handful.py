@@ -24,6 +24,7 @@ from seg.data.pairing import Labels
 from seg.errors import DataWarning, JobSummary, RequestError, StoppedBy
 from seg.figures.plots import draw_overlay
 from seg.ledger.outcome import FoundObject, Outcome, Quarantined, Scored
+from seg.model_card import find_model_file
 from seg.predict.upsampling import check_blend
 from seg.progress import progress
 from seg.requests import PredictRequest
@@ -81,7 +82,8 @@ def plan_handful(request: PredictRequest) -> ScorePlan:
     """Check a request, as a scoring of these images alone. RequestError: as of `predict_handful`."""
     check_counts(request, "batch", "threads", "min_object_px")
     listing, archive = list_named(request.images, request.archive)
-    cards = read_cards(request.models)
+    models = tuple(map(find_model_file, request.models))
+    cards = read_cards(models)
     card = cards[0]
     tiling = card.tiling if request.halo_px is None else replace(card.tiling, halo_px=request.halo_px)
     check_blend(request.blend, tiling)
@@ -89,7 +91,7 @@ def plan_handful(request: PredictRequest) -> ScorePlan:
         archive=as_place(archive),
         labels=None,
         out=request.out or as_place("predictions"),
-        models=tuple(model.resolve() for model in request.models),
+        models=tuple(model.resolve() for model in models),
         tta=request.tta,
         tiling=tiling,
         blend=request.blend,

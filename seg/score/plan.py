@@ -21,7 +21,7 @@ from seg.data.pairing import (
 from seg.data.plain import find_exclusions, find_folders, label_folder
 from seg.data.splits import file_sha256
 from seg.errors import RequestError
-from seg.model_card import ModelCard
+from seg.model_card import ModelCard, find_model_file
 from seg.model_file import load_model, read_model
 from seg.plain_data import Plain
 from seg.predict.passes import Mixing
@@ -104,7 +104,8 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     _check_outside(out, request.archive)
     # tensors of no network of ours are refused where it is built: here, or by the first worker, so that with
     # workers this process needs no network
-    cards = read_cards(request.models, load_model if request.workers == 0 else read_model)
+    models = tuple(map(find_model_file, request.models))
+    cards = read_cards(models, load_model if request.workers == 0 else read_model)
     label_map = _choose_label_map(request)
     card = _with_label_map(cards[0], label_map)
     tiling = card.tiling if request.halo_px is None else replace(card.tiling, halo_px=request.halo_px)
@@ -127,7 +128,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         labels=labels,
         out=out,
         masks=request.masks == "png",
-        models=tuple(model.resolve() for model in request.models),
+        models=tuple(model.resolve() for model in models),
         tta=request.tta,
         tiling=tiling,
         blend=request.blend,

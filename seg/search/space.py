@@ -35,7 +35,7 @@ WORDS: Mapping[Any, Mapping[str, Value]] = {
     bool: {"true": True, "false": False},
 }
 """How a command line writes what is no number and no text, in letters of any size."""
-EXAMPLE = "optimizer.weight_decay=loguniform(1e-6,1e-2)"
+EXAMPLE = "optimizer.weight-decay=loguniform(1e-6,1e-2)"
 WHOLE_CHECKED = 1000
 """Values of a range that are tried on the recipe one by one; of a longer range, its ends are."""
 Axis = FloatDistribution | IntDistribution | CategoricalDistribution
@@ -79,11 +79,14 @@ def is_inside(space: Space, params: Params) -> bool:
 
 
 def parse_search(words: Sequence[str]) -> Space:
-    """The space that ``search`` options describe. RequestError: an unknown field, a value of another type."""
+    """The space that ``search`` options describe, a field named as such or as its option.
+
+    RequestError: an unknown field, a value of another type.
+    """
     space: Space = {}
     for word in words:
         name, equals, text = word.partition("=")
-        name = name.strip().replace("-", "_")
+        name = name.strip().removeprefix("--").replace("-", "_")
         if not equals:
             raise RequestError(f"`search={word}` gives no values; write it like `search='{EXAMPLE}'`")
         hint = _find_hint(name)

@@ -42,6 +42,8 @@ class Progress(StepReport):
     batch: int
     memory_bytes: int
     epochs_done: int
+    validation_work: float = 0.0
+    """As of `Training`."""
 
 
 def progress_file(folder: Path) -> Path:
@@ -61,13 +63,14 @@ class Board:
         self.training = training
         self.file = progress_file(training.plan.folder)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.written = -WRITE_EVERY_S
+        self.written, self.work = -WRITE_EVERY_S, training.validation_work
         self.report: StepReport | None = None
 
     def on_step(self, report: StepReport) -> None:
         """Publish, unless it was done a moment ago; the last step of an epoch always: validation follows."""
         self.report = report
-        if report.step == report.steps or time.monotonic() - self.written >= WRITE_EVERY_S:
+        is_last = report.step == report.steps and not report.validated
+        if is_last or time.monotonic() - self.written >= WRITE_EVERY_S:
             self.publish(report)
 
     def on_epoch(self, result: EpochResult) -> None:
@@ -85,6 +88,7 @@ class Board:
             batch=self.training.sampler.batch,
             memory_bytes=peak_memory_bytes(self.training.device),
             epochs_done=self.training.journal.epochs_done,
+            validation_work=self.work,
         )
         with suppress(OSError):  # storage that refuses: the display waits, the training does not
             show_text(self.file, json.dumps(to_plain(progress)))
@@ -117,7 +121,7 @@ class BoardReader:
             return ""
         now = self.progress
         last = f"  mIoU {ratio(self.journal.history[-1].miou, 3)}" if self.done else ""
-        return f"epoch {now.epoch} step {now.step}/{now.steps}  loss {now.loss:.4f}{last}"
+        return f"epoch {now.epoch} {self._step_in_hand}  loss {now.loss:.4f}{last}"
 
     def look(self) -> None:
         """Read the board, and the journal where epochs were finished."""
@@ -143,12 +147,7 @@ class BoardReader:
     @property
     def seconds_left(self) -> float | None:
         """Time until the last epoch is saved, at the pace of the recent ones; None: nothing is known yet."""
-        now = self.progress
-        if now is None:
-            return None
-        recent = [result.seconds for result in self.journal.history[-RECENT_EPOCHS:]]
-        seconds = fmean(recent) if recent else now.steps * now.batch / now.crops_per_second
-        return max(0.0, self.total - self._epochs) * seconds
+        return None if self.progress is None else max(0.0, self.total - self._epochs) * sum(self._pace)
 
     def picture(self, height: int) -> RenderableType:
         """Four lines: the run, its quality, the step in hand, the machine."""
@@ -162,10 +161,33 @@ class BoardReader:
         return Group(heading(self.title, share, count, left), *lines)
 
     @property
-    def _epochs(self) -> float:
-        """Epochs that are over, with the share of the one in hand."""
+    def _pace(self) -> tuple[float, float]:
+        """Seconds that an epoch's training and its validation take: of the recent ones, else by its steps."""
+        if recent := self.journal.history[-RECENT_EPOCHS:]:
+            validation = fmean(result.validation_seconds for result in recent)
+            return fmean(result.seconds for result in recent) - validation, validation
         now = self.progress
-        return self.done + (now.step / now.steps if now and now.epoch > self.done else 0.0)
+        assert now is not None, "whoever asks has looked"
+        training = now.steps * now.batch / now.crops_per_second
+        return training, training * now.validation_work
+
+    @property
+    def _epochs(self) -> float:
+        """Epochs that are over, with the share of the one in hand, its validation counted by time as well."""
+        now = self.progress
+        if now is None or now.epoch <= self.done:
+            return float(self.done)
+        training, validation = self._pace
+        over = training * now.step / now.steps + validation * now.validated / (now.to_validate or 1)
+        return self.done + over / ((training + validation) or 1)
+
+    @property
+    def _step_in_hand(self) -> str:
+        now = self.progress
+        assert now is not None, "whoever asks has looked"
+        if now.step < now.steps or now.epoch <= self.done:
+            return f"step {now.step}/{now.steps}"
+        return f"validating {now.validated / (now.to_validate or 1):.0%}"
 
     def _quality(self) -> Line:
         mious = [result.miou for result in self.journal.history]
@@ -179,12 +201,12 @@ class BoardReader:
         assert now is not None
         history = self.journal.history
         skipped = now.skipped + sum(one.skipped_steps for one in history if one.epoch != now.epoch)
-        validating = now.step == now.steps and now.epoch > self.done
-        step = "validating" if validating else f"step {now.step}/{now.steps}"
         speed = f"{now.crops_per_second:.1f} crops/s"
         curve = sparkline([result.loss for result in history], CURVE_WIDTH)
         return (
-            Line(f"  loss  {f'{now.loss:.4f}':<10}{f'rate {now.rate:.2e}':<16}{step:<15}{curve}"),
+            Line(
+                f"  loss  {f'{now.loss:.4f}':<10}{f'rate {now.rate:.2e}':<16}{self._step_in_hand:<15}{curve}"
+            ),
             Line(
                 f"  {speed:<16}{f'{now.wait_share:.0%} waiting':<16}"
                 f"{f'{now.memory_bytes / 1e9:.2f} GB a worker':<20}{skipped} steps skipped"

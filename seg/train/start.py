@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from seg.errors import RequestError
-from seg.model_card import METADATA_KEY, ModelCard, parse_card
+from seg.model_card import METADATA_KEY, ModelCard, find_model_file, parse_card
 from seg.model_file import read_model, weights_sha256
 from seg.models import MODELS
 from seg.models.backbones import find_input
@@ -20,6 +20,8 @@ from seg.models.pretrained import COUNTER, SUFFIXES, download, read_state
 from seg.recipe import Recipe
 from seg.train.learner import name_parts
 
+NAMED = ("none", "imagenet", "coco")
+"""Weights that are no file."""
 TORCHVISION_ENCODER = "backbone."
 """How torchvision's whole networks call what is `features.` here; an auxiliary head is left out."""
 
@@ -56,6 +58,15 @@ def locate(recipe: Recipe) -> Recipe:
     file = Path(recipe.weights)
     there = file.suffix.lower() in SUFFIXES and file.is_file()
     return replace(recipe, weights=str(file.resolve())) if there else recipe
+
+
+def open_weights(recipe: Recipe) -> Recipe:
+    """The recipe with the model file in place of a run's or a search's folder that its weights name.
+
+    RequestError: as of `find_model_file`.
+    """
+    given = recipe.weights
+    return recipe if given in NAMED else replace(recipe, weights=str(find_model_file(Path(given))))
 
 
 def build_start(recipe: Recipe, classes: tuple[str, ...], weights: str) -> tuple[nn.Module, Start | None]:
@@ -100,7 +111,7 @@ def _read_whole(architecture: str, weights: str) -> _Whole | None:
     if weights in ("none", "imagenet"):
         return None
     if find_card(weights):
-        tensors, card = read_model(Path(weights))
+        tensors, card = read_model(find_model_file(Path(weights)))
         return _Whole(tensors, card.classes)
     if name is None:
         return None
@@ -111,9 +122,11 @@ def _read_whole(architecture: str, weights: str) -> _Whole | None:
 def find_card(weights: str) -> ModelCard | None:
     """The card of the model file that a recipe's weights name; None: they name none.
 
-    RequestError: it is damaged.
+    RequestError: it is damaged, or they name a folder without one.
     """
-    file = Path(weights)
+    if weights in NAMED:
+        return None
+    file = find_model_file(Path(weights))
     if file.suffix.lower() != ".safetensors" or not file.is_file():
         return None
     try:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import nan
+from math import nan, prod
 from pathlib import Path
 from platform import node
 
@@ -25,8 +25,9 @@ from seg.pack.crops import Batch, CropSampler
 from seg.pack.pack import Pack
 from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import Measured
-from seg.predict.averaging import average
+from seg.predict.averaging import VIEWS, average
 from seg.predict.predictor import Predictor
+from seg.predict.tiling import place_grid
 from seg.recipe import Recipe
 from seg.train import state
 from seg.train.learner import Learner, find_ranks, learning_rate
@@ -59,6 +60,10 @@ class StepReport:
     """Share of the epoch's time so far that this rank waited for crops."""
     skipped: int
     """Steps of the epoch so far that were left out, their loss not being finite."""
+    validated: int = 0
+    """Images that this rank has validated after the epoch's last step, whose report this then is."""
+    to_validate: int = 0
+    """Of how many; 0: it has not begun to."""
 
 
 OnStep = Callable[[StepReport], None]
@@ -176,6 +181,7 @@ class Training:
     def epochs(self, on_step: OnStep | None = None) -> Iterator[EpochResult]:
         """Train the epochs that are left, one a step of the iterator; each is saved before it is yielded.
 
+        on_step: told of each step, and of the last one again with each image that is then validated.
         TrainingDiverged: the loss was not finite too many times in a row. OutOfMemory: a step, or a window of
         validation, does not fit on this rank's device.
         """
@@ -189,7 +195,7 @@ class Training:
             height, width = self.recipe.tiling.crop_px
             what = f"a window of {height} x {width} px does not fit; lower `tiling.crop_px`"
             with self._refusing_memory(f"validation of epoch {epoch}", what):
-                confusion, validation_loss = self.validate()
+                confusion, validation_loss = self.validate(partial(self._tell_validated, trained, on_step))
             ended = time.perf_counter()
             result = EpochResult(
                 epoch=epoch,
@@ -208,6 +214,25 @@ class Training:
             )
             self._save(result, confusion)
             yield result
+
+    @property
+    def validation_work(self) -> float:
+        """Time that a validation takes as a share of an epoch's training, as far as pixels foretell it.
+
+        A step's forward and backward pass are taken for three forward passes.
+        """
+        tiling = self.recipe.tiling
+        grids = (
+            place_grid(image.mask.shape, image.own_size, tiling) for image in self.validation_pack.images()
+        )
+        pixels = sum(len(grid.tiles) for grid in grids) * prod(tiling.crop_px)
+        trained = self.sampler.steps_per_epoch * self.sampler.batch * prod(self.recipe.crops.size_px)
+        return pixels * len(VIEWS[self.recipe.tta]) / (3 * trained)
+
+    def _tell_validated(self, trained: StepReport, on_step: OnStep | None, validated: int) -> None:
+        mine = range(self.ranks.rank, len(self.validation_pack.labelled), self.ranks.world_size)
+        if on_step is not None:
+            on_step(replace(trained, validated=validated, to_validate=len(mine)))
 
     def _train_epoch(self, epoch: int, on_step: OnStep | None) -> StepReport:
         """Train all steps of an epoch; the last one's report, with the mean loss."""
@@ -265,11 +290,14 @@ class Training:
                 f"of epoch {epoch} with {names}; lower `optimizer.lr`, or look at these images"
             )
 
-    def validate(self) -> tuple[NDArray[np.int64], float]:
+    def validate(
+        self, on_image: Callable[[int], None] = lambda count: None
+    ) -> tuple[NDArray[np.int64], float]:
         """Confusion matrix of all validation images at their own size, int64 [C, C], and their loss.
 
         Both are the same on every rank; the loss is NaN without any truth. Each image is counted on one rank,
-        none twice: no padding, whatever the number of workers.
+        none twice: no padding, whatever the number of workers. on_image: told of each one of this rank's how
+        many they are by then.
         """
         self.learner.agree()
         predictor = Predictor(
@@ -283,7 +311,9 @@ class Training:
             self.recipe.frames, first=self.ranks.rank, step=self.ranks.world_size
         )
         loss = LossTotal(self.learner.loss, self.device)
-        confusion = count_confusion(predictor, clips, self.statistics, len(self.plan.data.classes), loss)
+        confusion = count_confusion(
+            predictor, clips, self.statistics, len(self.plan.data.classes), loss, on_image
+        )
         return self.ranks.sum(confusion).cpu().numpy(), loss.mean(self.ranks)
 
     def _save(self, result: EpochResult, confusion: NDArray[np.int64]) -> None:

@@ -1,7 +1,7 @@
 """A network judged on images whose truth is known: pixels counted at own size, and the recipe's loss."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import nan
 
 import torch
@@ -45,19 +45,23 @@ def count_confusion(
     fitted: Statistics | None,
     num_classes: int,
     loss: LossTotal | None = None,
+    on_image: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
     """Confusion matrix of each clip's last image at own size, int64 [C, C] on the predictor's device.
 
-    fitted: statistics to use instead of each image's own. loss: takes in these images too.
+    fitted: statistics to use instead of each image's own. loss: takes in these images too. on_image: called
+    after each image with how many they are by then.
     """
     total = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=predictor.device)
-    for image, pieces in predict_clips(predictor, clips, fitted, keep_logits=loss is not None):
+    predicted = predict_clips(predictor, clips, fitted, keep_logits=loss is not None)
+    for count, (image, pieces) in enumerate(predicted, start=1):
         assert image.own_mask is not None, "a validation pack holds masks at own size"
         for piece in pieces:  # at once, while a CPU has them in its cache
             total += confusion_matrix(image.own_mask[piece.own], piece.ids, num_classes)
             if loss is not None and piece.logits is not None:
                 truth = torch.tensor(image.mask[piece.working], device=predictor.device)
                 loss.add(truth, piece.logits)
+        on_image(count)
     return total
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seg.data.preprocess import IntensityRange, Statistics
 from seg.errors import RequestError
-from seg.model_card import ModelCard, Provenance
+from seg.model_card import ModelCard, Provenance, find_model_file
 from seg.model_file import load_model, read_model, save_model, weights_sha256
 from seg.models.build import build
 from seg.recipe import Preprocessing, Tiling
@@ -204,6 +204,21 @@ def test_a_file_cut_short_is_refused(model_file: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"none.safetensors is not there; give the best.safetensors"):
         load_model(tmp_path / "none.safetensors")
+
+
+def test_a_folder_stands_for_the_best_model_file_in_it_or_says_what_it_holds(tmp_path: Path) -> None:
+    with pytest.raises(
+        RequestError, match=rf"model {tmp_path} is a folder .* \(it holds nothing\); give that"
+    ):
+        find_model_file(tmp_path)
+    for name in ("run.json", "last", ".hidden", *"abcdef"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(RequestError, match=r"\(it holds a, b, c, d, e, f, ...\); give that of"):
+        find_model_file(tmp_path)
+    file = tmp_path / "best.safetensors"
+    file.touch()
+    assert find_model_file(tmp_path) == find_model_file(file) == file
+    assert find_model_file(tmp_path / "none") == tmp_path / "none"  # which is said by who reads it
 
 
 @pytest.mark.parametrize("place", [-1, -100_000])

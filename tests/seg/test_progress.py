@@ -1,9 +1,7 @@
-import io
-import sys
-
 import pytest
 
 from seg.progress import progress
+from tests.seg.test_live_view import Terminal, open_terminal
 
 
 @pytest.fixture
@@ -12,7 +10,7 @@ def nothing_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_is_quick")
-def test_a_log_gets_plain_lines_now_and_then_and_one_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_plain_lines_now_and_then_and_each_once(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("scoring", 5, line_every_s=0) as advance:
         advance(2, note="s1/a.png")
         advance()
@@ -21,8 +19,7 @@ def test_a_log_gets_plain_lines_now_and_then_and_one_at_the_end(capsys: pytest.C
     assert err.splitlines() == [
         "scoring: 2/5 in 0 s  s1/a.png",
         "scoring: 3/5 in 0 s  s1/a.png",
-        "scoring: 3/5 in 0 s  s1/a.png",
-    ]
+    ]  # which is the last one, and stands once
 
 
 def test_what_is_quick_leaves_no_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,19 +49,23 @@ def test_an_error_still_says_how_far_it_came(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == "packing: 1/3 in 0 s\n"
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_terminal_gets_a_bar_with_count_and_last_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
+def draw_bar(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    terminal = open_terminal(monkeypatch)
     with progress("scoring", 5) as advance:
         advance(2, note="s1/a.png")
         advance()
+    return terminal
+
+
+def test_a_terminals_bar_shows_count_and_last_note_and_folds_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = draw_bar(monkeypatch)
     shown = terminal.getvalue().rsplit("scoring", 1)[1]
     assert "3/5" in shown
     assert "s1/a.png" in shown
+    assert not any(terminal.screen())
+    assert terminal.shows_cursor
+
+
+@pytest.mark.usefixtures("nothing_is_quick")
+def test_what_took_its_time_leaves_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [line for line in draw_bar(monkeypatch).screen() if line] == ["scoring: 3/5 in 0 s  s1/a.png"]

@@ -145,3 +145,15 @@ def test_words_about_labels_that_contradict_each_other_are_refused(
     request = replace(ask(*write_foreign(tmp_path)), **changes)
     with pytest.raises(RequestError, match=text):
         open_requested(apply_foreground(request), request.recipe)
+
+
+def test_a_limit_is_said_for_each_part_it_counts_for(
+    write_archive: WriteArchive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_archive(sequences=4, frames=3)
+    recipe = Recipe(name="x", validation_share=0.25)
+    open_training_data(root, recipe, seed=0)
+    assert not capsys.readouterr().err
+    open_training_data(root, recipe, seed=0, limit=4)
+    said = "`limit=4` for each part: 4 of 9 images of training, 3 of 3 of validation\n"
+    assert capsys.readouterr().err == said

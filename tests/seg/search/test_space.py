@@ -53,6 +53,7 @@ def refused(*words: str) -> str:
     [
         ("optimizer.weight_decay=loguniform(1e-6,1e-2)", FloatDistribution(1e-6, 1e-2, log=True)),
         ("optimizer.weight-decay = uniform( 0, 0.5 )", FloatDistribution(0.0, 0.5)),
+        ("--optimizer.weight-decay=uniform(0,0.5)", FloatDistribution(0.0, 0.5)),
         ("batch=int(2,8)", IntDistribution(2, 8)),
         ("batch=randint(2,8)", IntDistribution(2, 8)),
         ("batch=loguniform(2,64)", IntDistribution(2, 64, log=True)),
@@ -84,7 +85,7 @@ def test_a_distribution_is_typed_by_the_recipes_field(word: str, axis: Axis) -> 
         (
             "optimizer.lr",
             "`search=optimizer.lr` gives no values; "
-            "write it like `search='optimizer.weight_decay=loguniform(1e-6,1e-2)'`",
+            "write it like `search='optimizer.weight-decay=loguniform(1e-6,1e-2)'`",
         ),
         ("lr=uniform(0,1)", "`search=lr`: unknown recipe field; did you mean optimizer.lr?"),
         (

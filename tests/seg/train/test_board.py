@@ -29,13 +29,17 @@ def training(tmp_path: Path) -> Any:
         sampler=SimpleNamespace(batch=8),
         device=torch.device("cpu"),
         journal=Journal(),
+        validation_work=0.25,
     )
 
 
-def finish_epoch(training: Any, miou: float, seconds: float = 60.0, *, skipped: int = 0) -> None:
+def finish_epoch(
+    training: Any, miou: float, seconds: float = 60.0, *, skipped: int = 0, validation: float = 0.0
+) -> None:
     """Save an epoch as the loop does: in the state file's journal."""
     journal: Journal = training.journal
-    result = epoch_result(journal.epochs_done + 1, miou, loss=1.0, seconds=seconds, skipped_steps=skipped)
+    times = {"seconds": seconds, "validation_seconds": validation}
+    result = epoch_result(journal.epochs_done + 1, miou, loss=1.0, skipped_steps=skipped, **times)
     journal.history.append(result)
     if miou > journal.best_miou:
         journal.best_epoch, journal.best_miou = journal.epochs_done, miou
@@ -88,7 +92,8 @@ def test_the_first_epoch_foretells_its_end_from_its_steps(training: Any) -> None
     assert "starting" in draw(reader)
     Board(training).publish(STEP)
     reader.look()
-    assert reader.seconds_left == (10 * 20 - 5) * 8 / 16  # steps left, crops a step, crops a second
+    training_s = 20 * 8 / 16  # steps, crops a step, crops a second; validation by the pixels that it sees
+    assert reader.seconds_left == pytest.approx(10 * 1.25 * training_s - training_s * 5 / 20)
     assert "mIoU  -" in draw(reader)
     assert reader.note == "epoch 1 step 5/20  loss 0.7500"
 
@@ -104,6 +109,37 @@ def test_an_epochs_last_step_is_shown_as_validating_until_the_epoch_is_saved(tra
     reader.look()
     assert "step 20/20" in draw(reader)
     assert reader.seconds_left == 9 * 60
+
+
+def test_validation_counts_in_the_time_left_and_in_the_share_that_the_bar_shows(training: Any) -> None:
+    finish_epoch(training, 0.5, 100.0, validation=40.0)
+    reader, board = BoardReader(training.plan), Board(training)
+    left = []
+    for report in (
+        replace(STEP, step=10),
+        *(replace(STEP, step=20, validated=n, to_validate=8) for n in (0, 2, 8)),
+    ):
+        board.publish(replace(report, epoch=2))
+        reader.look()
+        left.append(reader.seconds_left)
+    assert left == pytest.approx(
+        [870, 840, 830, 800]
+    )  # of 900 s: half of 60 s, all of them, a quarter of 40 s
+    assert reader.note == "epoch 2 validating 100%  loss 0.7500  mIoU 0.500"
+    board.publish(replace(STEP, epoch=2, step=20, validated=2, to_validate=8))
+    reader.look()
+    assert "validating 25%" in draw(reader)
+
+
+def test_images_that_are_validated_are_published_now_and_then(
+    training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seg.train.board.WRITE_EVERY_S", 1e9)
+    board = Board(training)
+    board.on_step(replace(STEP, step=20))
+    for count in range(1, 9):
+        board.on_step(replace(STEP, step=20, validated=count, to_validate=8))
+    assert json.loads(progress_file(training.plan.folder).read_text())["validated"] == 0
 
 
 def test_a_board_is_not_written_at_each_step(training: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from seg.model_card import ModelCard
 from seg.model_file import save_model, weights_sha256
 from seg.models.build import build
 from seg.recipe import Preprocessing, Recipe
-from seg.train.start import Start, build_start, locate
+from seg.train.start import Start, build_start, find_card, locate, open_weights
 
 TWO, THREE = ("background", "cell"), ("background", "cell", "dust")
 NETWORKS = [
@@ -205,3 +205,20 @@ def test_a_file_is_named_from_any_folder(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_would_move_nothing_is_refused(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(RequestError, match=text):
         make_recipe("unet", **changes)
+
+
+def test_weights_that_are_a_runs_folder_are_its_best_model_file(tmp_path: Path, monkeypatch: Any) -> None:
+    recipe = make_recipe("unet", "mobilenet_v2")
+    write_model(tmp_path / "run" / "best.safetensors", recipe)
+    opened = open_weights(replace(recipe, weights=str(tmp_path / "run")))
+    assert opened == replace(recipe, weights=str(tmp_path / "run" / "best.safetensors"))
+    assert open_weights(opened) == opened
+    assert find_card(str(tmp_path / "run")) == find_card(opened.weights)
+    assert find_card(opened.weights) is not None
+    (tmp_path / "imagenet").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for given in ("none", "imagenet"):  # which are no folders, whatever lies here
+        assert open_weights(replace(recipe, weights=given)).weights == given
+        assert find_card(given) is None
+    with pytest.raises(RequestError, match=r"model .*imagenet is a folder without best.safetensors"):
+        open_weights(replace(recipe, weights=str(tmp_path / "imagenet")))

@@ -24,7 +24,7 @@ from seg.recipe import LATER_FIELDS, Optimizer, Preprocessing
 from seg.train.learner import Ranks
 from seg.train.run_folder import run_identity, run_name, training_summary, write_history
 from seg.train.state import EpochResult, Journal, State, read_run, read_state, state_file, write_state
-from seg.train.training import Training, TrainingPlan, fit_statistics
+from seg.train.training import StepReport, Training, TrainingPlan, fit_statistics
 from seg.train.validation import count_confusion
 from tests.cluster.journals import epoch_result
 from tests.conftest import WriteArchive
@@ -124,9 +124,16 @@ def test_the_loss_falls_and_the_model_file_scores_what_the_journal_says(make_pla
 
 def test_the_folder_tells_the_run(make_plan: MakePlan) -> None:
     plan = make_plan(epochs=1)
-    steps: list[tuple[int, int]] = []
-    list(Training(plan, CPU).epochs(lambda report: steps.append((report.epoch, report.step))))
-    assert steps == [(1, 1), (1, 2), (1, 3)]
+    reports: list[StepReport] = []
+    training = Training(plan, CPU)
+    list(training.epochs(reports.append))
+    assert [(one.epoch, one.step, one.validated) for one in reports] == [
+        *((1, step, 0) for step in (1, 2, 3)),
+        *((1, 3, image) for image in (1, 2)),
+    ]
+    assert [one.to_validate for one in reports] == [0, 0, 0, 2, 2]
+    # 2 images of 64 x 96 in 2 windows of 64 x 64 each; an epoch sees 12 crops of 64 x 64
+    assert training.validation_work == pytest.approx(2 * 2 / (3 * 12))
     journal = read_run(plan.folder)
     assert journal is not None
     write_history(plan.folder, journal)
@@ -369,9 +376,9 @@ def test_the_epoch_of_the_lowest_loss_is_the_best_where_the_loss_is_monitored(ma
 
 
 def rates_of(plan: TrainingPlan) -> list[float]:
-    rates: list[float] = []
-    list(Training(plan, CPU).epochs(lambda report: rates.append(report.rate)))
-    return rates
+    reports: list[StepReport] = []
+    list(Training(plan, CPU).epochs(reports.append))
+    return [report.rate for report in reports if not report.validated]
 
 
 def test_a_schedule_of_fewer_epochs_ends_in_its_last_rate(make_plan: MakePlan) -> None:
