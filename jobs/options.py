@@ -1,7 +1,8 @@
 """Command lines: a recipe's fields as options with the recipe's values as defaults, and a converter's."""
 
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import tyro
 from tyro.conf import Positional, arg
 
-from jobs.run import parse_words, run_job
+from jobs.run import option_names, parse_words, run_job
 from seg.errors import RequestError
 from seg.files import read_json
 from seg.plain_data import require
-from seg.recipe import Params, Preprocessing, Recipe, apply_params
+from seg.recipe import Params, Preprocessing, Recipe, Value, apply_params
 from seg.recipes import RECIPES, find_recipe
 from seg.requests import DataRequest
 from seg.screen import open_console, say
@@ -146,6 +147,24 @@ def parse(
 def _parse(kind: type[Args], argv: list[str], recipe: Recipe) -> Args:
     options = tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff
     return parse_words(kind, argv, default=kind(recipe=recipe), config=options)
+
+
+def spell_command(job: str, kind: type, recipe: str, values: Mapping[str, Value | Path]) -> str:
+    """The command line of a recipe's job, for a shell: an option a line, so that 80 columns hold it.
+
+    kind: the job's options; values: by their fields' names, those of a recipe by dotted ones.
+    """
+    names = option_names(kind)
+    lines = [f"python jobs/{job}.py {recipe}"]
+    lines += [shlex.join([names[field], *_spell(value)]) for field, value in values.items()]
+    return " \\\n    ".join(lines)
+
+
+def _spell(value: Value | Path) -> list[str]:
+    """A value in the words of an option."""
+    if isinstance(value, tuple):
+        return [word for inner in value for word in _spell(inner)]
+    return [f"{value:g}" if isinstance(value, float) else str(value)]
 
 
 def print_recipes() -> None:

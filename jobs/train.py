@@ -23,9 +23,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: Args, session: "Session") -> int:
-    from cluster.train import train  # here, so that --help loads no torch and no ray
-    from jobs.tables import print_figures
+    from cluster.train import check_recipe, train  # here, so that --help loads no torch and no ray
+    from jobs.tables import print_figures, show_check
 
+    if args.dry_run:
+        from seg.check.check import check_training
+
+        checked = check_training(args)
+        check_recipe(args.recipe, checked.meaning.classes, begun=True)
+        return show_check("train", checked)
     summary = train(args, session)
     print_figures("train", summary.values, summary.folder)
     return summary.exit_code
