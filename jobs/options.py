@@ -1,7 +1,8 @@
 """Command lines: a recipe's fields as options with the recipe's values as defaults, and a converter's."""
 
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -12,8 +13,8 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from jobs.lists import RECIPE_LIST, print_list
 from jobs.refusals import refuse_training
-from jobs.run import parse_words, run_job
-from seg.recipe import Params, Recipe, apply_params
+from jobs.run import option_names, parse_words, run_job
+from seg.recipe import Params, Recipe, Value, apply_params
 from seg.recipes import find_recipe
 from seg.requests import DataRequest
 
@@ -93,6 +94,24 @@ def parse(
 def _parse(kind: type[Args], argv: list[str], recipe: Recipe) -> Args:
     options = tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff
     return parse_words(kind, argv, default=kind(recipe=recipe), config=options)
+
+
+def spell_command(job: str, kind: type, recipe: str, values: Mapping[str, Value | Path]) -> str:
+    """The command line of a recipe's job, for a shell: an option a line, so that 80 columns hold it.
+
+    kind: the job's options; values: by their fields' names, those of a recipe by dotted ones.
+    """
+    names = option_names(kind)
+    lines = [f"python jobs/{job}.py {recipe}"]
+    lines += [shlex.join([names[field], *_spell(value)]) for field, value in values.items()]
+    return " \\\n    ".join(lines)
+
+
+def _spell(value: Value | Path) -> list[str]:
+    """A value in the words of an option."""
+    if isinstance(value, tuple):
+        return [word for inner in value for word in _spell(inner)]
+    return [f"{value:g}" if isinstance(value, float) else str(value)]
 
 
 @dataclass(frozen=True, kw_only=True)

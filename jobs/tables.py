@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from seg.errors import StoppedBy
+from jobs.run import in_options
+from seg.errors import DONE, REFUSED, StoppedBy
 from seg.recipe import short_value
 from seg.report.comparison import Comparison, Difference
 from seg.screen import open_console, say
 from seg.words import ENDINGS, plural, ratio
 
 if TYPE_CHECKING:
+    from seg.check.check import Checked  # which loads OpenCV
     from seg.search.trials import TrialRecord  # which loads torch
 
 
@@ -75,6 +77,28 @@ def _open_table(first: str, *numbers: str) -> Table:
     for heading in numbers:
         table.add_column(heading, justify="right")
     return table
+
+
+def show_check(job: str, checked: "Checked", command: str = "", out: Path | None = None) -> int:
+    """Print what a check found and, where a training would start, its command; returns the exit code.
+
+    out: folder that also gets check.json and check.png.
+    """
+    from seg.check.faults import find_faults
+    from seg.check.screen import print_check, write_check
+
+    faults = find_faults(checked)
+    print_check(checked, faults, in_options)
+    stopping = sum(fault.stops for fault in faults)
+    if command and not stopping:
+        for line in ("the training that fits:", "", *command.splitlines(), ""):
+            say(line, out=True)
+    if out:
+        write_check(out, checked, faults, "" if stopping else command)
+        say(f"{job}: check.json and check.png are in {out}", out=True)
+    count = plural(stopping, "fault")
+    say(f"{job}: {f'{count} would stop a training' if stopping else 'nothing stops a training'}", out=True)
+    return REFUSED if stopping else DONE
 
 
 def print_leaderboard(trials: "list[TrialRecord]", searched: Sequence[str], shown: int = 10) -> None:

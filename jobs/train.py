@@ -23,10 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: Args, session: "Session") -> int:
-    from cluster.train import train  # here, so that --help loads no torch and no ray
+    from cluster.train import check_recipe, train  # here, so that --help loads no torch and no ray
     from jobs.next import tell_after_training
-    from jobs.tables import print_figures
+    from jobs.tables import print_figures, show_check
 
+    if args.dry_run:
+        from seg.check.check import check_training
+
+        checked = check_training(args)
+        check_recipe(args.recipe, checked.meaning.classes, begun=True)
+        return show_check("train", checked)
     summary = train(args, session)
     print_figures("train", summary.values, summary.folder)
     if summary.exit_code == 0:

@@ -143,6 +143,8 @@ class TrainRequest(DataRequest):
     """An MLflow server to tell of the run as well: http://host:5000."""
     stall_minutes: Annotated[float, arg(metavar="MINUTES")] = 30.0
     """Workers that wait for another one so long are started again, and the late one is named."""
+    dry_run: bool = False
+    """Only look: what the data hold, how they split, what is wrong with them; nothing is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,6 +313,29 @@ class ReportRequest:
     """Another seed, other images."""
     images: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Images that figures.png shows first, as the ledger names them, or shell patterns in quotes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRequest:
+    """Look at a folder of images and labels: what is there, what is wrong, and the training that fits.
+
+    Exit code 2 where no training would start, or learn anything. Without --out nothing is written.
+    """
+
+    data: Positional[Annotated[Path, arg(metavar="DIR")]]
+    """Folder of the images, or one that holds them and their labels; up to 200 of them are read."""
+    labels: Annotated[Path | None, FOLDER] = None
+    """Folder of the labels; default: they are looked for in DIR."""
+    label_suffix: Annotated[str, arg(metavar="TEXT")] = ""
+    """What a label's name has after its image's: _mask for a_mask.png of a.tif; default: what most have."""
+    foreground: Annotated[int | None, arg(metavar="ID")] = None
+    """The id in the masks that is class 1, all others being 0; default: what the masks hold decides."""
+    classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """Names of the classes after background, where there is no classes.txt."""
+    out: Annotated[Path | None, FOLDER] = None
+    """Write check.json, and check.png with four images under their labels, into this folder."""
+    seed: Annotated[int, COUNT] = 0
+    """Of the split, as of a training."""
 
 
 @dataclass(frozen=True, kw_only=True)

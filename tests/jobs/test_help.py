@@ -34,7 +34,7 @@ def ask_help(tmp_path_factory: pytest.TempPathFactory) -> Help:
 
 
 def test_there_are_these_jobs() -> None:
-    verbs = "convert label pack predict report score simulate status train tune"
+    verbs = "check convert label pack predict report score simulate status train tune"
     assert verbs.split() == JOBS
 
 
@@ -48,9 +48,10 @@ def test_help_answers_without_loading_what_is_slow_and_writes_nothing(ask_help: 
 
 OPTIONS = {
     "simulate": "OUT --sequences --frames --size --bits --seed --difficulty",
+    "check": "DIR --labels --label-suffix --foreground --classes --out --seed",
     "train": "RECIPE --data --out --workers --epochs --limit --seed --list --optimizer.lr --crops.size-px "
     "--gpus-per-worker --cpus-per-worker --wait --restarts --stall-minutes --checkpoints --keep-best "
-    "--mlflow",
+    "--mlflow --dry-run",
     "tune": "RECIPE --data --out --trials --epochs --limit --seed --list --optimizer.lr --search "
     "--gpus-per-trial --cpus-per-trial --workers-per-trial",
     "pack": "RECIPE --data --limit --seed --workers --list",
