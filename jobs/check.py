@@ -26,7 +26,7 @@ def _check(request: CheckRequest) -> int:
 
 def _spell(checked: "Checked", request: CheckRequest) -> str:
     """The command of the training that fits; empty: there is none."""
-    from jobs.options import spell_command
+    from jobs.options import spell_recipe_command
     from jobs.train import Args
 
     if checked.plan is None:
@@ -42,7 +42,7 @@ def _spell(checked: "Checked", request: CheckRequest) -> str:
     }
     values = {name: value for name, value in given.items() if value not in (None, "", ())}
     values = {name: value for name, value in values.items() if (name, value) != ("seed", 0)}
-    return spell_command("train", Args, checked.plan.recipe.name, values | checked.plan.params)
+    return spell_recipe_command("train", Args, checked.plan.recipe.name, values | checked.plan.params)
 
 
 if __name__ == "__main__":

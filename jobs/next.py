@@ -45,9 +45,12 @@ def short_path(path: Path) -> str:
 
 
 def _start(verb: str) -> list[str]:
+    if sys.argv[0].startswith("fringe "):  # as jobs/command.py says it
+        return [
+            "fringe" if shutil.which("fringe") else short_path(Path(sys.executable).parent / "fringe"),
+            verb,
+        ]
     started = Path(sys.argv[0])
-    if started.name == "fringe":
-        return ["fringe" if shutil.which("fringe") else short_path(started), verb]
     python = "python" if shutil.which("python") == sys.executable else short_path(Path(sys.executable))
     folder = started.parent if started.parent.name == "jobs" else Path("jobs")
     return [python, short_path(folder / f"{verb}.py")]

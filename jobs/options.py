@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from jobs.lists import RECIPE_LIST, print_list
+from jobs.next import spell_command
 from jobs.refusals import refuse_training
 from jobs.run import option_names, parse_words, run_job
 from seg.recipe import Params, Recipe, Value, apply_params
@@ -96,13 +97,13 @@ def _parse(kind: type[Args], argv: list[str], recipe: Recipe) -> Args:
     return parse_words(kind, argv, default=kind(recipe=recipe), config=options)
 
 
-def spell_command(job: str, kind: type, recipe: str, values: Mapping[str, Value | Path]) -> str:
+def spell_recipe_command(job: str, kind: type, recipe: str, values: Mapping[str, Value | Path]) -> str:
     """The command line of a recipe's job, for a shell: an option a line, so that 80 columns hold it.
 
     kind: the job's options; values: by their fields' names, those of a recipe by dotted ones.
     """
     names = option_names(kind)
-    lines = [f"python jobs/{job}.py {recipe}"]
+    lines = [spell_command(job, recipe)]
     lines += [shlex.join([names[field], *_spell(value)]) for field, value in values.items()]
     return " \\\n    ".join(lines)
 
