@@ -1,36 +1,19 @@
 import ast
-import shlex
-from collections.abc import Callable
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from jobs import convert, train, tune
-from jobs import pack as pack_job
-from jobs.options import parse
-from jobs.run import parse_words
 from seg.models import MODELS
 from seg.recipes import RECIPES
-from seg.requests import LabelRequest, PredictRequest, ReportRequest, ScoreRequest
 from seg.train.losses import build_loss
+from tests.commands import parse_command
 from tests.features import COMPARED, METRIC, OPEN, PAGE, SYSTEMS, make_page
 
 TESTS = Path(__file__).parent
 ROWS = [row for rows in SYSTEMS.values() for row in rows]
 FEATURES = [row for row in ROWS if len(row) == 3]
 OWN = {"interferogram-small", "camvid-icnet", "camvid-fpn-mobilenet", "drinks-fpn-mobilenet"}
-PARSERS: dict[str, Callable[[list[str]], Any]] = {
-    "train": partial(parse, train.Args),
-    "tune": partial(parse, tune.Args),
-    "pack": partial(parse, pack_job.Args),
-    "convert": partial(parse_words, convert.Args),
-    "label": partial(parse_words, LabelRequest),
-    "predict": partial(parse_words, PredictRequest),
-    "report": partial(parse_words, ReportRequest),
-    "score": partial(parse_words, ScoreRequest),
-}
 
 
 def test_the_page_is_what_the_generator_writes() -> None:
@@ -54,19 +37,14 @@ def test_every_command_is_one_that_its_job_takes(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jobs.run.OPTIONS", {})
-    job, *words = shlex.split(command)
-    PARSERS[job](words)
+    parse_command(command)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", ["train interferogram-icnet --patiense 5", "train --loss focal --n 1"])
-def test_a_command_with_an_option_that_is_none_would_be_noticed(
-    words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jobs.run.OPTIONS", {})
+def test_a_command_with_an_option_that_is_none_would_be_noticed(words: str) -> None:
     with pytest.raises(SystemExit):
-        PARSERS["train"](shlex.split(words)[1:])
+        parse_command(words)
 
 
 def test_every_row_is_a_feature_or_missing_and_every_recipe_is_compared_or_our_own() -> None:
