@@ -151,12 +151,13 @@ def find_labels(
     namings: Sequence[Naming] = NAMINGS,
     *,
     holds_images: bool = False,
+    follow_links: bool = False,
 ) -> Labels:
     """The images' labels, relative to `folder`, by the first of the namings that fits any of them.
 
     holds_images: the folder is that of the images too, of which none is its own label.
-    A link that leaves the folder is no label. RequestError: `folder` is missing; an image has two candidates,
-    or a label two images. DataWarning: there are such links.
+    A link that leaves the folder is no label, unless links are followed. RequestError: `folder` is missing;
+    an image has two candidates, or a label two images; links go in a circle. DataWarning: links are left out.
     """
     place = as_place(folder)
     links: list[str] = []
@@ -165,7 +166,7 @@ def find_labels(
             raise RequestError(
                 f"label folder {place} is no folder; give the folder that holds the masks or boxes"
             )
-        files, sizes, times = list_files(place, links)
+        files, sizes, times = list_files(place, links, follow_links=follow_links)
     _warn_of_links(place, links)
     for naming in namings:
         at, forms = _match(place, images, files, naming, holds_images=holds_images)

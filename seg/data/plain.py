@@ -43,6 +43,8 @@ class LabelRule:
     """A table of what the colours of masks mean, as of `read_colours`."""
     classes: tuple[str, ...] = ()
     """Names of the classes after background, where no classes.txt has them."""
+    follow_links: bool = False
+    """Whether links to folders and out of them count, among images as among labels."""
 
 
 PLAIN = LabelRule()
@@ -103,7 +105,13 @@ def _is_alone(images: Place, root: Place, labels: Place) -> bool:
 
 
 def add_boxes(
-    images: list[str], root: Place, folder: Place, masks: Labels, *, begun: str | None = None
+    images: list[str],
+    root: Place,
+    folder: Place,
+    masks: Labels,
+    *,
+    follow_links: bool = False,
+    begun: str | None = None,
 ) -> tuple[Place, Labels]:
     """The masks of a plain layout and, where boxes/ lies beside masks/, the boxes of images without a mask.
 
@@ -113,7 +121,7 @@ def add_boxes(
     boxes, beside = root.below("boxes"), folder.path == root.below("masks").path
     if not beside or begun not in (None, str(root)) or not boxes.exists():
         return folder, masks
-    found = find_labels(images, boxes)
+    found = find_labels(images, boxes, follow_links=follow_links)
     added = sum(image not in masks.names for image in found.names)
     if not added and begun is None:
         return folder, masks
@@ -146,16 +154,18 @@ def pair_images(root: Path, rule: LabelRule = PLAIN) -> PairedImages:
             f"data {root} has no labels: neither masks/ nor boxes/ beside images/; give the folder that "
             "holds them, `labels=DIR`"
         )
-    listing = list_images(images, exclude=find_exclusions(images, folder, rule.suffix))
+    among = find_exclusions(images, folder, rule.suffix)
+    listing = list_images(images, exclude=among, follow_links=rule.follow_links)
     if not listing.images:
         seen = ", ".join(f"{count} {kind}" for kind, count in listing.ignored.items()) or "nothing"
         raise RequestError(f"data {images} holds no image (found: {seen}); give the folder that holds them")
     shared = folder.path == images.path
-    found = find_labels(listing.images, folder, find_namings(rule.suffix), holds_images=shared)
+    namings, links = find_namings(rule.suffix), rule.follow_links
+    found = find_labels(listing.images, folder, namings, holds_images=shared, follow_links=links)
     if found.names:
         warn_of_unmatched(listing.images, found, folder)
     if rule.folder is None:
-        folder, found = add_boxes(listing.images, as_place(root), folder, found)
+        folder, found = add_boxes(listing.images, as_place(root), folder, found, follow_links=links)
     if not found.names:
         near = nearest_labels(listing.images, found, folder)
         where = f"{folder}" if rule.folder else f"{folder.local().name}/"
@@ -175,7 +185,8 @@ def choose_adapter(name: str, adapters: Mapping[str, Adapter], rule: LabelRule =
         raise RequestError(describe_unknown("dataset", name, adapters))
     if name == "plain":
         return partial(open_plain, rule=rule)
-    for field, own in zip(("labels", "label_suffix", "label_colours", "classes"), astuple(rule), strict=True):
+    fields = ("labels", "label_suffix", "label_colours", "classes", "follow_links")
+    for field, own in zip(fields, astuple(rule), strict=True):
         if own:
             raise RequestError(
                 f"`{field}` is for `dataset=plain`: {name} knows where its labels are; leave it out"

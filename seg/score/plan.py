@@ -158,6 +158,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
             **({"layout": number} if number > 1 else {}),
             **({"label_suffix": request.label_suffix} if request.label_suffix else {}),
             **({"label_colours": colours.colours} if colours else {}),
+            **({"follow_links": True} if request.follow_links else {}),
         },
         deadline=deadline,
     )
@@ -306,7 +307,8 @@ def _find_folders(archive: Place, labels: Place | None) -> tuple[Place, Place | 
 
 def _list(archive: Place, request: ScoreRequest, among: tuple[str, ...]) -> Listing:
     """The archive's images. among: patterns of labels that lie among them."""
-    listing = list_images(archive, include=request.include, exclude=(*request.exclude, *among))
+    exclude, links = (*request.exclude, *among), request.follow_links
+    listing = list_images(archive, include=request.include, exclude=exclude, follow_links=links)
     if not listing.images:
         seen = ", ".join(f"{count} {kind}" for kind, count in listing.ignored.items()) or "nothing"
         raise RequestError(f"archive {archive} holds no image (found: {seen}); give the folder of the images")
@@ -340,7 +342,8 @@ def _find_labels(
     newest = _find_layout(begun) == LAYOUT
     namings = find_namings(request.label_suffix) if newest else (Naming(request.label_suffix),)
     shared = newest and (labels.filesystem, labels.path) == (archive.filesystem, archive.path)
-    found = find_labels(images, labels, namings, holds_images=shared)
+    links = request.follow_links
+    found = find_labels(images, labels, namings, holds_images=shared, follow_links=links)
     if request.labels is not None and not found.names:
         what = nearest_labels(images, found, labels) or "it is empty"
         raise RequestError(
@@ -350,7 +353,7 @@ def _find_labels(
     warn_of_unmatched(images, found, labels)
     if newest and request.labels is None:
         known = begun.get("labels") if isinstance(begun, dict) else None
-        labels, found = add_boxes(images, archive.above, labels, found, begun=known)
+        labels, found = add_boxes(images, archive.above, labels, found, follow_links=links, begun=known)
 
     def read(image: str) -> bytes:
         return labels.read(found.names[image]) or b""

@@ -193,3 +193,18 @@ def test_a_scoring_takes_the_boxes_of_images_without_a_mask_and_stays_with_what_
     (root / "masks/s0/1.png").unlink()
     plan = plan_of(root, tmp_path)
     assert (dict(plan.labels.names), plan.identity["labels"]) == ({"s0/0.png": "s0/0.png"}, f"{root}/masks")
+
+
+def test_links_are_followed_on_request_alone_which_is_part_of_a_scoring(
+    tmp_path: Path, write_archive: WriteArchive
+) -> None:
+    root, linked = write_archive(sequences=2, frames=2), tmp_path / "linked"
+    for folder in ("images", "masks"):
+        (linked / folder).mkdir(parents=True)
+        (linked / folder / "s0").symlink_to(root / folder / "s0")
+    plan = plan_of(linked, tmp_path, follow_links=True)
+    assert (plan.listing.images, len(plan.labels.names)) == (["s0/0.png", "s0/1.png"], 2)
+    assert plan.identity["follow_links"] is True
+    with pytest.raises(RequestError, match=r"holds no image \(found: 1 \(link\)\)"):
+        plan_of(linked, tmp_path)
+    assert "follow_links" not in plan_of(root, tmp_path).identity

@@ -7,6 +7,7 @@ from PIL import Image
 
 from seg.data.colours import ColourMask
 from seg.data.plain import LabelRule, choose_classes, open_plain, pair_images
+from seg.data.splits import data_fingerprint
 from seg.errors import RequestError
 from tests.conftest import WriteArchive
 from tests.seg.data.test_pairing import touch
@@ -232,4 +233,16 @@ def test_boxes_are_labels_where_no_mask_fits(tmp_path: Path) -> None:
 def test_two_labels_within_one_of_the_folders_are_refused(tmp_path: Path) -> None:
     root = touch(tmp_path, "images/a.bmp", "images/b.bmp", "masks/a.png", "boxes/b.txt", "boxes/b.json")
     with pytest.raises(RequestError, match=r"boxes: b.bmp has two labels, b.txt and b.json; remove one"):
+        open_plain(root)
+
+
+def test_images_and_labels_behind_links_count_where_links_are_followed(tmp_path: Path) -> None:
+    real, root = touch(tmp_path / "real", "i/a.bmp", "m/a.png"), touch(tmp_path / "data", "images/x")
+    (root / "images/s").symlink_to(real / "i")
+    (root / "masks").mkdir()
+    (root / "masks/s").symlink_to(real / "m")
+    data = open_plain(root, rule=LabelRule(follow_links=True))
+    assert [(sample.name, sample.label) for sample in data.samples] == [("s/a.bmp", root / "masks/s/a.png")]
+    assert len(data_fingerprint(data.samples, root)) == 64
+    with pytest.raises(RequestError, match=r"holds no image \(found: 1 \(link\), 1 \(none\)\)"):
         open_plain(root)
