@@ -148,6 +148,8 @@ class DatasetArgs:
     """What the colours of RGB masks mean: a line a class, R G B NAME, in id order; ignore: not counted."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Names of the classes after background, where there is no classes.txt; default: object."""
+    follow_links: bool = False
+    """Of plain data: enter linked folders, and read files behind links that leave the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,8 @@ class DataRequest:
     counted."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Names of the classes after background, where there is no classes.txt; default: object."""
+    follow_links: bool = False
+    """Enter linked folders, and read files behind links that leave --data or --labels."""
     out: Annotated[Path | None, FOLDER] = None
     """Folder of the results; default: runs/ or search/RECIPE-HASH, the hash over recipe, data and seed."""
     limit: Annotated[int | None, COUNT] = None
@@ -253,6 +255,8 @@ class ScoreRequest:
     """Shell patterns on the relative path: only images that match one."""
     exclude: Annotated[tuple[str, ...], PATTERNS] = ()
     """Shell patterns on the relative path: no image that matches one."""
+    follow_links: bool = False
+    """Enter linked folders, and read files behind links that leave the archive or --labels; another run."""
 
 
 @dataclass(frozen=True, kw_only=True)

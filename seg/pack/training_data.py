@@ -77,6 +77,7 @@ def label_rule(request: DataRequest) -> LabelRule:
         suffix=request.label_suffix,
         colours=request.label_colours,
         classes=request.classes,
+        follow_links=request.follow_links,
     )
 
 
