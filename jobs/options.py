@@ -225,6 +225,16 @@ class DatasetArgs:
     """Regular expression on an image's path whose first group names its sequence; as the recipe's."""
     label_map: tuple[tuple[int, int], ...] | None = None
     """Pairs: id in the label, class id (255: ignore); default: the data set's own, camvid's 11 255."""
+    labels: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Of plain data: folder of the labels, as in training; default: masks/ or boxes/ in SRC."""
+    label_suffix: Annotated[str, arg(metavar="TEXT")] = ""
+    """What a label's name has after its image's: _mask, where a.tif has a_mask.png."""
+    foreground: Annotated[int | None, arg(metavar="ID")] = None
+    """The id in the masks that is class 1, all others being 0; in place of --label-map."""
+    label_colours: Annotated[Path | None, arg(metavar="FILE")] = None
+    """What the colours of RGB masks mean: a line a class, R G B NAME, in id order; ignore: not counted."""
+    classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """Names of the classes after background, where there is no classes.txt; default: object."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,9 @@ class DataRequest:
     foreground: Annotated[int | None, arg(metavar="ID")] = None
     """The id in the masks that is class 1, all others being 0: 255 for masks of 0 and 255; in place of
     --label-map."""
+    label_colours: Annotated[Path | None, arg(metavar="FILE")] = None
+    """What the colours of RGB masks mean: a line a class, R G B NAME, in id order; of the name ignore: not
+    counted."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Names of the classes after background, where there is no classes.txt; default: object."""
     out: Annotated[Path | None, FOLDER] = None
@@ -177,6 +180,9 @@ class ScoreRequest:
     foreground: Annotated[int | None, arg(metavar="ID")] = None
     """The id in the masks that is class 1, all others being 0: 255 for masks of 0 and 255; in place of
     --label-map."""
+    label_colours: Annotated[Path | None, arg(metavar="FILE")] = None
+    """What the colours of RGB masks mean: a line a class, R G B NAME, of the model's classes in their order;
+    of the name ignore: not counted."""
     label_map: tuple[tuple[int, int], ...] | None = None
     """Pairs: id in a mask, class id (255: ignore): 255 1 for masks of 0 and 255; default: the model file's;
     others are another run."""
@@ -316,6 +322,8 @@ class CheckRequest:
     """What a label's name has after its image's: _mask for a_mask.png of a.tif; default: what most have."""
     foreground: Annotated[int | None, arg(metavar="ID")] = None
     """The id in the masks that is class 1, all others being 0; default: what the masks hold decides."""
+    label_colours: Annotated[Path | None, arg(metavar="FILE")] = None
+    """What the colours of RGB masks mean: a line a class, R G B NAME, in id order; ignore: not counted."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Names of the classes after background, where there is no classes.txt."""
     out: Annotated[Path | None, FOLDER] = None

@@ -15,10 +15,11 @@ from unicodedata import category
 from seg.ahead import map_ahead
 from seg.data import DATASETS
 from seg.data.images import ImageFiles, split_page
-from seg.data.labels import LabelMap, encode_mask
+from seg.data.labels import LabelMap, encode_mask, map_foreground
 from seg.data.layout import DataSet, Sample
+from seg.data.plain import LabelRule, choose_adapter
 from seg.data.splits import data_fingerprint, pool_parts, split_samples
-from seg.errors import ImageError, RequestError, describe_unknown
+from seg.errors import ImageError, RequestError
 from seg.files import TEMPORARY, read_json, replacing, write_bytes, write_json
 from seg.plain_data import to_plain
 from seg.progress import progress
@@ -43,16 +44,31 @@ class Part:
     sequence: str = ""
     label_map: LabelMap | None = None
     """None: the data set's own."""
+    labels: Path | None = None
+    """These five, of plain data, as those of DataRequest."""
+    label_suffix: str = ""
+    foreground: int | None = None
+    label_colours: Path | None = None
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.dataset not in DATASETS:
-            raise RequestError(describe_unknown("dataset", self.dataset, DATASETS))
+        choose_adapter(self.dataset, DATASETS, self.rule)
+        if self.foreground is not None and (self.label_map is not None or self.label_colours is not None):
+            other = "label_map" if self.label_colours is None else "label_colours"
+            raise RequestError(f"`foreground` and `{other}` both say what a mask means; leave one out")
         if self.seed < 0:
             raise RequestError(f"`seed` is {self.seed}; give 0 or more")
         if not 0 < self.share < 1:
             raise RequestError(f"`share` is {self.share}, not between 0 and 1; try 0.2")
         if not 0 <= self.test_share < 1:
             raise RequestError(f"`test_share` is {self.test_share}, not from 0 to below 1; try 0.05")
+
+    @property
+    def rule(self) -> LabelRule:
+        """Where the labels are and how they are written."""
+        return LabelRule(
+            folder=self.labels, suffix=self.label_suffix, colours=self.label_colours, classes=self.classes
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,16 +112,18 @@ def convert_dataset(part: Part, source: Path, out: Path) -> Converted:
         raise RequestError(f"data {source} is no folder; give the one that holds the data set")
     if out.resolve().is_relative_to(source.resolve()):
         raise RequestError(f"{out} is inside {source}; give a folder outside of the data set")
-    data = DATASETS[part.dataset](source.resolve(), part.sequence)
+    data = choose_adapter(part.dataset, DATASETS, part.rule)(source.resolve(), part.sequence)
     samples, how = _choose(data, part)
     label_map = data.label_map if part.label_map is None else part.label_map
+    if part.foreground is not None:
+        label_map = map_foreground(part.foreground)
     record = PartRecord(
         dataset=part.dataset,
         split=part.split,
         how=how,
         classes=data.classes,
         label_map=label_map,
-        data_fingerprint=data_fingerprint(samples, data.root),
+        data_fingerprint=data_fingerprint(samples, data.root, labels=data.labels),
     )
     if is_converted(out, record):
         return Converted(len(samples), 0, how)

@@ -78,12 +78,17 @@ class Label:
 
 
 def read_label(
-    data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap = ()
+    data: bytes,
+    path: Path,
+    size: tuple[int, int],
+    classes: Sequence[str],
+    label_map: LabelMap = (),
+    decoder: LabelDecoder | None = None,
 ) -> Label:
     """The truth that a label's file holds: ids of `classes`, and 255.
 
     data: the bytes of the file at `path`, whose extension says what it holds; size: (H, W) of its image;
-    classes: names in id order.
+    classes: names in id order; decoder: reads masks that do not store ids.
     LabelMismatch, naming the file, and of a box file line or box and field, never their text: another size,
     an unknown id or class, a file that does not parse, a box wholly outside the image. DataWarning: a box
     partly outside, which is clipped.
@@ -93,14 +98,21 @@ def read_label(
         found = parse_yolo(data, path, size) if suffix == ".txt" else _parse_json(data, path, classes)
         boxes = _to_pixels(found, size, len(classes))
         return Label(_draw_boxes(boxes, size), boxes)
+    if decoder is not None:
+        return Label(decoder(data, path, size, classes, label_map), None)
     return Label(map_ids(decode_ids(data, path, size), len(classes), label_map, path), None)
 
 
 def decode_label(
-    data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap = ()
+    data: bytes,
+    path: Path,
+    size: tuple[int, int],
+    classes: Sequence[str],
+    label_map: LabelMap = (),
+    decoder: LabelDecoder | None = None,
 ) -> NDArray[np.uint8]:
     """A label as a mask, uint8 [H, W]: what training needs of `read_label`."""
-    return read_label(data, path, size, classes, label_map).mask
+    return read_label(data, path, size, classes, label_map, decoder).mask
 
 
 def describe_size(size: tuple[int, int]) -> str:
@@ -113,7 +125,8 @@ def decode_ids(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np.uin
     mask = _decode_pixels(data, path, size, indices=True)
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise LabelMismatch(
-            f"label {path} is {mask.dtype} {mask.shape}, wanted 8-bit class ids of one channel"
+            f"label {path} is {mask.dtype} {mask.shape}, wanted 8-bit class ids of one channel; where its "
+            "colours stand for classes, give a table of them as `label_colours`"
         )
     return mask.astype(np.uint8, copy=False)
 

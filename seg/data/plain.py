@@ -1,17 +1,22 @@
 """Images and labels in folders: the plain layout, or labels as others write them (docs/formats.md)."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import astuple, dataclass
+from functools import partial
 from glob import escape
 from pathlib import Path
 
+from seg.data.colours import read_colours
 from seg.data.images import EXTENSIONS, split_page
+from seg.data.labels import LabelDecoder, holds_mask
 from seg.data.layout import DataSet, Sample, read_classes, read_lines
 from seg.data.listing import Listing, ending_of, list_images, sequence_of
 from seg.data.pairing import Labels, find_labels, find_namings, nearest_labels, warn_of_unmatched
-from seg.errors import RequestError
+from seg.errors import RequestError, describe_unknown
 from seg.storage import Place, as_place
 
+Adapter = Callable[[Path, str], DataSet]
+"""Opens a folder, with a recipe's regular expression for sequences."""
 DEFAULT_CLASSES = ("background", "object")
 
 
@@ -23,6 +28,8 @@ class LabelRule:
     """Holds them, in the folders of the images or in none; None: masks/ or boxes/ beside images/."""
     suffix: str = ""
     """What their names have after the image's: _mask."""
+    colours: Path | None = None
+    """A table of what the colours of masks mean, as of `read_colours`."""
     classes: tuple[str, ...] = ()
     """Names of the classes after background, where no classes.txt has them."""
 
@@ -123,6 +130,23 @@ def pair_images(root: Path, rule: LabelRule = PLAIN) -> PairedImages:
     return PairedImages(images.local(), listing, folder.local(), found)
 
 
+def choose_adapter(name: str, adapters: Mapping[str, Adapter], rule: LabelRule = PLAIN) -> Adapter:
+    """What opens a data set of that name, where labels are as the rule says.
+
+    RequestError: there is none of that name, or it is not plain and knows by itself where its labels are.
+    """
+    if name not in adapters:
+        raise RequestError(describe_unknown("dataset", name, adapters))
+    if name == "plain":
+        return partial(open_plain, rule=rule)
+    for field, own in zip(("labels", "label_suffix", "label_colours", "classes"), astuple(rule), strict=True):
+        if own:
+            raise RequestError(
+                f"`{field}` is for `dataset=plain`: {name} knows where its labels are; leave it out"
+            )
+    return adapters[name]
+
+
 def open_plain(root: Path, sequence: str = "", rule: LabelRule = PLAIN) -> DataSet:
     """The plain layout, images/ and masks/ or boxes/; or images with labels as the rule says.
 
@@ -131,6 +155,7 @@ def open_plain(root: Path, sequence: str = "", rule: LabelRule = PLAIN) -> DataS
     of `pair_images`, `choose_classes`; a list that does not fit.
     """
     paired = pair_images(root, rule)
+    classes, decoder = choose_classes(root, paired.folder, rule)
     labels = dict(paired.labels.names)
     frames = [
         Sample(
@@ -138,6 +163,7 @@ def open_plain(root: Path, sequence: str = "", rule: LabelRule = PLAIN) -> DataS
             paired.images / split_page(name)[0],
             paired.folder / labels[name] if name in labels else None,
             sequence_of(name, sequence),
+            decoder if name in labels and holds_mask(labels[name]) else None,
         )
         for name in paired.listing.images
     ]
@@ -145,7 +171,7 @@ def open_plain(root: Path, sequence: str = "", rule: LabelRule = PLAIN) -> DataS
     test = frozenset(lists.get("test.txt", ()))
     return DataSet(
         root,
-        choose_classes(root, paired.folder, rule),
+        classes,
         tuple(frame for frame in frames if frame.label is not None and frame.name not in test),
         (lists["train.txt"], lists["val.txt"]) if "train.txt" in lists else None,
         tuple(frame for frame in frames if frame.name in test),
@@ -154,12 +180,25 @@ def open_plain(root: Path, sequence: str = "", rule: LabelRule = PLAIN) -> DataS
     )
 
 
-def choose_classes(root: Path, folder: Path, rule: LabelRule = PLAIN) -> tuple[str, ...]:
-    """Class names in id order: of classes.txt beside the images, else among the labels, else the rule's.
+def choose_classes(
+    root: Path, folder: Path, rule: LabelRule = PLAIN
+) -> tuple[tuple[str, ...], LabelDecoder | None]:
+    """Class names in id order, and what reads masks whose colours are classes, else None.
 
-    Without any: background and object. RequestError: as of `read_classes`; file and rule contradict.
+    The names are those of classes.txt beside the images, else among the labels, else the rule's; without any,
+    background and object. RequestError: as of `read_classes`, `read_colours`; they contradict each other.
     """
-    asked = ("background", *rule.classes) if rule.classes else None
+    if rule.colours is None:
+        asked = ("background", *rule.classes) if rule.classes else None
+        return _name_classes(root, folder, "`classes`", asked), None
+    if rule.classes:
+        raise RequestError("`label_colours` names the classes, and so does `classes`; leave one of them out")
+    names, decoder = read_colours(rule.colours)
+    return _name_classes(root, folder, f"`label_colours={rule.colours}`", names), decoder
+
+
+def _name_classes(root: Path, folder: Path, source: str, asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The classes of a classes.txt, which may not contradict those that a source asks for."""
     files = (root / "classes.txt", folder / "classes.txt")
     file = next((file for file in files if file.is_symlink() or file.is_file()), None)
     if file is None:
@@ -167,7 +206,7 @@ def choose_classes(root: Path, folder: Path, rule: LabelRule = PLAIN) -> tuple[s
     classes = read_classes(file)
     if asked and asked != classes:
         raise RequestError(
-            f"{file} names the classes {', '.join(classes)} but `classes` asks for {', '.join(asked)}; leave "
+            f"{file} names the classes {', '.join(classes)} but {source} asks for {', '.join(asked)}; leave "
             "one of them out"
         )
     return classes

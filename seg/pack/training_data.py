@@ -13,9 +13,9 @@ from seg.data.images import Turned
 from seg.data.labels import holds_mask, map_foreground, refuse_all_ignored
 from seg.data.layout import DataSet, Sample
 from seg.data.listing import clip_places
-from seg.data.plain import PLAIN, LabelRule, open_plain
+from seg.data.plain import PLAIN, LabelRule, choose_adapter
 from seg.data.splits import Split, data_fingerprint, pool_parts, split_samples
-from seg.errors import DataWarning, RequestError, describe_unknown
+from seg.errors import DataWarning, RequestError
 from seg.pack.build import PrepareRows, ensure_pack
 from seg.pack.pack import Pack, PackPlan, PackSettings, pack_folder, rows_by_threads
 from seg.progress import progress
@@ -51,11 +51,11 @@ def apply_foreground(request: Request) -> Request:
     if request.foreground is None:
         return request
     label_map, own = map_foreground(request.foreground), request.recipe.label_map
-    if own not in ((), label_map):
-        raise RequestError(
-            f"`foreground={request.foreground}` and `label_map` both say what the ids of a mask mean; leave "
-            "one of them out"
-        )
+    for other, given in (("label_map", own not in ((), label_map)), ("label_colours", request.label_colours)):
+        if given:
+            raise RequestError(
+                f"`foreground={request.foreground}` and `{other}` both say what a mask means; leave one out"
+            )
     return replace(request, recipe=replace(request.recipe, label_map=label_map), foreground=None)
 
 
@@ -66,7 +66,12 @@ def open_requested(request: DataRequest, recipe: Recipe) -> TrainingData:
         recipe,
         seed=request.seed,
         limit=request.limit,
-        labels=LabelRule(folder=request.labels, suffix=request.label_suffix, classes=request.classes),
+        labels=LabelRule(
+            folder=request.labels,
+            suffix=request.label_suffix,
+            colours=request.label_colours,
+            classes=request.classes,
+        ),
     )
 
 
@@ -84,9 +89,7 @@ def open_training_data(
         raise RequestError(f"`limit` is {limit}; give 1 or more, or leave it out")
     if not root.is_dir():
         raise RequestError(f"data {root} is no folder; give the one that holds the data set")
-    if recipe.dataset not in DATASETS:
-        raise RequestError(describe_unknown("dataset", recipe.dataset, DATASETS))
-    data = _open(root.resolve(), recipe, labels)
+    data = choose_adapter(recipe.dataset, DATASETS, labels)(root.resolve(), recipe.sequence)
     data = pool_parts(data) if recipe.test_share else data
     _refuse_all_ignored(data, recipe)
     split = split_samples(data, recipe.validation_share, seed, recipe.frames, recipe.test_share)
@@ -98,18 +101,6 @@ def open_training_data(
     return TrainingData(
         data.root, data.classes, split, data_fingerprint(chosen, data.root, frames, data.labels), sequences
     )
-
-
-def _open(root: Path, recipe: Recipe, labels: LabelRule) -> DataSet:
-    if recipe.dataset == "plain":
-        return open_plain(root, recipe.sequence, labels)
-    if labels != PLAIN:
-        given = next(name for name in ("folder", "suffix", "classes") if getattr(labels, name))
-        option = {"folder": "labels", "suffix": "label_suffix"}.get(given, given)
-        raise RequestError(
-            f"`{option}` is for `dataset=plain`: {recipe.dataset} knows where its labels are; leave it out"
-        )
-    return DATASETS[recipe.dataset](root, recipe.sequence)
 
 
 def _refuse_all_ignored(data: DataSet, recipe: Recipe) -> None:

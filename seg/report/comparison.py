@@ -31,6 +31,8 @@ CHUNK = 1 << 22
 """Numbers of a block of counts, 32 MB."""
 LISTED = 50
 """Images named of the better, of the worse, and of those in one scoring alone."""
+IN_WORDS = 6
+"""Pairs of a label_map that a message gives before it only counts: there may be 256."""
 LABELLED_COLUMNS = ["image", "sha256", "label_sha256"]
 PICTURED = 4
 """Images with pictures, of those that gained and of those that lost."""
@@ -201,8 +203,8 @@ def compare(place_a: Place, place_b: Place) -> Comparison:
     places = (place_a, place_b)
     scores_a, scores_b = map(read_scores, places)
     classes, settings = scores_a.run.classes, (dict(scores_a.settings), dict(scores_b.settings))
-    for what in ("classes", "label_map"):
-        _check_same(places, what, settings[0][what], settings[1][what])
+    for what in ("classes", "label_map", "label_colours"):
+        _check_same(places, what, *(one.get(what, ()) for one in settings))
     a, b = read_compared(place_a, len(classes)), read_compared(place_b, len(classes))
     one, other = a.labelled["image"], b.labelled["image"]
     in_a, in_b = pair(one, other)
@@ -325,7 +327,8 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tup
 
 
 def _in_words(values: Any) -> str:
-    return ", ".join(map(str, values)) or "none"
+    more = [f"and {len(values) - IN_WORDS} more"] if len(values) > IN_WORDS else []
+    return ", ".join([*map(str, values[:IN_WORDS]), *more]) or "none"
 
 
 @dataclass(frozen=True, slots=True)

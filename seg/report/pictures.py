@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from seg.data.colours import ColourMask
 from seg.data.images import ImageFiles, Pixels, decode_image, read_from, split_page
-from seg.data.labels import IGNORE, LabelMap, decode_label
+from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label
 from seg.data.preprocess import shrink_mask
 from seg.errors import ImageError
 from seg.figures import panels, plots
@@ -46,6 +47,8 @@ class PictureSources:
     masks: Place
     classes: tuple[str, ...]
     label_map: LabelMap
+    decoder: LabelDecoder | None = None
+    """Reads masks of the labels that do not store ids."""
 
 
 def picture_sources(scores: Scores) -> PictureSources | None:
@@ -59,6 +62,7 @@ def picture_sources(scores: Scores) -> PictureSources | None:
         masks=scores.place.below("masks"),
         classes=run.classes,
         label_map=run.label_map,
+        decoder=ColourMask(run.label_colours) if run.label_colours else None,
     )
 
 
@@ -129,7 +133,8 @@ def _read_truth(sources: PictureSources, row: Scored) -> NDArray[np.uint8] | Non
         return None
     data, num_classes = read_from(sources.labels, row.label_path).data, len(sources.classes)
     size = (row.height, row.width)
-    truth = decode_label(data, Path(row.label_path), size, sources.classes, sources.label_map)
+    where = Path(row.label_path)
+    truth = decode_label(data, where, size, sources.classes, sources.label_map, sources.decoder)
     counted = np.reshape(row.confusion, (num_classes, num_classes)).sum(1)
     return _same_counts(truth, counted)
 

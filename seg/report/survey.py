@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from seg.data.colours import Colour
 from seg.data.listing import natural_key, sequence_of
 from seg.data.preprocess import Brightness
 from seg.errors import RequestError
@@ -40,6 +41,7 @@ class Identity:
     sequence: str
     classes: tuple[str, ...]
     label_map: tuple[tuple[int, int], ...]
+    label_colours: tuple[Colour, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

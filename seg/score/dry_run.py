@@ -17,7 +17,7 @@ from rich.table import Table
 from seg.ahead import map_ahead
 from seg.data.formats.header import Header
 from seg.data.images import ImageFiles, Turned, split_page
-from seg.data.labels import IGNORE, LabelMap, decode_label, draw_sample
+from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label, draw_sample
 from seg.data.listing import Listing
 from seg.errors import DataWarning, ImageError, LabelMismatch, UnreadableImage
 from seg.ledger.outcome import Outcome, Quarantined
@@ -51,6 +51,8 @@ class Truth:
     """Each labelled image's, relative to `place`."""
     classes: tuple[str, ...]
     label_map: LabelMap
+    decoder: LabelDecoder | None = None
+    """Reads masks that do not store ids."""
     trained: tuple[float, ...] = ()
     """Share of each class in the labels that the model was trained on; empty: not known."""
 
@@ -316,7 +318,7 @@ def _count_label(files: ImageFiles, truth: Truth, image: str) -> NDArray[np.int6
         data = truth.place.read(name)
         if data is None:
             return LabelMismatch(f"label {where} is no longer there")
-        mask = decode_label(data, Path(where), size, truth.classes, truth.label_map)
+        mask = decode_label(data, Path(where), size, truth.classes, truth.label_map, truth.decoder)
     except LabelMismatch as error:
         return error
     except OSError as error:

@@ -219,5 +219,6 @@ def find_truth(plan: ScorePlan) -> Truth | None:
         names=plan.labels.names,
         classes=plan.card.classes,
         label_map=plan.card.label_map,
+        decoder=plan.settings.colours,
         trained=plan.card.class_shares,
     )

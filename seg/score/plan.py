@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from seg.data.background import Backgrounds
+from seg.data.colours import ColourMask, read_colours
 from seg.data.images import READER, split_page
 from seg.data.labels import IGNORE, LabelMap, map_foreground, refuse_all_ignored
 from seg.data.layout import parse_classes, refuse_link
@@ -137,6 +138,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         threads=request.threads,
         background=request.background and request.background.resolve(),
         label_map=label_map,
+        colours=request.label_colours and _read_colours(request.label_colours, card),
         require_labels=request.require_labels,
         min_object_px=request.min_object_px,
     )
@@ -151,6 +153,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
             **make_identity(settings, card, cards),
             **({"layout": number} if number > 1 else {}),
             **({"label_suffix": request.label_suffix} if request.label_suffix else {}),
+            **({"label_colours": settings.colours.colours} if settings.colours else {}),
         },
         deadline=deadline,
     )
@@ -173,11 +176,22 @@ def read_cards(
 
 def _choose_label_map(request: ScoreRequest) -> LabelMap | None:
     """What is asked for in place of the model file's; None: nothing is."""
-    if request.foreground is None or request.label_map is None:
-        return request.label_map if request.foreground is None else map_foreground(request.foreground)
-    raise RequestError(
-        "`foreground` and `label_map` both say what the ids of a mask mean; leave one of them out"
-    )
+    if request.foreground is None:
+        return request.label_map
+    for other in ("label_map", "label_colours"):
+        if getattr(request, other) is not None:
+            raise RequestError(f"`foreground` and `{other}` both say what a mask means; leave one out")
+    return map_foreground(request.foreground)
+
+
+def _read_colours(file: Path, card: ModelCard) -> ColourMask:
+    names, colours = read_colours(file)
+    if names != card.classes:
+        raise RequestError(
+            f"`label_colours={file}` names the classes {', '.join(names)} but the model knows "
+            f"{', '.join(card.classes)}; give the same, in the same order"
+        )
+    return colours
 
 
 def _with_label_map(card: ModelCard, label_map: LabelMap | None) -> ModelCard:
@@ -330,7 +344,8 @@ def _find_labels(
     def read(image: str) -> bytes:
         return labels.read(found.names[image]) or b""
 
-    refuse_all_ignored(f"labels {labels}", found.names.masks(), read, card.label_map)
+    if settings.colours is None:
+        refuse_all_ignored(f"labels {labels}", found.names.masks(), read, card.label_map)
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 import cv2
 
 from seg.data.background import Background, Backgrounds
+from seg.data.colours import ColourMask
 from seg.data.frames import Frame, FrameReader, as_clip
 from seg.data.images import FileBytes, ImageFiles, Pixels, Stack, read_from, split_page
 from seg.data.labels import Label, LabelMap, read_label
@@ -69,6 +70,8 @@ class ScorerSettings:
     """A measured background for all images, in place of their sequences' means."""
     label_map: LabelMap | None = None
     """In place of the model file's."""
+    colours: ColourMask | None = None
+    """Reads masks whose colours stand for classes; None: they store ids."""
     require_labels: bool = False
     """Whether an image without a label is set aside."""
     min_object_px: int = 64
@@ -233,7 +236,9 @@ class ImageReader:
             lambda why: LabelMismatch(f"label {where} cannot be read: {why}"),
         )
         work.label_file = LabelFile(label, file.num_bytes, file.mtime_ns, file.sha256)
-        return read_label(file.data, Path(where), size, self.card.classes, self.label_map)
+        return read_label(
+            file.data, Path(where), size, self.card.classes, self.label_map, self.settings.colours
+        )
 
 
 class Neighbours:

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.score import score
 from cluster.session import Session
+from seg.data.colours import ColourMask
 from seg.data.labels import map_foreground
 from seg.errors import DataWarning, RequestError
 from seg.model_file import load_model, read_model, save_model
@@ -150,7 +151,22 @@ def test_labels_with_a_suffix_among_the_images_are_labels_alone(
     assert plan.listing.images == ["s0/0.png", "s0/1.png"]
     assert plan.identity["label_suffix"] == "_mask"
     assert plan.identity["label_map"] == map_foreground(1)
-    with pytest.raises(
-        RequestError, match="`foreground` and `label_map` both say what the ids of a mask mean"
-    ):
+    with pytest.raises(RequestError, match="`foreground` and `label_map` both say what a mask means"):
         plan_of(root, tmp_path, foreground=1, label_map=((255, 1),))
+
+
+def test_a_table_of_colours_is_part_of_a_scoring_and_has_the_model_s_classes(
+    tmp_path: Path, write_archive: WriteArchive
+) -> None:
+    root, table = write_archive(sequences=1, frames=2), tmp_path / "colours.txt"
+    table.write_text("1 2 3 background\n7 8 9 ignore\n4 5 6 disc\n")
+    plan = plan_of(root, tmp_path, label_colours=table)
+    assert plan.identity["label_colours"] == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
+    assert plan.settings.colours == ColourMask(((1, 2, 3), (4, 5, 6), (7, 8, 9)))
+    with pytest.raises(RequestError, match="`foreground` and `label_colours` both say what a mask means"):
+        plan_of(root, tmp_path, label_colours=table, foreground=1)
+    table.write_text("4 5 6 disc\n1 2 3 background\n")
+    with pytest.raises(
+        RequestError, match=r"colours.txt` names the classes disc, background but the model knows back"
+    ):
+        plan_of(root, tmp_path, label_colours=table)

@@ -118,7 +118,7 @@ def read_plain(name: str, data: bytes) -> str:
 
 
 def read_colours(data: bytes) -> str:
-    from seg.data.camvid import read_class_dict
+    from seg.data.colours import read_class_dict
 
     return sha(read_class_dict(put(folder("camvid") / "class_dict.csv", data)))
 

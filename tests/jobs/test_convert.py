@@ -9,6 +9,7 @@ from jobs.convert import main
 from seg.data.plain import open_plain
 from seg.data.splits import split_samples
 from tests.conftest import WriteArchive
+from tests.seg.pack.test_training_data import write_foreign
 from tests.small import read_tree, start_job
 
 
@@ -93,3 +94,13 @@ def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(
     assert line.startswith("convert: ")
     assert text in line
     assert read_tree(tmp_path) == before
+
+
+def test_labels_as_others_write_them_become_the_plain_layout(tmp_path: Path) -> None:
+    images, labels = write_foreign(tmp_path / "theirs")
+    words = f"dataset plain {images} {tmp_path / 'out'} --split train --share 0.5 --labels {labels}"
+    assert main([*words.split(), "--label-suffix", "_mask", "--foreground", "255"]) == 0
+    (sample,) = open_plain(tmp_path / "out").samples
+    assert sample.label is not None
+    with Image.open(sample.label) as ours, Image.open(labels / "0_mask.tif") as theirs:
+        assert (sample.name, np.asarray(ours).tolist()) == ("0.png", (np.asarray(theirs) == 255).tolist())

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from seg.data.camvid import ColourMask
+from seg.data.colours import ColourMask
 from seg.data.layout import Sample
 from seg.data.plain import open_plain
 from seg.data.splits import data_fingerprint

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from seg.data.colours import ColourMask
 from seg.data.plain import LabelRule, choose_classes, open_plain, pair_images
 from seg.errors import RequestError
 from tests.conftest import WriteArchive
@@ -173,10 +175,27 @@ def test_classes_are_those_of_a_file_else_those_asked_for(
     (tmp_path / "m").mkdir()
     for folder, text in files.items():
         (tmp_path / folder / "classes.txt").write_text(text)
-    assert choose_classes(tmp_path, tmp_path / "m", LabelRule(classes=asked)) == wanted
+    assert choose_classes(tmp_path, tmp_path / "m", LabelRule(classes=asked)) == (wanted, None)
 
 
 def test_classes_that_contradict_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     with pytest.raises(RequestError, match=r"classes.txt names the classes sky, road but `classes` asks"):
         choose_classes(tmp_path, tmp_path, LabelRule(classes=("road",)))
+
+
+def test_colours_name_the_classes_and_boxes_stay_boxes(tmp_path: Path) -> None:
+    root = touch(tmp_path / "data", "a.bmp", "b.bmp", "m/a.png", "m/b.txt")
+    table = tmp_path / "colours.txt"
+    table.write_text("0 0 0 background\n255 0 0 cell\n")
+    rule = LabelRule(folder=root / "m", colours=table)
+    data = open_plain(root, rule=rule)
+    assert data.classes == ("background", "cell")
+    assert [sample.decoder for sample in data.samples] == [ColourMask(((0, 0, 0), (255, 0, 0))), None]
+    with pytest.raises(RequestError, match="`label_colours` names the classes, and so does `classes`; leave"):
+        open_plain(root, rule=replace(rule, classes=("cell",)))
+    (root / "classes.txt").write_text("background\ndisc\n")
+    with pytest.raises(
+        RequestError, match=r"names the classes background, disc but `label_colours=.*colours.txt` asks for"
+    ):
+        open_plain(root, rule=rule)

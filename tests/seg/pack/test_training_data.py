@@ -127,7 +127,7 @@ def test_labels_inside_the_data_folder_make_the_run_that_the_plain_layout_makes(
         ({"foreground": 256}, "`foreground` is 256, but the ids of a mask go from 0 to 255; try"),
         (
             {"foreground": 1, "recipe": replace(RECIPE, label_map=((255, 1),))},
-            "`foreground=1` and `label_map` ",
+            "`foreground=1` and `label_map` both",
         ),
         (
             {"recipe": replace(RECIPE, dataset="camvid")},

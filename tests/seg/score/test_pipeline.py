@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seg.data.colours import ColourMask
 from seg.data.images import Pixels, decode_image
 from seg.data.pairing import pair_labels
 from seg.data.preprocess import Statistics
@@ -534,3 +535,18 @@ def test_a_large_file_is_read_when_its_turn_has_come(
         assert reader.prepare(request("0.png"), None, first).aside is None
         assert late.result(timeout=60).aside is None
     assert reader.prepare(request("2.png")).aside is None  # without a turn: one of its own
+
+
+def test_labels_in_colours_are_counted_as_those_of_ids(settings: ScorerSettings) -> None:
+    root = settings.archive.above.local()
+    random, mask = np.random.default_rng(3), root / "masks/a.png"
+    ids = random.integers(0, 3, (70, 90))
+    write_image(root / "images/a.png", random.integers(0, 256, (70, 90), dtype=np.uint8))
+    write_image(mask, np.choose(ids, (0, 1, 255)).astype(np.uint8))
+    by_ids = score(settings, ["a.png"])["a.png"]
+    table = ColourMask(((255, 0, 0), (0, 0, 255), (9, 9, 9)))  # the last is of no class, so ignored
+    Image.fromarray(np.array(table.colours, np.uint8)[ids]).save(mask)
+    by_colours = score(replace(settings, colours=table), ["a.png"])["a.png"]
+    assert np.sum(by_ids["confusion"]) == np.count_nonzero(ids < 2)
+    for name in ("confusion", "ignored", "objects_found", "objects_missed", "objects_invented"):
+        assert by_colours[name] == by_ids[name]
