@@ -37,6 +37,7 @@ def _spell(checked: "Checked", request: CheckRequest) -> str:
         "labels": rule.folder,
         "label_suffix": rule.suffix,
         "foreground": foreground,
+        "label_colours": rule.colours,
         "classes": rule.classes,
         "seed": request.seed,
     }

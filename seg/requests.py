@@ -334,6 +334,8 @@ class CheckRequest:
     """What a label's name has after its image's: _mask for a_mask.png of a.tif; default: what most have."""
     foreground: Annotated[int | None, arg(metavar="ID")] = None
     """The id in the masks that is class 1, all others being 0; default: what the masks hold decides."""
+    label_colours: Annotated[Path | None, arg(metavar="FILE")] = None
+    """What the colours of RGB masks mean: a line a class, R G B NAME, in id order; ignore: not counted."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Names of the classes after background, where there is no classes.txt."""
     out: Annotated[Path | None, FOLDER] = None

@@ -22,9 +22,6 @@ from seg.recipe import Recipe
 from seg.recipes import RECIPES, find_recipe
 from seg.requests import CheckRequest, TrainRequest
 
-FOLDER = Path("data/simulated")
-"""What a training without `data` reads, where it is there already."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
@@ -38,8 +35,8 @@ class Checked:
     """The split, or why there can be none; empty where the labels are refused already."""
     plan: Plan | None
     """What fits; None: a recipe was given, or there is nothing to fit to."""
-    recipe: Recipe
-    """The recipe given, else the fitted one."""
+    recipe: Recipe | None
+    """The recipe given, else the fitted one; None: there is nothing to fit to."""
 
     @property
     def total(self) -> int:
@@ -85,6 +82,8 @@ class Checked:
 
     def working_sizes(self) -> list[tuple[Look, tuple[int, int]]]:
         """Height and width at the recipe's working size of each image with a label that was read."""
+        if self.recipe is None:
+            return []
         settings = self.recipe.preprocessing
         return [
             (look, working_size(*facts.size, settings)) for look, facts in self.images if look.sample.label
@@ -93,18 +92,34 @@ class Checked:
 
 def check_folder(request: CheckRequest) -> Checked:
     """Check a folder, however its images and labels lie. RequestError: as of `find_data`, `check_data`."""
-    rule = LabelRule(folder=request.labels, suffix=request.label_suffix, classes=request.classes)
-    found = find_data(request.data, rule)
+    found = find_data(request.data, find_rule(request))
     return check_data(found, foreground=request.foreground, seed=request.seed)
 
 
+def find_rule(request: CheckRequest | TrainRequest) -> LabelRule:
+    """Where the labels of a request are and how they are written. RequestError: it says that twice."""
+    if request.foreground is not None and request.label_colours is not None:
+        raise RequestError("`foreground` and `label_colours` both say what a mask means; leave one out")
+    return LabelRule(
+        folder=request.labels,
+        suffix=request.label_suffix,
+        colours=request.label_colours,
+        classes=request.classes,
+    )
+
+
 def check_training(request: TrainRequest) -> Checked:
-    """Check the data of a training as it would find them. RequestError: as of `open_data`, `check_data`."""
+    """Check the data of a training as it would find them, but that none are simulated.
+
+    RequestError: as of `apply_foreground`, `open_data`, `check_data`.
+    """
+    from seg.pack.training_data import FOLDER, apply_foreground  # here, as it loads torch
+
+    request = apply_foreground(request)
     recipe = request.recipe
     root = request.data or Path(os.environ.get("FRINGE_DATA", FOLDER))
-    rule = LabelRule(folder=request.labels, suffix=request.label_suffix, classes=request.classes)
-    found = open_data(root, rule, dataset=recipe.dataset, sequence=recipe.sequence)
-    return check_data(found, recipe, foreground=request.foreground, seed=request.seed, limit=request.limit)
+    found = open_data(root, find_rule(request), dataset=recipe.dataset, sequence=recipe.sequence)
+    return check_data(found, recipe, seed=request.seed, limit=request.limit)
 
 
 def check_data(
@@ -133,7 +148,7 @@ def check_data(
         meaning=find_meaning(found, looks, label_map, foreground),
         split=split if isinstance(split, str) else split.limited(limit),
         plan=None,
-        recipe=settings,
+        recipe=recipe,
     )
     if recipe is not None or not checked.labels:
         return checked
@@ -155,13 +170,14 @@ def split_found(found: Found, recipe: Recipe, seed: int) -> Split | str:
 def find_meaning(
     found: Found, looks: list[Look], label_map: LabelMap | None, foreground: int | None
 ) -> Meaning:
-    """What the ids mean that these labels store; those of an adapter are class ids already."""
+    """What the ids mean that these labels store; those of a decoder are class ids already."""
     labels = [(look.sample, look.label) for look in looks if isinstance(look.label, LabelFacts)]
     stored = sorted({number for _, facts in labels for number in np.flatnonzero(facts.pixels).tolist()})
+    if any(sample.decoder for sample, _ in labels):
+        return read_meaning(found.data.classes, stored, ())
     if found.dataset != "plain":
         own = found.data.label_map if label_map is None else label_map
-        decoded = any(sample.decoder for sample, _ in labels)
-        return read_meaning(found.data.classes, stored, () if decoded else own)
+        return read_meaning(found.data.classes, stored, own)
     masks = all(holds_mask(sample.label.name) for sample, _ in labels if sample.label)
     classes = found.data.classes if found.has_names else ()
     return read_meaning(classes, stored, label_map, foreground, masks=masks)

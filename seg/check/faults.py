@@ -7,12 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from seg.check.check import Checked
+from seg.check.survey import ImageFacts, Look, list_colours
 from seg.data.images import Turned
+from seg.figures.panels import has_background
 from seg.recipe import STRIDE_PX
 from seg.words import plural
 
 SATURATED = 0.01
 """Share of an image's pixels at its largest value from which on it is called saturated."""
+MOST_COLOURS = 16
+"""Of a mask, from which on they are those of a photograph, or of JPEG."""
 SMALL_PX = 9
 """A class whose largest object has fewer pixels is a slip of the pen rather than a class."""
 
@@ -79,12 +83,12 @@ def _of_images(checked: Checked) -> Iterator[Fault]:
 
 
 def _of_labels(checked: Checked) -> Iterator[Fault]:
-    bad = tuple(look.label for look in checked.looks if isinstance(look.label, str))
+    bad = [look for look in checked.looks if isinstance(look.label, str)]
     if bad:
         yield Fault(
             what=f"{plural(len(bad), 'label')} cannot be used",
-            mend="mend these files, or take them away",
-            names=bad,
+            mend=_mend_label(bad[0]),
+            names=tuple(str(look.label) for look in bad),
             stops=True,
         )
     empty, ignored = [], []
@@ -92,7 +96,7 @@ def _of_labels(checked: Checked) -> Iterator[Fault]:
         classes = checked.meaning.count(facts.pixels)
         if not classes.any():
             ignored.append(look.sample.name)
-        elif not classes[1:].any():
+        elif not classes[1:].any() and has_background(checked.meaning.classes):
             empty.append(look.sample.name)
     for names, what, mend in (
         (ignored, "ignored in every pixel", "label some of their pixels, or take them away"),
@@ -106,6 +110,16 @@ def _of_labels(checked: Checked) -> Iterator[Fault]:
                 names=tuple(names),
                 stops=every,
             )
+
+
+def _mend_label(look: Look) -> str:
+    """How to mend labels of which this is the first."""
+    if "`label_colours`" in str(look.label) and isinstance(look.image, ImageFacts):
+        colours = list_colours(look.sample, look.image.size)
+        if len(colours) <= MOST_COLOURS:
+            lines = ", ".join(" ".join(map(str, colour)) for colour in colours)
+            return f"give a file as `label_colours`, a line R G B NAME for each of these colours: {lines}"
+    return "mend these files, or take them away"
 
 
 def _of_classes(checked: Checked) -> Iterator[Fault]:
@@ -160,21 +174,20 @@ def _of_kinds(checked: Checked) -> Iterator[Fault]:
                 if what != "sizes"
                 else "nothing, if a pixel is as large in all of them",
             )
-    recipe = checked.recipe
+    crop = checked.recipe.crops.size_px if checked.recipe else (0, 0)
     small = [
-        (look.sample.name, size)
+        (look.sample.name, min(size))
         for look, size in checked.working_sizes()
-        if min(size) < STRIDE_PX
-        or any(side < crop for side, crop in zip(size, recipe.crops.size_px, strict=True))
+        if any(side < wanted for side, wanted in zip(size, crop, strict=True))
     ]
     if small:
-        least = min(min(size) for _, size in small)
+        never = min(side for _, side in small) < STRIDE_PX
         yield Fault(
             what=f"{plural(len(small), 'image')} of fewer pixels at working size than a crop of "
-            f"{recipe.crops.size_px[0]} x {recipe.crops.size_px[1]}",
-            mend="lower `crops.size_px`"
-            if least >= STRIDE_PX
-            else "take them away: a crop has 32 pixels at least",
+            f"{crop[0]} x {crop[1]}",
+            mend=f"take them away: a crop has {STRIDE_PX} pixels at least"
+            if never
+            else "lower `crops.size_px`",
             names=tuple(name for name, _ in small),
             stops=True,
         )

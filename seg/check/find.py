@@ -14,13 +14,14 @@ from seg.data.pairing import label_stem
 from seg.data.plain import (
     PLAIN,
     LabelRule,
+    choose_adapter,
     find_exclusions,
     find_folders,
     label_folder,
     open_plain,
     pair_images,
 )
-from seg.errors import RequestError, describe_unknown
+from seg.errors import RequestError
 from seg.recipes import RECIPES
 from seg.storage import as_place
 
@@ -59,10 +60,8 @@ def open_data(root: Path, rule: LabelRule = PLAIN, *, dataset: str = "plain", se
     """
     if not root.is_dir():
         raise RequestError(f"data {root} is no folder; give the one that holds the images")
-    if dataset not in DATASETS:
-        raise RequestError(describe_unknown("dataset", dataset, DATASETS))
     if dataset != "plain":
-        return Found(data=DATASETS[dataset](root, sequence), dataset=dataset)
+        return Found(data=choose_adapter(dataset, DATASETS, rule)(root, sequence), dataset=dataset)
     return _open(root, rule, sequence)
 
 
@@ -102,7 +101,7 @@ def _open(root: Path, rule: LabelRule, sequence: str) -> Found:
         pairing=str(paired.labels.naming),
         ignored=paired.listing.ignored,
         unused=paired.labels.unused,
-        has_names=bool(rule.classes)
+        has_names=bool(rule.classes or rule.colours)
         or any((folder / "classes.txt").is_file() for folder in (root, paired.folder)),
     )
 

@@ -136,11 +136,13 @@ def _classes(checked: Checked) -> tuple[str, Table]:
 
 def _choices(checked: Checked) -> tuple[str, Table]:
     table = _table("field", "value", "why")
-    for choice in checked.plan.choices if checked.plan else ():
+    if checked.plan is None:
+        return "", table
+    for choice in checked.plan.choices:
         value = choice.value
         words = " ".join(map(short_value, value)) if isinstance(value, tuple) else short_value(value)
         table.add_row(choice.field, words, choice.why)
-    return f"what fits, of recipe {checked.recipe.name}", table
+    return f"what fits, of recipe {checked.plan.recipe.name}", table
 
 
 def draw_sheet(checked: Checked) -> Sheet | None:

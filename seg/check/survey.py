@@ -15,7 +15,7 @@ from seg.ahead import map_ahead
 from seg.check.find import Found
 from seg.data.formats.header import Header
 from seg.data.images import ImageFiles, Pixels
-from seg.data.labels import IGNORE, LabelMap, decode_ids, decode_label, holds_mask
+from seg.data.labels import IGNORE, LabelMap, decode_colours, decode_ids, decode_label, holds_mask
 from seg.data.layout import MAX_CLASSES, Sample
 from seg.data.preprocess import Intensity, measure_intensity, shrink_mask
 from seg.errors import ImageError, LabelMismatch
@@ -153,6 +153,14 @@ def read_ids(
     if holds_mask(sample.label.name):
         return decode_ids(data, sample.label, size)
     return decode_label(data, sample.label, size, classes or tuple(map(str, range(MAX_CLASSES))))
+
+
+def list_colours(sample: Sample, size: tuple[int, int]) -> list[tuple[int, ...]]:
+    """Colours of an RGB mask, the most frequent first. LabelMismatch: it is none. OSError: it is gone."""
+    assert sample.label is not None
+    pixels = decode_colours(sample.label.read_bytes(), sample.label, size)
+    colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+    return [tuple(colours[place].tolist()) for place in np.argsort(-counts, kind="stable")]
 
 
 def measure_image(header: Header, pixels: Pixels, orientation: int) -> ImageFacts:

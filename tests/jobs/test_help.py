@@ -48,7 +48,7 @@ def test_help_answers_without_loading_what_is_slow_and_writes_nothing(ask_help: 
 
 OPTIONS = {
     "simulate": "OUT --sequences --frames --size --bits --seed --difficulty",
-    "check": "DIR --labels --label-suffix --foreground --classes --out --seed",
+    "check": "DIR --labels --label-suffix --foreground --label-colours --classes --out --seed",
     "train": "RECIPE --data --out --workers --epochs --limit --seed --list --optimizer.lr --crops.size-px "
     "--gpus-per-worker --cpus-per-worker --wait --restarts --stall-minutes --checkpoints --keep-best "
     "--mlflow --dry-run",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from seg.check.check import check_data
 from seg.check.faults import Fault, find_faults, shown_names
 from seg.check.find import find_data
+from seg.data.plain import LabelRule
 from tests.conftest import WriteArchive
 from tests.small import write_image
 
@@ -57,6 +58,11 @@ def write(root: Path, name: str, text: str) -> None:
     (root / name).write_text(text)
 
 
+def paint(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A mask in two colours, which OpenCV writes blue first: the disc red, what is around it black."""
+    return (mask == 1).astype(np.uint8)[:, :, None] * np.array([0, 0, 200], np.uint8)
+
+
 ALL = (slice(None), slice(None))
 DISC_ONLY = (slice(20, 30), slice(20, 30))
 FAULTS: dict[str, tuple[Callable[[Path], object], str, str, bool]] = {
@@ -71,6 +77,12 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str, bool]] = {
         lambda root: change(root, "masks/s0/0.png", lambda mask: mask[:-2]),
         "1 label cannot be used",
         "is 96 x 62 pixels but its image is 96 x 64",
+        True,
+    ),
+    "colours": (
+        lambda root: change(root, "masks/s0/0.png", paint),
+        "1 label cannot be used",
+        "where its colours stand for classes",
         True,
     ),
     "no label": (
@@ -203,6 +215,22 @@ def test_a_fault_is_named_with_its_images_and_how_to_mend_it(write_archive: Writ
     assert (found.stops, found.mend != "") == (stops, True)
     assert any(fault.stops for fault in faults) == stops
     assert faults == sorted(faults, key=lambda fault: not fault.stops)
+
+
+def test_the_colours_of_masks_are_named_and_once_they_are_told_nothing_is_wrong(
+    write_archive: WriteArchive, tmp_path: Path
+) -> None:
+    root = write_archive(sequences=4, frames=3)
+    change(root, "masks/*/*.png", paint)
+    (fault,) = find_faults(check_data(find_data(root)))
+    assert fault.mend.endswith("`label_colours`, a line R G B NAME for each of these colours: 0 0 0, 200 0 0")
+    (root / "classes.txt").unlink()
+    (tmp_path / "colours.txt").write_text("0 0 0 background\n200 0 0 disc\n")
+    checked = check_data(find_data(root, LabelRule(colours=tmp_path / "colours.txt")))
+    assert find_faults(checked) == []
+    assert checked.meaning.classes == ("background", "disc")
+    reds = sum(int((read(path)[:, :, 2] == 200).sum()) for path in root.glob("masks/*/*.png"))
+    assert checked.class_pixels[1] == reds
 
 
 def test_a_sound_data_set_has_none(write_archive: WriteArchive) -> None:
