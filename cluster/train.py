@@ -112,7 +112,10 @@ def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan
     if request.keep_best < 1:
         raise RequestError(f"`keep_best` is {request.keep_best}, below 1; try `keep_best=1`")
     data = training_data.open_training_data(
-        request.data or training_data.default_data(), request.recipe, seed=request.seed, limit=request.limit
+        request.data or training_data.default_data(demo=request.demo),
+        request.recipe,
+        seed=request.seed,
+        limit=request.limit,
     )
     identity = run_folder.run_identity(request.recipe, data, request.seed)
     folder = (request.out or Path("runs") / run_folder.run_name(request.recipe, identity)).resolve()

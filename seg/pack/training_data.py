@@ -14,6 +14,7 @@ from seg.data.layout import DataSet, Sample
 from seg.data.listing import clip_places
 from seg.data.splits import Split, data_fingerprint, pool_parts, split_samples
 from seg.errors import DataWarning, RequestError, describe_unknown
+from seg.files import require_data_folder
 from seg.pack.build import PrepareRows, ensure_pack
 from seg.pack.pack import Pack, PackPlan, PackSettings, pack_folder, rows_by_threads
 from seg.progress import progress
@@ -21,7 +22,8 @@ from seg.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-FOLDER = Path("data/simulated")
+FOLDER, SIMULATED = Path("data/simulated"), 32
+"""Where data are simulated for those who have none, and how many frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,7 @@ def find_samples(root: Path, recipe: Recipe, *, seed: int, limit: int | None = N
         raise RequestError(f"`seed` is {seed}; give 0 or more")
     if limit is not None and limit < 1:
         raise RequestError(f"`limit` is {limit}; give 1 or more, or leave it out")
-    if not root.is_dir():
-        raise RequestError(f"data {root} is no folder; give the one that holds the data set")
+    require_data_folder(root)
     if recipe.dataset not in DATASETS:
         raise RequestError(describe_unknown("dataset", recipe.dataset, DATASETS))
     data = DATASETS[recipe.dataset](root.resolve(), recipe.sequence)
@@ -154,16 +155,21 @@ def warn_of_orientation(*packs: Pack) -> None:
         warnings.warn(f"data: {turned.warning}", DataWarning, stacklevel=2)
 
 
-def default_data() -> Path:
-    """$FRINGE_DATA, else an archive simulated under data/simulated, once; which one is said on screen."""
-    if given := os.environ.get("FRINGE_DATA"):
-        log.info(f"data: {given} ($FRINGE_DATA)")
+def describe_default_data(*, demo: bool = False) -> str:
+    """What `default_data` gives, in a line for the screen."""
+    if (given := os.environ.get("FRINGE_DATA")) and not demo:
+        return f"data: {given} ($FRINGE_DATA)"
+    return f"data: {FOLDER}, {SIMULATED} simulated frames ({'`demo`' if demo else 'no `data` given'})"
+
+
+def default_data(*, demo: bool = False) -> Path:
+    """$FRINGE_DATA, else an archive simulated under data/simulated, once; demo: that one in any case."""
+    if (given := os.environ.get("FRINGE_DATA")) and not demo:
         return Path(given)
     from seg.simulate.archive import Simulation, simulate_archive
 
     simulation = Simulation()
-    total = simulation.num_sequences * simulation.num_frames
-    log.info(f"data: {FOLDER}, {total} simulated frames (no `data` given)")
-    with progress("simulating", total) as advance:
+    assert simulation.num_sequences * simulation.num_frames == SIMULATED
+    with progress("simulating", SIMULATED) as advance:
         simulate_archive(FOLDER, simulation, workers=len(os.sched_getaffinity(0)), advance=advance)
     return FOLDER
