@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 AUTOSCALER_MINUTES = 15.0
 """How long a cluster that starts nodes is waited for, where nothing else is said."""
 POLL_S = 1.0
+HANDFUL = 200
+"""Images of a scoring that this process does by itself; of more, one that crashes it would cost a night."""
 SHARES_EACH = 4
 """Shares of an image for each worker, so that they end together."""
 ROUNDING = 1e-6
@@ -77,12 +79,14 @@ class Asked:
     """CPUs of each."""
     work_for: int | None = None
     """Workers that find work; None: one a CPU does, where there are no GPUs."""
+    in_process: bool = False
+    """Whether this process will do where nothing else is: neither cluster nor GPU, nor $FRINGE_WORKERS."""
     gpus_field: str = "gpus_per_worker"
     """The request's field of `gpus`."""
 
 
 def place(asked: Asked, session: Session) -> Placement:
-    """What was asked for; else a worker for each GPU, else $FRINGE_WORKERS, else 1.
+    """What was asked for; else a worker for each GPU, else $FRINGE_WORKERS, else 1, or this process.
 
     Each has a GPU where there are any, and beside it one CPU, else its share of the CPUs. RequestError: no
     number of workers, no share of a GPU, or GPUs that torch cannot use.
@@ -92,7 +96,11 @@ def place(asked: Asked, session: Session) -> Placement:
             f"torch cannot compute on the {session.gpus} GPUs of this machine ({session.fault}); mend that, "
             f"or compute on CPUs, `{asked.gpus_field}=0`"
         )
-    if asked.workers == 0:
+    workers = asked.workers
+    if workers is None and asked.in_process and not asked.gpus and is_bare(session):
+        log.info("`workers`: 0, this process: no cluster answers and no GPU is here")
+        workers = 0
+    if workers == 0:
         gpus = float(session.gpus > 0 and asked.gpus != 0)
         return Placement(workers=0, gpus=gpus, threads=asked.threads or session.cpus)
     gpus = float(session.gpus_possible > 0) if asked.gpus is None else asked.gpus
@@ -100,7 +108,6 @@ def place(asked: Asked, session: Session) -> Placement:
         raise RequestError(
             f"`gpus_per_worker` is {gpus:g}, not 0, a share of a GPU (0.5) or 1; try `gpus_per_worker=1`"
         )
-    workers = asked.workers
     if workers is None:
         here = floor(session.gpus / gpus) if gpus else 0
         workers = min(here or workers_from_environment(), asked.work_for or max(session.cpus, here))
@@ -115,6 +122,11 @@ def place(asked: Asked, session: Session) -> Placement:
     )
 
 
+def is_bare(session: Session) -> bool:
+    """Whether nothing says where to work: no cluster answers, no GPU is here, $FRINGE_WORKERS is unset."""
+    return not (session.connected or session.gpus_possible or "FRINGE_WORKERS" in os.environ)
+
+
 def workers_from_environment() -> int:
     """$FRINGE_WORKERS, else 1. RequestError: it is no number of workers."""
     text = os.environ.get("FRINGE_WORKERS", "1")
@@ -123,9 +135,19 @@ def workers_from_environment() -> int:
     return int(text)
 
 
-def place_scoring(request: ScoreRequest, session: Session) -> Placement:
-    """The workers of a scoring, said on screen. RequestError: Ray would wait for their room without end."""
-    asked = Asked(workers=request.workers, gpus=request.gpus_per_worker, threads=request.threads)
+def place_scoring(request: ScoreRequest, session: Session, images: int) -> Placement:
+    """The workers of a scoring of so many images, said on screen.
+
+    A handful is this process's, where nothing else is; more have a worker, which is replaced where an image
+    ends it. RequestError: Ray would wait for their room without end.
+    """
+    wants_worker = request.image_timeout_s or request.shard == "crops" or request.stages == "apart"
+    asked = Asked(
+        workers=request.workers,
+        gpus=request.gpus_per_worker,
+        threads=request.threads,
+        in_process=images <= HANDFUL and not wants_worker,
+    )
     placed = place(asked, session)
     workers, gpus = placed.most, placed.gpus
     if not workers:
@@ -141,7 +163,9 @@ def place_scoring(request: ScoreRequest, session: Session) -> Placement:
         raise RequestError(
             f"`workers={workers}` of {threads} threads each: there are {cpus} CPUs; try `threads=1`"
         )
-    log.info(_describe(placed))
+    many = request.workers is None and images > HANDFUL and is_bare(session)
+    why = f", replaced where an image ends it, as {images:,} images are more than {HANDFUL}" if many else ""
+    log.info(_describe(placed) + why)
     return placed
 
 
@@ -317,7 +341,13 @@ def place_training(request: TrainRequest, session: Session) -> Placement:
             raise RequestError(f"`{name}` is {count:g}, below {least:g}; try `{name}={max(1, least)}`")
     batch = request.recipe.batch if request.batch_per_worker is None else None  # else it follows the workers
     threads = request.cpus_per_worker
-    asked = Asked(workers=request.workers, gpus=request.gpus_per_worker, threads=threads, work_for=batch)
+    asked = Asked(
+        workers=request.workers,
+        gpus=request.gpus_per_worker,
+        threads=threads,
+        work_for=batch,
+        in_process=True,
+    )
     placed = place(asked, session)
     if not placed.workers:
         return placed

@@ -24,7 +24,7 @@ from seg.score.deadline import Pace, StopFlag, Stopping
 from seg.score.dry_run import Findings
 from seg.score.limits import Limits
 from seg.score.parcels import PIXELS_A_BYTE, Answered, Mark, Parcel, Round, fill_parcels, images_in_parcel
-from seg.score.plan import ScorePlan
+from seg.score.plan import ScorePlan, plan_scoring
 from seg.score.queue import Died, ScoreQueue, Task, Unbegun, WorkersKeepDying
 from seg.score.rehearsal import Power
 from seg.score.screen import Tell
@@ -55,17 +55,19 @@ class ScoringStalled(Exception):
 
 def score(request: ScoreRequest, session: Session) -> ScoreSummary:
     """Score what is left of an archive: see seg/score/job.py."""
-    return job.score(request, choose_workplace(request, session))
+    plan = plan_scoring(request)
+    return job.score(plan, request, choose_workplace(request, session, plan.asked))
 
 
 def look_only(request: ScoreRequest, session: Session) -> Findings:
     """Print what a scoring would meet and cost, and return it."""
-    return job.look_only(request, choose_workplace(request, session))
+    plan = plan_scoring(request)
+    return job.look_only(plan, request, choose_workplace(request, session, plan.asked))
 
 
-def choose_workplace(request: ScoreRequest, session: Session) -> job.Workplace:
-    """What a request asks for, or what there is. RequestError: there is no such room."""
-    placed = place_scoring(request, session)
+def choose_workplace(request: ScoreRequest, session: Session, images: int) -> job.Workplace:
+    """What a request for so many images asks for, or what there is. RequestError: there is no such room."""
+    placed = place_scoring(request, session, images)
     workers, device = placed.most, device_of(placed)
     limits = Limits(image_limit_s(request), 60 * request.stall_minutes if workers else None)
     stages = place_stages(request, placed, session)

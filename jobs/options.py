@@ -84,7 +84,7 @@ def parse(
     All recipes have the same options, so a first pass finds the name and a second fills in its defaults.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    without_help = [option for option in argv if option not in ("-h", "--help")]
+    without_help = [option for option in argv if option not in ("-h", "--help", "--help-all")]
     args = _parse(kind, without_help, find_recipe(default_recipe))
     recipe = find_recipe(default_recipe if args.recipe_name is None else args.recipe_name)
     if recipe.name == default_recipe and not own and argv == without_help:
@@ -93,8 +93,7 @@ def parse(
 
 
 def _parse(kind: type[Args], argv: list[str], recipe: Recipe) -> Args:
-    options = tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff
-    return parse_words(kind, argv, default=kind(recipe=recipe), config=options)
+    return parse_words(kind, argv, default=kind(recipe=recipe), config=(tyro.conf.HelptextFromCommentsOff,))
 
 
 def spell_recipe_command(job: str, kind: type, recipe: str, values: Mapping[str, Value | Path]) -> str:

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 class Args(PackRequest, RecipeArgs):
     """Preprocess a data set once, as a training with the same options reads it, and say where it lies."""
 
+    COMMON = (
+        *("data", "workers", "limit", "seed", "list", "label_map", "preprocessing.shrink"),
+        *("preprocessing.channels", "preprocessing.background_every"),
+    )
+    EXAMPLES = ("--data cells", "camvid-icnet --data camvid --workers 8")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 
 import tyro
 
+from jobs.help import print_help
 from seg.errors import DamagedFile, DataWarning, RequestError
 from seg.screen import say, show_log, visible
 
@@ -69,6 +70,10 @@ def parse_words(kind: Any, argv: Sequence[str] | None, **options: Any) -> Any:
     for one in get_args(kind) or (kind,):
         OPTIONS.update(option_names(one))
     words = list(sys.argv[1:] if argv is None else argv)
+    asked = {"-h", "--help", "--help-all"}.intersection(words)
+    if asked and not get_args(kind):  # of subcommands, which are few, tyro tells
+        print_help(kind, options.get("default"), everything="--help-all" in asked)
+        raise SystemExit(0)
     if all(visible(word) == word for word in words):
         return tyro.cli(kind, args=words, **options)
     said = io.StringIO()

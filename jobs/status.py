@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
 from tyro.conf import Positional
 
 from jobs.run import parse_words, run_job
@@ -19,6 +18,8 @@ class Args:
     Exit code: 0 while it works, or its own where it has ended; 1 also where it gives no sign of life.
     """
 
+    EXAMPLES = ("scores/night", "scores/night --watch")
+
     folder: Positional[Annotated[Place, PLACE]]
     """What was --out of the scoring: a folder, s3://... or gs://..."""
     watch: bool = False
@@ -29,7 +30,7 @@ class Args:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""
-    return run_job("status", lambda: _status(parse_words(Args, argv, config=(tyro.conf.FlagCreatePairsOff,))))
+    return run_job("status", lambda: _status(parse_words(Args, argv)))
 
 
 def _status(args: Args) -> int:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 class Args(RecipeArgs, TrainRequest):
     """Train a recipe on a data set, with one Ray Train worker a GPU; the same command resumes it."""
 
+    COMMON = (
+        *("data", "demo", "out", "epochs", "batch", "optimizer.lr", "model", "loss", "preprocessing.shrink"),
+        *("crops.size_px", "workers", "limit", "list"),
+    )
+    EXAMPLES = ("--data cells --epochs 20", "camvid-icnet --data camvid --out runs/camvid --workers 2")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""

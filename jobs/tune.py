@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 class Args(RecipeArgs, SearchRequest):
     """Search a recipe's learning rate, loss, backbone and --search fields; the same command resumes it."""
 
+    COMMON = (
+        *("data", "out", "trials", "search", "epochs", "batch", "model", "loss", "workers_per_trial"),
+        *("gpus_per_trial", "limit", "list"),
+    )
+    EXAMPLES = (
+        "--data cells --trials 32 --epochs 20",
+        "--data cells --search 'optimizer.weight_decay=loguniform(1e-6,1e-2)' --gpus-per-trial 0.5",
+    )
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit code."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from seg.errors import RequestError
 from seg.plain_data import FROM_A_COPY, parse_json, without_nan
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,18 @@ PASSING = {
 """Why a write may be refused now and not in a minute, by error number; others (a name too long) stay."""
 
 Result = TypeVar("Result")
+
+
+def require_data_folder(root: Path) -> None:
+    """RequestError: the folder of a data set is not there."""
+    if not root.is_dir():
+        raise RequestError(f"data {root} is no folder; give the one that holds the data set")
+
+
+def require_model_file(path: Path) -> None:
+    """RequestError: a model file is not there."""
+    if not path.is_file():
+        raise RequestError(f"model {path} is not there; give the best.safetensors of a run")
 
 
 def is_leftover(path: Path) -> bool:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from seg.errors import RequestError
-from seg.files import write_bytes
+from seg.files import require_model_file, write_bytes
 from seg.model_card import CARD_DIGEST, FORMAT_VERSION, METADATA_KEY, ModelCard, card_digest, parse_card
 from seg.plain_data import to_plain
 from seg.words import fringe_version
@@ -59,8 +59,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     """Tensors and card of a model file, checked against its own hash but not against an architecture."""
-    if not path.is_file():
-        raise RequestError(f"model {path} is not there; give the best.safetensors of a run")
+    require_model_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

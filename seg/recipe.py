@@ -247,9 +247,10 @@ class Recipe:
     """All that decides a training's result, but data and seed; a new field belongs into LATER_FIELDS too."""
 
     name: Annotated[str, tyro.conf.Suppress]
-    """Key in RECIPES."""
+    """Of the recipe that it is, or was before options changed it."""
     dataset: str = "plain"
-    """How the data folder is read: a key in seg.data.DATASETS."""
+    """How the data folder is read: plain, camvid, camvid-rgb, pets-binary, pets-trimap, pets-breeds,
+    pets-breeds-only or drinks."""
     sequence: str = ""
     """Regular expression on an image's path whose first group names its sequence; empty: its folder."""
     label_map: tuple[tuple[int, int], ...] = ()
@@ -263,9 +264,11 @@ class Recipe:
     crops: Crops = field(default_factory=Crops)
     augmentation: Augmentation = field(default_factory=Augmentation)
     model: str = "unet"
-    """Architecture: a key in seg.models.MODELS, or smp/NAME/ENCODER of segmentation-models-pytorch."""
+    """Architecture: fcn32, fcn, fcn-resnet50, fcn-resnet101, pyramid-fcn, icnet, icnet-gru, unet,
+    unet-classic, fpn, or smp/NAME/ENCODER of segmentation-models-pytorch."""
     backbone: str | None = None
-    """Its encoder; None: the architecture's first."""
+    """Its encoder: resnet18, resnet34, resnet50, resnet101, mobilenet_v2, vgg16_bn, resnetv2-56 or
+    double-conv, as the architecture takes it; default: its first."""
     model_options: tuple[tuple[str, int], ...] = ()
     """Pairs of name and number for architectures that take some: n_layers of pyramid-fcn."""
     weights: str = "none"
@@ -279,7 +282,8 @@ class Recipe:
     frames: int = 1
     """Frames of a sequence that a model such as icnet-gru sees at once, the one to predict last."""
     loss: str = "cross_entropy"
-    """A key in seg.train.losses.LOSSES, or a sum, with parameters: focal(alpha=0.8,gamma=2)+dice."""
+    """cross_entropy, asymmetric, focal, dice or lovasz, or a sum, with parameters:
+    focal(alpha=0.8,gamma=2)+dice."""
     class_weights: tuple[float, ...] | Literal["median_frequency"] = ()
     """Weight of each class in the loss, in id order; empty: all 1; or median_frequency balancing."""
     output_weights: tuple[float, ...] = ()

@@ -110,9 +110,11 @@ class PackRequest(DataRequest):
 class TrainRequest(DataRequest):
     """A training."""
 
+    demo: bool = False
+    """Train on data/simulated, an archive of 32 frames that is simulated where it is not there yet."""
     workers: Annotated[Workers, WORKERS] | None = None
-    """Training processes, 2:8 for as many as there are room for; default: one a GPU, else $FRINGE_WORKERS,
-    else 1; 0: this process, without Ray."""
+    """Training processes, 2:8 for as many as there are room for; 0: this process, without Ray. Default: one a
+    GPU, else $FRINGE_WORKERS, else 1 where a cluster answers, else 0."""
     gpus_per_worker: Annotated[float | None, COUNT] = None
     """GPUs of a worker; default: 1 where there are any; 0: none; 0.5: a single worker leaves half of one."""
     cpus_per_worker: Annotated[int | None, COUNT] = None
@@ -175,6 +177,15 @@ class ScoreRequest:
     ARCHIVE, --labels and --out are folders, or s3://BUCKET/PATH, gs://BUCKET/PATH.
     """
 
+    COMMON = (
+        *("models", "out", "labels", "label_map", "masks", "workers", "limit", "dry_run", "deadline", "tta"),
+        *("halo_px", "export"),
+    )
+    EXAMPLES = (
+        "archive --model runs/cells/best.safetensors --out scores/night",
+        "archive --model runs/cells/best.safetensors --out scores/night --labels truth --dry-run",
+    )
+
     archive: Positional[Annotated[Place, PLACE, arg(metavar="ARCHIVE")]]
     """Where the images are, or a folder in the plain layout (images/, masks/, classes.txt)."""
     models: Annotated[tuple[Path, ...], arg(name="model", metavar="FILE ...")]
@@ -203,8 +214,9 @@ class ScoreRequest:
     masks: Literal["png", "none"] = "png"
     """Write each prediction as a PNG of class ids, or nothing."""
     workers: Annotated[int | None, COUNT] = None
-    """Scoring processes; default: one a GPU, else $FRINGE_WORKERS, else 1; 0: this process, without Ray,
-    which then cannot end an image that takes too long, and dies with one that crashes."""
+    """Scoring processes; 0: this process, without Ray, which cannot end an image that takes too long, and
+    dies with one that crashes. Default: one a GPU, else $FRINGE_WORKERS, else 1, but 0 for up to 200 images
+    where no cluster answers."""
     gpus_per_worker: Annotated[float | None, COUNT] = None
     """GPUs of each worker; default: one where there are any; 0.5: two workers share one; 0: none."""
     limit: Annotated[int | None, COUNT] = None
@@ -266,6 +278,12 @@ class PredictRequest:
     Results are those that score gives with the same options; it has a ledger, so it suits an archive.
     """
 
+    COMMON = ("models", "out", "archive", "background", "overlays", "device", "tta", "min_object_px")
+    EXAMPLES = (
+        "frame.tif --model runs/cells/best.safetensors",
+        "'s1/*.png' --model runs/cells/best.safetensors --out looked-at",
+    )
+
     images: Positional[Annotated[tuple[str, ...], arg(metavar="IMAGE ...")]]
     """Files, or patterns in quotes ("s1/*.tif", "**/*.png"); of a TIFF with several pages one, stack.tif#3,
     or all of them."""
@@ -304,6 +322,8 @@ class PredictRequest:
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest:
     """Write report.html and review.csv of a scores folder again; compare two of the same labelled images."""
+
+    EXAMPLES = ("scores/night --figures 8", "scores/before scores/after --out change.html")
 
     folders: Positional[Annotated[tuple[Annotated[Place, PLACE], ...], arg(metavar="DIR [DIR]")]]
     """The --out of a scoring, or of two: A, and B that is compared with it."""
@@ -347,6 +367,8 @@ class CheckRequest:
 @dataclass(frozen=True, kw_only=True)
 class LabelRequest:
     """Label images in a window: accept what a model proposes, draw boxes; every change is saved at once."""
+
+    EXAMPLES = ("frames --classes cell dust", "frames --model runs/cells/best.safetensors --queue review.csv")
 
     folder: Positional[Annotated[Path, arg(metavar="FOLDER")]]
     """A folder in the plain layout, or one of images."""

@@ -20,7 +20,7 @@ from seg.data.layout import DataSet, Sample
 from seg.data.plain import LabelRule, choose_adapter
 from seg.data.splits import data_fingerprint, pool_parts, split_samples
 from seg.errors import ImageError, RequestError
-from seg.files import TEMPORARY, read_json, replacing, write_bytes, write_json
+from seg.files import TEMPORARY, read_json, replacing, require_data_folder, write_bytes, write_json
 from seg.plain_data import to_plain
 from seg.progress import progress
 
@@ -113,8 +113,7 @@ def convert_dataset(part: Part, source: Path, out: Path) -> Converted:
     there already is left alone. RequestError, with nothing left: the folder is no such data set, the part is
     empty, an image or a label cannot be read, `out` holds other files or is inside `source`.
     """
-    if not source.is_dir():
-        raise RequestError(f"data {source} is no folder; give the one that holds the data set")
+    require_data_folder(source)
     if out.resolve().is_relative_to(source.resolve()):
         raise RequestError(f"{out} is inside {source}; give a folder outside of the data set")
     data = choose_adapter(part.dataset, DATASETS, part.rule)(source.resolve(), part.sequence)

@@ -16,15 +16,17 @@ from seg.data.listing import clip_places
 from seg.data.plain import PLAIN, LabelRule, choose_adapter
 from seg.data.splits import Split, data_fingerprint, pool_parts, split_samples
 from seg.errors import DataWarning, RequestError
+from seg.files import require_data_folder
 from seg.pack.build import PrepareRows, ensure_pack
 from seg.pack.pack import Pack, PackPlan, PackSettings, pack_folder, rows_by_threads
 from seg.progress import progress
 from seg.recipe import Recipe
-from seg.requests import DataRequest
+from seg.requests import DataRequest, TrainRequest
 
 log = logging.getLogger(__name__)
 
-FOLDER = Path("data/simulated")
+FOLDER, SIMULATED = Path("data/simulated"), 32
+"""Where data are simulated for those who have none, and how many frames."""
 Request = TypeVar("Request", bound=DataRequest)
 
 
@@ -61,8 +63,9 @@ def apply_foreground(request: Request) -> Request:
 
 def open_requested(request: DataRequest, recipe: Recipe) -> TrainingData:
     """The data that a request asks for, as a recipe reads them; errors as of `open_training_data`."""
+    demo = isinstance(request, TrainRequest) and request.demo
     return open_training_data(
-        request.data or default_data(),
+        request.data or default_data(demo=demo),
         recipe,
         seed=request.seed,
         limit=request.limit,
@@ -91,8 +94,7 @@ def find_samples(
     """
     if seed < 0:
         raise RequestError(f"`seed` is {seed}; give 0 or more")
-    if not root.is_dir():
-        raise RequestError(f"data {root} is no folder; give the one that holds the data set")
+    require_data_folder(root)
     data = choose_adapter(recipe.dataset, DATASETS, labels)(root.resolve(), recipe.sequence)
     data = pool_parts(data) if recipe.test_share else data
     _refuse_all_ignored(data, recipe)
@@ -211,16 +213,21 @@ def warn_of_orientation(*packs: Pack) -> None:
         warnings.warn(f"data: {turned.warning}", DataWarning, stacklevel=2)
 
 
-def default_data() -> Path:
-    """$FRINGE_DATA, else an archive simulated under data/simulated, once; which one is said on screen."""
-    if given := os.environ.get("FRINGE_DATA"):
-        log.info(f"data: {given} ($FRINGE_DATA)")
+def describe_default_data(*, demo: bool = False) -> str:
+    """What `default_data` gives, in a line for the screen."""
+    if (given := os.environ.get("FRINGE_DATA")) and not demo:
+        return f"data: {given} ($FRINGE_DATA)"
+    return f"data: {FOLDER}, {SIMULATED} simulated frames ({'`demo`' if demo else 'no `data` given'})"
+
+
+def default_data(*, demo: bool = False) -> Path:
+    """$FRINGE_DATA, else an archive simulated under data/simulated, once; demo: that one in any case."""
+    if (given := os.environ.get("FRINGE_DATA")) and not demo:
         return Path(given)
     from seg.simulate.archive import Simulation, simulate_archive
 
     simulation = Simulation()
-    total = simulation.num_sequences * simulation.num_frames
-    log.info(f"data: {FOLDER}, {total} simulated frames (no `data` given)")
-    with progress("simulating", total) as advance:
+    assert simulation.num_sequences * simulation.num_frames == SIMULATED
+    with progress("simulating", SIMULATED) as advance:
         simulate_archive(FOLDER, simulation, workers=len(os.sched_getaffinity(0)), advance=advance)
     return FOLDER

@@ -16,6 +16,7 @@ from seg.errors import DamagedFile, DataWarning, StoppedBy
 from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import Outcome
 from seg.locks.folder_lock import LostLock
+from seg.model_file import load_model
 from seg.requests import ScoreRequest
 from seg.score.deadline import Stopping, heeding_ctrl_c
 from seg.score.dry_run import DryRun, Findings, Truth, dry_run
@@ -30,7 +31,7 @@ from seg.score.folder import (
 from seg.score.limits import Limits
 from seg.score.local import LocalSource
 from seg.score.pipeline import ImageScorer
-from seg.score.plan import ScorePlan, plan_scoring
+from seg.score.plan import ScorePlan
 from seg.score.queue import ScoreQueue, Task, find_groups
 from seg.score.rehearsal import Power, intensity_warning
 from seg.score.screen import Rehearsal, Screen, Tell
@@ -90,12 +91,12 @@ class Workplace:
         )
 
 
-def score(request: ScoreRequest, workplace: Workplace) -> ScoreSummary:
+def score(plan: ScorePlan, request: ScoreRequest, workplace: Workplace) -> ScoreSummary:
     """Score what is left of an archive, commit as it comes, write summary.json.
 
-    RequestError: archive, model, labels or folder do not fit each other; nothing is written then.
+    plan: of the request. RequestError: models or folder do not fit it; nothing is written then.
     """
-    plan = plan_scoring(request)
+    _check_networks(plan, workplace)
     if is_read_only(plan.out):
         return look_back(plan, request)
     check_folder(plan.out, plan.identity, older_reader=True)
@@ -175,9 +176,19 @@ def _open_queue(folder: ScoreFolder, workplace: Workplace, rehearsal: list[str])
     )
 
 
-def look_only(request: ScoreRequest, workplace: Workplace) -> Findings:
+def _check_networks(plan: ScorePlan, workplace: Workplace) -> None:
+    """RequestError: a model's tensors are of no network of ours; where there are workers, the first says so.
+
+    This process then needs no network.
+    """
+    if not workplace.workers:
+        for model in plan.settings.models:
+            load_model(model)
+
+
+def look_only(plan: ScorePlan, request: ScoreRequest, workplace: Workplace) -> Findings:
     """Print what a scoring would meet and cost, and return it. RequestError: as of `score`."""
-    plan = plan_scoring(request)
+    _check_networks(plan, workplace)
     check_folder(plan.out, plan.identity, older_reader=True)
     ledger = Ledger(plan.out, leave_out_damaged=True)
     ledger.check()

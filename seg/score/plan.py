@@ -24,7 +24,7 @@ from seg.data.plain import add_boxes, find_exclusions, find_folders, label_folde
 from seg.data.splits import file_sha256
 from seg.errors import RequestError
 from seg.model_card import ModelCard, find_model_file
-from seg.model_file import load_model, read_model
+from seg.model_file import read_model
 from seg.plain_data import Plain
 from seg.predict.passes import Mixing
 from seg.predict.upsampling import check_blend
@@ -105,10 +105,8 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
             request.archive, request.labels
         )
     _check_outside(out, request.archive)
-    # tensors of no network of ours are refused where it is built: here, or by the first worker, so that with
-    # workers this process needs no network
     models = tuple(map(find_model_file, request.models))
-    cards = read_cards(models, load_model if request.workers == 0 else read_model)
+    cards = read_cards(models)
     label_map = _choose_label_map(request)
     card = _with_label_map(cards[0], label_map)
     tiling = card.tiling if request.halo_px is None else replace(card.tiling, halo_px=request.halo_px)
@@ -165,14 +163,12 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     )
 
 
-def read_cards(
-    models: Sequence[Path], read: Callable[[Path], tuple[object, ModelCard]] = read_model
-) -> list[ModelCard]:
+def read_cards(models: Sequence[Path]) -> list[ModelCard]:
     """What each model file says of itself.
 
     RequestError: a file is damaged, or none of ours; models of an ensemble are not alike, or the same.
     """
-    cards = [read(model)[1] for model in models]
+    cards = [read_model(model)[1] for model in models]
     for model, card in zip(models[1:], cards[1:], strict=True):
         _check_alike(models[0], cards[0], model, card)
     if len({card.provenance.weights_sha256 for card in cards}) < len(cards):

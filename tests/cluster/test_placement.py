@@ -7,12 +7,21 @@ from typing import Any
 
 import pytest
 
+import jobs.run
 from cluster.placement import Placement, Room, count_slots, place_scoring, place_training, place_trial
 from cluster.session import Session
 from seg.errors import RequestError
 from seg.recipes import RECIPES
 from seg.requests import ScoreRequest, SearchRequest, TrainRequest, Workers, parse_workers
+from seg.screen import show_log
 from seg.storage import as_place
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FRINGE_WORKERS", raising=False)
+    monkeypatch.setattr("jobs.run.OPTIONS", {})
+
 
 CPUS = Session(8, 0, 0, connected=False)
 GPUS = Session(32, 4, 4, connected=True)
@@ -28,7 +37,10 @@ def place(session: Session, workers: Workers | None = None, **changes: Any) -> P
     [
         (CPUS, 2, {}, 2, 0, 4),
         (CPUS, 3, {}, 3, 0, 2),
-        (CPUS, None, {}, 1, 0, 8),
+        (CPUS, None, {}, 0, 0, 8),  # this process
+        (CPUS, None, {"gpus_per_worker": 0.0}, 0, 0, 8),
+        (replace(CPUS, connected=True), None, {}, 1, 0, 8),
+        (replace(CPUS, gpus=1, gpus_possible=1), None, {}, 1, 1, 1),
         (CPUS, (2, 4), {}, (2, 4), 0, 2),  # threads for the most, so that all may come
         (CPUS, (3, 3), {}, 3, 0, 2),
         (CPUS, 2, {"cpus_per_worker": 1}, 2, 0, 1),
@@ -91,6 +103,47 @@ def test_what_follows_a_jobs_work_is_done_in_a_task_that_holds_a_gpu_where_its_w
     assert done.stdout.splitlines() == expected, done.stderr
 
 
+HERE_SAID = "--workers: 0, this process: no cluster answers and no GPU is here\n"
+
+
+def test_what_runs_in_this_process_by_itself_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs.run.OPTIONS["workers"] = "--workers"
+    show_log(jobs.run.in_options)
+    place(CPUS)
+    assert capsys.readouterr().err == HERE_SAID
+    place(CPUS, 0)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "session", "workers"),
+    [
+        (200, {}, CPUS, 0),
+        (201, {}, CPUS, 1),
+        (2, {"image_timeout_s": 9.0}, CPUS, 1),  # which this process could not keep
+        (2, {"image_timeout_s": 0.0}, CPUS, 0),
+        (2, {"shard": "crops"}, CPUS, 1),
+        (2, {"stages": "apart"}, CPUS, 1),
+        (2, {}, replace(CPUS, connected=True), 1),
+        (2, {}, replace(CPUS, gpus=1, gpus_possible=1), 1),
+    ],
+)
+def test_a_handful_of_images_is_scored_in_this_process_where_nothing_else_is(
+    images: int, options: dict[str, Any], session: Session, workers: int
+) -> None:
+    assert place_scoring(ask(None, **options), session, images).workers == workers
+
+
+def test_a_longer_scoring_says_why_it_has_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    place_scoring(ask(None), CPUS, 1201)
+    why = "replaced where an image ends it, as 1,201 images are more than 200"
+    assert capsys.readouterr().err == f"1 worker, {why}\n"
+
+
+def test_trials_keep_their_worker() -> None:
+    assert place_trial(SearchRequest(), CPUS).workers == 1
+
+
 def test_no_workers_are_this_process() -> None:
     assert place(GPUS, 0).workers == 0
 
@@ -98,6 +151,7 @@ def test_no_workers_are_this_process() -> None:
 def test_without_gpus_the_environment_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRINGE_WORKERS", "3")
     assert place(CPUS).workers == 3
+    assert place_scoring(ask(None), CPUS, 2).workers == 3
 
 
 @pytest.mark.parametrize(
@@ -177,16 +231,16 @@ def ask(workers: int | None, **options: Any) -> ScoreRequest:
 def test_scorers_are_as_asked_else_one_a_gpu_else_one(
     capsys: pytest.CaptureFixture[str], session: Session, asked: int, chosen: int
 ) -> None:
-    assert place_scoring(ask(asked), session).workers == chosen
+    assert place_scoring(ask(asked), session, 1000).workers == chosen
     assert capsys.readouterr().err == f"{chosen} worker{'s' if chosen > 1 else ''}\n"
 
 
 def test_the_environment_chooses_scorers_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FRINGE_WORKERS", "3")
-    assert place_scoring(ask(None), Session(8, 0, 0, connected=True)).workers == 3
-    assert place_scoring(ask(None), Session(2, 0, 0, connected=True)).workers == 2
-    assert place_scoring(ask(None), Session(8, 2, 2, connected=True)).workers == 2
-    assert place_scoring(ask(1), Session(8, 0, 0, connected=True)).workers == 1
+    assert place_scoring(ask(None), Session(8, 0, 0, connected=True), 4).workers == 3
+    assert place_scoring(ask(None), Session(2, 0, 0, connected=True), 4).workers == 2
+    assert place_scoring(ask(None), Session(8, 2, 2, connected=True), 4).workers == 2
+    assert place_scoring(ask(1), Session(8, 0, 0, connected=True), 4).workers == 1
 
 
 @pytest.mark.parametrize(
@@ -207,7 +261,7 @@ def test_more_scorers_than_there_is_room_for_are_refused(
     session: Session, asked: int, threads: int, message: str
 ) -> None:
     with pytest.raises(RequestError, match=f"^{re.escape(message)}$"):
-        place_scoring(ask(asked, threads=threads), session)
+        place_scoring(ask(asked, threads=threads), session, 4)
 
 
 HERE = Session(cpus=2, gpus=0, gpus_possible=0, connected=False)

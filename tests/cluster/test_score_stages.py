@@ -78,7 +78,7 @@ def test_what_is_predicted_on_is_what_was_asked_for_and_not_what_torch_sees(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
     )
-    workplace = choose_workplace(request, Session(8, 2, 2, connected=True))
+    workplace = choose_workplace(request, Session(8, 2, 2, connected=True), images=4)
     assert workplace.device == device
     if device == "cpu":
         from seg.recipe import Tiling
@@ -113,7 +113,7 @@ def test_stages_are_apart_where_there_are_gpus_or_it_was_asked_for(
     options: dict[str, object], cpus: int, gpus: int, processes: dict[str, int]
 ) -> None:
     request = ScoreRequest(archive=as_place("a"), models=(Path("m"),), out=as_place("o"), **options)  # type: ignore[arg-type]
-    workplace = choose_workplace(request, Session(cpus, gpus, gpus, connected=True))
+    workplace = choose_workplace(request, Session(cpus, gpus, gpus, connected=True), images=4)
     found = workplace.power.lanes
     assert {stage: found[stage] for stage in processes} == (
         processes if len(processes) > 1 else {"model": processes["model"]}

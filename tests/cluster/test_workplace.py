@@ -22,4 +22,4 @@ def test_an_image_may_take_as_long_as_nothing_may_move_unless_something_else_is_
     options: dict[str, float], limits: Limits, idle: Session
 ) -> None:
     request = ScoreRequest(archive=as_place("a"), models=("m",), out=as_place("o"), **options)  # type: ignore[arg-type]
-    assert choose_workplace(request, idle).limits == limits
+    assert choose_workplace(request, idle, images=1000).limits == limits

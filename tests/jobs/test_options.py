@@ -1,4 +1,9 @@
+import io
+import os
 import platform
+import subprocess
+import sys
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import pytest
@@ -11,9 +16,16 @@ from jobs.train import Args
 from seg.files import write_json
 from seg.predict.passes import has_fast_bf16
 from seg.recipe import Preprocessing
-from tests.small import write_model
+from tests.conftest import WriteArchive
+from tests.small import ROOT, write_model
 
+SIMULATED = "data: data/simulated, 32 simulated frames"
 SAID = "precision: float32, as this CPU has no instructions for bf16, the recipe's\n"
+
+
+@pytest.fixture(autouse=True)
+def own_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FRINGE_DATA", raising=False)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +58,7 @@ def test_a_cpu_without_bf16_computes_in_float32_unless_it_is_asked_for(
     assert run_recipe_job("train", Args, [*words, "--workers", "0", "--batch", "6"], job) == 0
     (args,) = found
     assert (args.recipe.precision, args.recipe.batch) == (precision, 6)
-    assert capfd.readouterr().err == said
+    assert capfd.readouterr().err == f"{SIMULATED} (no --data given)\n{said}"
 
 
 COLOUR = ("--preprocessing.channels", "3")
@@ -108,7 +120,7 @@ def test_normalisation_is_the_weights_where_the_recipe_leaves_it_open(
     settings = found[0].recipe.preprocessing
     assert settings.normalisation == normalisation
     assert (settings.percentiles == PERCENTILE.percentiles) == (normalisation == "percentile")
-    assert capfd.readouterr().err == said
+    assert capfd.readouterr().err == f"{SIMULATED} (no --data given)\n{said}"
 
 
 def test_torch_takes_bf16_for_fast_where_the_cpu_has_avx_512() -> None:
@@ -116,3 +128,62 @@ def test_torch_takes_bf16_for_fast_where_the_cpu_has_avx_512() -> None:
         pytest.skip(f"{platform.machine()} has other instructions")
     flags = set(Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split())
     assert has_fast_bf16() == ({"avx512vl", "avx512bw", "avx512dq"} <= flags or "avx_ne_convert" in flags)
+
+
+def say_first(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, *, terminal: bool = False
+) -> tuple[int, str]:
+    """The exit code of a training that then does nothing, and its first line."""
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    said = io.StringIO()
+    with redirect_stderr(said):
+        code = run_recipe_job("train", Args, [*words, "--workers", "0"], lambda args, session: 0)
+    return code, said.getvalue().splitlines()[0]
+
+
+def test_the_first_line_of_a_bare_training_says_what_data_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_archive: WriteArchive
+) -> None:
+    write_archive("mine", sequences=2, frames=2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert say_first([], monkeypatch) == (0, f"{SIMULATED} (no --data given)")
+    assert say_first(["--demo"], monkeypatch, terminal=True) == (0, f"{SIMULATED} (--demo)")
+    code, line = say_first([], monkeypatch, terminal=True)
+    assert (code, line.partition(";")[0]) == (
+        2,
+        "train: no --data is given, and there is neither $FRINGE_DATA nor data/simulated",
+    )
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
+    (tmp_path / "data/simulated").mkdir(parents=True)  # of an earlier command, maybe not all of it
+    assert say_first([], monkeypatch, terminal=True) == (0, f"{SIMULATED} (no --data given)")
+    (tmp_path / "data/simulated").rmdir()
+    monkeypatch.setenv("FRINGE_DATA", "mine")
+    assert say_first([], monkeypatch, terminal=True) == (0, "data: mine ($FRINGE_DATA)")
+    assert say_first(["--demo"], monkeypatch) == (0, f"{SIMULATED} (--demo)")
+    line = "train: --data mine and --demo are two archives; give one of them"
+    assert say_first(["--demo", "--data", "mine"], monkeypatch) == (2, line)
+
+
+def test_at_a_terminal_a_bare_training_asks_for_what_it_needs(tmp_path: Path) -> None:
+    """A real one: the job has it as input, output and errors."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, ROOT / "jobs/train.py"],
+        cwd=tmp_path,
+        env=os.environ | {"RAY_ADDRESS": "local"},
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),
+    ) as job:
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # how a terminal tells that nobody writes to it any more
+            while part := os.read(ours, 4096):
+                said += part
+    os.close(ours)
+    assert (job.returncode, said.decode()) == (
+        2,
+        "train: no --data is given, and there is neither $FRINGE_DATA nor data/simulated; give --data DIR, "
+        "the folder of your images and labels, or --demo, to train on 32 simulated frames\r\n",
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -159,7 +159,7 @@ def test_a_field_has_the_option_that_the_command_line_takes(
     kind: type, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        parse_words(kind, ["--help"], config=(tyro.conf.FlagCreatePairsOff,))
+        tyro.cli(kind, args=["--help"], config=(tyro.conf.FlagCreatePairsOff,))
     shown = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
     for option in option_names(kind).values():
         group, dot, name = option.removeprefix("--").rpartition(".")  # what is on by default has --no-NAME
