@@ -10,7 +10,7 @@ from seg.screen import say
 from seg.words import fringe_version
 
 COMMANDS = {
-    "check": "look a data set through: what is there, what is wrong, the command that trains on it",
+    "check": "what a data set holds, what is wrong, the command that trains",
     "train": "train a segmentation model on images and masks",
     "tune": "search learning rate, loss, backbone and other fields of a recipe",
     "score": "predict an archive, count it against its labels, write a report",

@@ -67,6 +67,7 @@ def test_a_command_does_what_its_job_does(tmp_path: Path, capsys: pytest.Capture
     assert main(["simulate", str(tmp_path / "command"), *words]) == 0
     assert len(read_tree(tmp_path / "job")) > 3
     assert read_tree(tmp_path / "job") == read_tree(tmp_path / "command")
+    capsys.readouterr()
     assert main(["status", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("status: ")
 
@@ -93,5 +94,5 @@ def test_help_and_version_load_nothing_slow_and_a_command_its_job_alone() -> Non
     assert {"jobs.command", "seg.errors"} <= set(before.split())
     assert set(before.split()) & SLOW == set()
     assert {name for name in after.split() if name.startswith("jobs.")} == {
-        *("jobs.command", "jobs.run", "jobs.status")
+        *("jobs.command", "jobs.help", "jobs.run", "jobs.status")
     }
