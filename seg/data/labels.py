@@ -165,6 +165,8 @@ def _decode_tiff(data: bytes, path: Path, size: tuple[int, int], *, indices: boo
     tiff = Tiff(io.BytesIO(data))
     header = tiff.header()
     _check_size((header.height, header.width), path, size)
+    if tiff.num_pages > 1:  # which of them is this image's nobody says
+        raise LabelMismatch(f"label {path} has {tiff.num_pages} pages; a mask is one: save each as a file")
     return tiff.samples() if indices else tiff.decode()
 
 
@@ -394,21 +396,40 @@ def refuse_all_ignored(
 ) -> None:
     """Refuse masks that hold nothing but 0 and 255 where 255 stays ignored: no object would be in them.
 
-    masks: all of a data set, of which a sample is looked at until one holds another id; read: gives the bytes
-    of one of them. RequestError names `where` and the option that mends it. A mask that cannot be read says
-    nothing here: whoever uses it names it.
+    Where `label_map` is that of one foreground id, refuse masks with other ids and none of that one. masks:
+    all of a data set, of which a sample is looked at until one shows an object; read: gives the bytes of one
+    of them. RequestError names `where` and the option that mends it. A mask that cannot be read says nothing
+    here: whoever uses it names it.
     """
-    if any(stored == IGNORE for stored, _ in label_map):
+    foreground = _find_foreground(label_map)
+    if foreground is None and any(stored == IGNORE for stored, _ in label_map):
         return
+    objects = set(range(1, IGNORE)) if foreground is None else {foreground}
     chosen, seen = draw_sample(masks), set[int]()
     with ThreadPoolExecutor(THREADS) as pool, progress("looking at masks", len(chosen)) as advance:
         for ids in map_ahead(pool, partial(_stored_ids, read), chosen, 2 * THREADS):
             seen |= ids
-            if seen - {0, IGNORE}:
+            if seen & objects:
                 return
             advance()
-    if IGNORE in seen:
-        raise _all_ignored(where, len(chosen), len(masks), label_map)
+    if foreground is None and IGNORE in seen:
+        raise _all_ignored(where, _count_looked_at(chosen, masks), label_map)
+    if foreground is not None and seen - {0}:
+        there = ", ".join(map(str, sorted(seen)))
+        raise RequestError(
+            f"{where}: {_count_looked_at(chosen, masks)} masks hold no id {foreground}, the `foreground`, "
+            f"but {there}; give the one that marks the objects: `foreground={max(seen)}`"
+        )
+
+
+def _find_foreground(label_map: LabelMap) -> int | None:
+    """The id that `map_foreground` made a label_map of; None: it did not."""
+    found = [stored for stored, meant in label_map if meant == 1]
+    return found[0] if len(found) == 1 and tuple(label_map) == map_foreground(found[0]) else None
+
+
+def _count_looked_at(chosen: Sequence[str], masks: Sequence[str]) -> str:
+    return f"the {len(masks)}" if len(chosen) == len(masks) else f"the {len(chosen)} drawn of {len(masks)}"
 
 
 def _stored_ids(read: Callable[[str], bytes], mask: str) -> frozenset[int]:
@@ -424,11 +445,10 @@ def _stored_ids(read: Callable[[str], bytes], mask: str) -> frozenset[int]:
     return frozenset(np.flatnonzero(counts).tolist())
 
 
-def _all_ignored(where: str, looked_at: int, there: int, label_map: LabelMap) -> RequestError:
+def _all_ignored(where: str, masks: str, label_map: LabelMap) -> RequestError:
     kept = "".join(f"{stored} {meant} " for stored, meant in label_map)
-    of = f"the {there}" if looked_at == there else f"the {looked_at} drawn of {there}"
     return RequestError(
-        f"{where}: {of} masks hold no id but 0 and 255, and 255 is ignored, so that no object is in any; "
+        f"{where}: {masks} masks hold no id but 0 and 255, and 255 is ignored, so that no object is in any; "
         f"give `label_map={kept}255 1` where 255 marks the objects, or `label_map={kept}255 255` where it is "
         "to be ignored"
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seg.data.labels import SAMPLE, draw_sample, refuse_all_ignored
+from seg.data.labels import SAMPLE, draw_sample, map_foreground, refuse_all_ignored
 from seg.errors import RequestError
 
 
@@ -78,3 +78,25 @@ def test_looking_ends_at_the_first_mask_that_names_a_class() -> None:
 
     refuse_all_ignored("data x", [f"{number}.png" for number in range(1000)], read, ())
     assert len(asked) < 20
+
+
+@pytest.mark.parametrize(
+    ("foreground", "masks", "text"),
+    [
+        (1, [encode(0, 255), encode(0)], "the 2 masks hold no id 1, the `foreground`, but 0, 255; .*=255`$"),
+        (255, [encode(0, 1), b"no mask"], "the 2 masks hold no id 255, the `foreground`, but 0, 1; .*=1`$"),
+        (0, [encode(7)], "the 1 masks hold no id 0, the `foreground`, but 7; "),
+        (255, [encode(0, 1), encode(255)], None),
+        (255, [encode(0), encode(0)], None),  # frames without an object say nothing
+        (2, [], None),
+    ],
+)
+def test_a_foreground_that_no_mask_holds_is_refused_with_the_ids_that_are_there(
+    foreground: int, masks: list[bytes], text: str | None
+) -> None:
+    names = reader({f"{number}.png": data for number, data in enumerate(masks)})
+    if text is None:
+        refuse_all_ignored("data x", *names, map_foreground(foreground))
+        return
+    with pytest.raises(RequestError, match=f"^data x: {text}"):
+        refuse_all_ignored("data x", *names, map_foreground(foreground))

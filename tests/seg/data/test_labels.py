@@ -2,6 +2,7 @@ import io
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from seg.data.labels import decode_label, encode_mask, read_label
+from seg.data.labels import decode_label, encode_mask, map_foreground, read_label
 from seg.errors import DataWarning, LabelMismatch
 from tests.seg.data.test_images import encode, write_png
 
@@ -345,3 +346,27 @@ def test_a_bad_label_is_a_mismatch_that_names_the_file(kind: str) -> None:
     with pytest.raises(LabelMismatch, match=f"(?s)label {path}.*{text}") as caught:
         decode_label(data, path, IDS.shape, NAMES[:4])
     assert caught.value.reason == "label_mismatch"
+
+
+def save_with_pillow(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "BMP", "PNG"])
+@pytest.mark.parametrize("bits", [1, 8])
+def test_masks_of_any_kind_hold_what_pillow_stored(kind: str, bits: int) -> None:
+    binary = np.random.default_rng(0).integers(0, 2, (13, 21)).astype(bool)
+    image = Image.fromarray(binary) if bits == 1 else Image.fromarray(binary.astype(np.uint8) * 255)
+    data, foreground = save_with_pillow(image, kind), 1 if bits == 1 else 255
+    path = Path(f"m/a_mask.{kind.lower()}")
+    mask = decode_label(data, path, binary.shape, ("background", "object"), map_foreground(foreground))
+    np.testing.assert_array_equal(mask, binary)
+
+
+def test_a_mask_of_several_pages_is_refused() -> None:
+    page = Image.fromarray(IDS)
+    data = save_with_pillow(page, "TIFF", save_all=True, append_images=[page, page])
+    with pytest.raises(LabelMismatch, match=r"label m/a.tif has 3 pages; a mask is one: save each as a file"):
+        decode_label(data, Path("m/a.tif"), IDS.shape, NAMES[:4])
