@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from seg.progress import progress
+from seg.progress import Wait, progress
 
 
 @pytest.fixture
@@ -68,3 +68,24 @@ def test_a_terminal_gets_a_bar_with_count_and_last_note(monkeypatch: pytest.Monk
     shown = terminal.getvalue().rsplit("scoring", 1)[1]
     assert "3/5" in shown
     assert "s1/a.png" in shown
+
+
+def test_a_wait_for_workers_is_explained_once_when_it_lasts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter((100.0, 100.0, 100.0, 101.9, 102.0))
+    monkeypatch.setattr("seg.progress.time.monotonic", lambda: next(moments))
+    wait, alone = Wait(12, "imports torch"), Wait(1, "loads the model")
+    wait.look()
+    wait.look()
+    assert capsys.readouterr().err == ""
+    wait.look()
+    wait.look()  # it is told already: no look at the clock
+    monkeypatch.setattr("seg.progress.time.monotonic", lambda: 160.0)
+    alone.look()
+    assert capsys.readouterr().err.splitlines() == [
+        "waiting for 12 workers: Ray starts their processes, each imports torch",
+        "waiting for a worker: Ray starts its process, which loads the model",
+    ]
+    assert str(wait) == "waiting 60 s for 12 workers: Ray starts their processes, each imports torch"
+    assert len(str(wait)) < 78  # a terminal's line, behind two blanks
