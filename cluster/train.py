@@ -312,7 +312,7 @@ def _train_pending(
     load_plotting()
     for name in ("confusion.png", "examples.png"):  # of fewer epochs: drawn again at the end
         (plan.folder / name).unlink(missing_ok=True)
-    reader = BoardReader(plan, tracking.send)
+    reader = BoardReader(plan, tracking.send, workers=placement.most)
     if placement.workers:
         session.start()
         limits = {"restarts": request.restarts, "stall_minutes": request.stall_minutes}

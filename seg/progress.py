@@ -1,5 +1,6 @@
 """Progress on the screen: bars of known length, and views of work that is drawn again while it runs."""
 
+import logging
 import sys
 import threading
 import time
@@ -17,6 +18,8 @@ from rich.text import Text
 
 from seg.errors import StoppedBy
 from seg.screen import open_console, say, visible
+
+log = logging.getLogger(__name__)
 
 LINE_EVERY_S = 60.0
 """Seconds between two plain lines in a log."""
@@ -99,6 +102,26 @@ def plain_lines(what: str, total: int, line_every_s: float, *, done: int = 0) ->
     finally:
         if time.monotonic() - started >= QUICK_S and told != (done, last_note):
             tell(time.monotonic())
+
+
+class Wait:
+    """A wait for workers, explained in a line of the log once it has lasted QUICK_S."""
+
+    def __init__(self, workers: int, then: str) -> None:
+        """`then`: what each of them does once its process runs."""
+        alone = workers == 1
+        self._for = "a worker" if alone else f"{workers} workers"
+        self._why = f"Ray starts {'its process, which' if alone else 'their processes, each'} {then}"
+        self._began, self._told = time.monotonic(), False
+
+    def look(self) -> None:
+        """Say it, if it is time; to be called while the wait lasts."""
+        if not self._told and time.monotonic() - self._began >= QUICK_S:
+            self._told = True
+            log.info(f"waiting for {self._for}: {self._why}")
+
+    def __str__(self) -> str:
+        return f"waiting {time.monotonic() - self._began:.0f} s for {self._for}: {self._why}"
 
 
 class Watched(Protocol):

@@ -17,6 +17,7 @@ from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import Outcome
 from seg.locks.folder_lock import LostLock
 from seg.model_file import load_model
+from seg.progress import Wait
 from seg.requests import ScoreRequest
 from seg.score.deadline import Stopping, heeding_ctrl_c
 from seg.score.dry_run import DryRun, Findings, Truth, dry_run
@@ -146,6 +147,7 @@ def _score_left(folder: ScoreFolder, workplace: Workplace, command: Command) -> 
     rehearsal = Rehearsal(folder, workplace.power)
     stopping = Stopping(plan.deadline)
     progress, began = command.screen.progress, time.monotonic()
+    wait = Wait(workplace.workers, "loads the model") if workplace.workers else None
     with heeding_ctrl_c(stopping), command.screen.shown():
         queue = _open_queue(folder, workplace, rehearsal.images)
         source = workplace.open(plan, queue, stopping)
@@ -154,6 +156,8 @@ def _score_left(folder: ScoreFolder, workplace: Workplace, command: Command) -> 
                 if source.is_up and not command.seconds_starting:
                     command.seconds_starting = time.monotonic() - began
                     command.screen.begin()
+                if wait and not source.is_up:
+                    wait.look()
                 outcomes = [folder.complete(outcome) for outcome in arrived]
                 folder.ledger.add(outcomes)
                 progress.suspects = len(queue.suspects)

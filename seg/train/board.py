@@ -16,7 +16,7 @@ from rich.console import Group, RenderableType
 from seg.errors import RequestError
 from seg.files import read_json, show_text
 from seg.plain_data import require, to_plain
-from seg.progress import Line, heading, sparkline
+from seg.progress import Line, Wait, heading, sparkline
 from seg.train.state import EpochResult, Journal, read_run
 from seg.train.training import Position, StepReport, Training, TrainingPlan, peak_memory_bytes
 from seg.words import ratio, time_left
@@ -97,8 +97,14 @@ class Board:
 class BoardReader:
     """A training as its folder tells it: the journal for finished epochs, the board for the one in hand."""
 
-    def __init__(self, plan: TrainingPlan, on_epochs: OnEpochs = lambda history: None) -> None:
-        """Forget what an earlier job left on the board. on_epochs: called whenever more are finished."""
+    def __init__(
+        self, plan: TrainingPlan, on_epochs: OnEpochs = lambda history: None, *, workers: int = 0
+    ) -> None:
+        """Forget what an earlier job left on the board. on_epochs: called whenever more are finished.
+
+        workers: those that are waited for at first; 0: this process.
+        """
+        self.wait = Wait(workers, "imports torch") if workers else None
         self.plan, self.on_epochs = plan, on_epochs
         self.title, self.total = f"training {plan.recipe.name}", plan.recipe.epochs
         self.file = progress_file(plan.folder)
@@ -118,7 +124,7 @@ class BoardReader:
     def note(self) -> str:
         """Epoch, step and loss in hand, and the last mIoU."""
         if self.progress is None:
-            return ""
+            return str(self.wait or "")
         now = self.progress
         last = f"  mIoU {ratio(self.journal.history[-1].miou, 3)}" if self.done else ""
         return f"epoch {now.epoch} {self._step_in_hand}  loss {now.loss:.4f}{last}"
@@ -132,6 +138,8 @@ class BoardReader:
             if now.epochs_done > done:
                 self.journal = read_run(self.plan.folder) or self.journal
         except OSError:  # not there yet, or storage that is away: what was seen last stands
+            if self.wait and self.progress is None:
+                self.wait.look()
             return
         if self.done > done:
             self.on_epochs(self.journal.history)
@@ -157,7 +165,7 @@ class BoardReader:
         if left and self.plan.recipe.patience:
             left = f"at most {left}"
         count = f"epoch {max(self.done, self.progress.epoch if self.progress else 0)}/{self.total}"
-        lines = (self._quality(), *self._step()) if self.progress else (Line("  starting"),)
+        lines = (self._quality(), *self._step()) if self.progress else (Line(f"  {self.wait or 'starting'}"),)
         return Group(heading(self.title, share, count, left), *lines)
 
     @property

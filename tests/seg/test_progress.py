@@ -1,6 +1,6 @@
 import pytest
 
-from seg.progress import progress
+from seg.progress import Wait, progress
 from tests.seg.test_live_view import Terminal, open_terminal
 
 
@@ -69,3 +69,24 @@ def test_a_terminals_bar_shows_count_and_last_note_and_folds_away(monkeypatch: p
 @pytest.mark.usefixtures("nothing_is_quick")
 def test_what_took_its_time_leaves_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line for line in draw_bar(monkeypatch).screen() if line] == ["scoring: 3/5 in 0 s  s1/a.png"]
+
+
+def test_a_wait_for_workers_is_explained_once_when_it_lasts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter((100.0, 100.0, 100.0, 101.9, 102.0))
+    monkeypatch.setattr("seg.progress.time.monotonic", lambda: next(moments))
+    wait, alone = Wait(12, "imports torch"), Wait(1, "loads the model")
+    wait.look()
+    wait.look()
+    assert capsys.readouterr().err == ""
+    wait.look()
+    wait.look()  # it is told already: no look at the clock
+    monkeypatch.setattr("seg.progress.time.monotonic", lambda: 160.0)
+    alone.look()
+    assert capsys.readouterr().err.splitlines() == [
+        "waiting for 12 workers: Ray starts their processes, each imports torch",
+        "waiting for a worker: Ray starts its process, which loads the model",
+    ]
+    assert str(wait) == "waiting 60 s for 12 workers: Ray starts their processes, each imports torch"
+    assert len(str(wait)) < 78  # a terminal's line, behind two blanks

@@ -98,6 +98,20 @@ def test_the_first_epoch_foretells_its_end_from_its_steps(training: Any) -> None
     assert reader.note == "epoch 1 step 5/20  loss 0.7500"
 
 
+def test_until_workers_train_the_picture_and_the_log_say_what_is_waited_for(
+    training: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seg.progress.QUICK_S", 0)
+    reader, why = BoardReader(training.plan, workers=2), "2 workers: Ray starts their processes, each imports"
+    reader.look()
+    assert f"waiting 0 s for {why} torch" in draw(reader)
+    assert f"waiting 0 s for {why} torch" == reader.note
+    assert capsys.readouterr().err == f"waiting for {why} torch\n"
+    Board(training).publish(STEP)
+    reader.look()
+    assert "2 workers" not in draw(reader) + reader.note
+
+
 def test_an_epochs_last_step_is_shown_as_validating_until_the_epoch_is_saved(training: Any) -> None:
     reader, board = BoardReader(training.plan), Board(training)
     board.on_step(replace(STEP, step=19))
