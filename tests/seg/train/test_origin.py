@@ -175,10 +175,10 @@ def test_a_run_that_cannot_begin_there_says_why(
 
 
 def test_an_origin_that_is_none_and_a_damaged_state_are_named(whole: TrainingPlan, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=rf"`from_run={tmp_path}` is no run's folder: it has no run.json"):
+    with pytest.raises(RequestError, match=rf"{tmp_path} holds no run to begin with: no run.json; name"):
         check_origin(Origin(tmp_path, 1), identity_of(whole), whole.recipe)
     write_json(tmp_path / "run.json", {"kind": "scores"})
-    with pytest.raises(RequestError, match=r"is no run's folder, by its run.json; name a run's"):
+    with pytest.raises(RequestError, match=r"run.json is not of a run, .*; name one by `from_run=DIR`"):
         check_origin(Origin(tmp_path, 1), identity_of(whole), whole.recipe)
     write_json(tmp_path / "run.json", read_json(whole.folder / "run.json"))
     with pytest.raises(RequestError, match=r"has kept none at all, or let a run keep more by `keep_states`"):
