@@ -132,10 +132,10 @@ def test_what_a_recipe_still_has_a_use_for_is_taken(
 
 
 def test_a_moving_average_that_the_origin_had_none_of_begins_with_the_first_step(
-    archive: Path, whole: TrainingPlan, tmp_path: Path
+    whole: TrainingPlan, tmp_path: Path
 ) -> None:
-    plain = plan_in(archive, tmp_path / "plain")
-    next(Training(plain, CPU).epochs())
+    plain = begin(whole, tmp_path / "plain", 1, ema_decay=0.0)
+    write_json(plain.folder / "run.json", identity_of(plain))
     plan = begin(plain, tmp_path / "new", 1, ema_decay=0.5)
     training = Training(plan, CPU)
     average = training.learner.average
