@@ -92,10 +92,14 @@ def begin_from(origin: Origin, folder: Path, recipe: Recipe, keep_best: int) -> 
 def _read_claim(origin: Origin) -> dict[str, Any]:
     file = origin.folder / "run.json"
     if not file.is_file():
-        raise RequestError(f"`from_run={origin.folder}` is no run's folder: it has no run.json; name a run's")
+        raise RequestError(
+            f"{origin.folder} holds no run to begin with: no run.json; name one by `from_run=DIR`"
+        )
     found = read_json(file)
     if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
-        raise RequestError(f"`from_run={origin.folder}` is no run's folder, by its run.json; name a run's")
+        raise RequestError(
+            f"{file} is not of a run, so there is none to begin with; name one by `from_run=DIR`"
+        )
     return found
 
 

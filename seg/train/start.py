@@ -65,8 +65,10 @@ def open_weights(recipe: Recipe) -> Recipe:
 
     RequestError: as of `find_model_file`.
     """
-    given = recipe.weights
-    return recipe if given in NAMED else replace(recipe, weights=str(find_model_file(Path(given))))
+    folder = Path(recipe.weights)
+    if recipe.weights in NAMED or not folder.is_dir():
+        return recipe  # a file as it was spelled: that is part of the run
+    return replace(recipe, weights=str(find_model_file(folder)))
 
 
 def build_start(recipe: Recipe, classes: tuple[str, ...], weights: str) -> tuple[nn.Module, Start | None]:

@@ -60,6 +60,12 @@ def test_labels_that_are_links_out_of_their_folder_are_counted_as_left_out(
     assert (list(plan.labels.names), plan.labels.links) == (["s0/0.png"], 1)
 
 
+def test_a_runs_folder_stands_for_its_best_model_file(tmp_path: Path, write_archive: WriteArchive) -> None:
+    root, model = write_archive(), write_model(tmp_path / "run" / "best.safetensors")
+    request = ScoreRequest(archive=as_place(root), models=(model,), out=as_place(tmp_path / "out"), workers=0)
+    assert plan_scoring(replace(request, models=(model.parent,))).identity == plan_scoring(request).identity
+
+
 def test_what_averages_is_part_of_a_scoring_and_has_to_be_alike(
     tmp_path: Path, write_archive: WriteArchive
 ) -> None:

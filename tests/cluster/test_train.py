@@ -330,7 +330,7 @@ def test_a_command_begins_where_another_run_was_and_leaves_it_as_it_is(
     assert identity["begun_from"] == {"run": whole.name, "epoch": 1}
     with pytest.raises(RequestError, match=r"holds another run, with begun_from.epoch 1 instead of 2"):
         train(replace(begun, from_epoch=2), idle)
-    with pytest.raises(RequestError, match=rf"`from_run={whole}` is no run's folder"):
+    with pytest.raises(RequestError, match=rf"^{whole} holds no run to begin with"):
         train(replace(begun, out=tmp_path / "newer", from_run=whole), idle)
     with pytest.raises(RequestError, match=r"`from_run=x` wants the epoch to begin with; add `from_epoch`"):
         train(replace(request, from_run=Path("x")), idle)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,9 @@ def test_the_same_command_gives_the_same_files_and_another_one_is_refused(
     assert {name for name in first if first[name] != again[name]} <= {"summary.json"}  # which has a time
     assert run(model, "in/images/s0/1.png", "--out", "out", "--overlays", "none") == 0
     assert read_tree(tmp_path / "out").keys() - first.keys() == {"masks/1.png.png", "objects/1.png.csv"}
+    (tmp_path / "run").mkdir()
+    best = shutil.copy(model, tmp_path / "run" / "best.safetensors")
+    assert run(Path(best).parent, "in/images/s0/1.png", "--out", "out", "--overlays", "none") == 0
     capsys.readouterr()
     before = read_tree(tmp_path / "out")
     assert run(model, "in/images/s0/0.png", "--out", "out", "--batch", "2") == 2

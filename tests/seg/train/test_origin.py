@@ -132,10 +132,10 @@ def test_what_a_recipe_still_has_a_use_for_is_taken(
 
 
 def test_a_moving_average_that_the_origin_had_none_of_begins_with_the_first_step(
-    archive: Path, whole: TrainingPlan, tmp_path: Path
+    whole: TrainingPlan, tmp_path: Path
 ) -> None:
-    plain = plan_in(archive, tmp_path / "plain")
-    next(Training(plain, CPU).epochs())
+    plain = begin(whole, tmp_path / "plain", 1, ema_decay=0.0)
+    write_json(plain.folder / "run.json", identity_of(plain))
     plan = begin(plain, tmp_path / "new", 1, ema_decay=0.5)
     training = Training(plan, CPU)
     average = training.learner.average
@@ -175,10 +175,10 @@ def test_a_run_that_cannot_begin_there_says_why(
 
 
 def test_an_origin_that_is_none_and_a_damaged_state_are_named(whole: TrainingPlan, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=rf"`from_run={tmp_path}` is no run's folder: it has no run.json"):
+    with pytest.raises(RequestError, match=rf"{tmp_path} holds no run to begin with: no run.json; name"):
         check_origin(Origin(tmp_path, 1), identity_of(whole), whole.recipe)
     write_json(tmp_path / "run.json", {"kind": "scores"})
-    with pytest.raises(RequestError, match=r"is no run's folder, by its run.json; name a run's"):
+    with pytest.raises(RequestError, match=r"run.json is not of a run, .*; name one by `from_run=DIR`"):
         check_origin(Origin(tmp_path, 1), identity_of(whole), whole.recipe)
     write_json(tmp_path / "run.json", read_json(whole.folder / "run.json"))
     with pytest.raises(RequestError, match=r"has kept none at all, or let a run keep more by `keep_states`"):

@@ -220,5 +220,7 @@ def test_weights_that_are_a_runs_folder_are_its_best_model_file(tmp_path: Path, 
     for given in ("none", "imagenet"):  # which are no folders, whatever lies here
         assert open_weights(replace(recipe, weights=given)).weights == given
         assert find_card(given) is None
+    spelled = "./run//best.safetensors"  # of a run that was begun so, part of what it is
+    assert open_weights(replace(recipe, weights=spelled)).weights == spelled
     with pytest.raises(RequestError, match=r"model .*imagenet is a folder without best.safetensors"):
         open_weights(replace(recipe, weights=str(tmp_path / "imagenet")))
