@@ -211,8 +211,11 @@ class ScoreRequest:
     """Set images without a label aside instead."""
     background: Annotated[Path | None, arg(metavar="FILE")] = None
     """Measured background, an image, in place of the mean of each sequence's frames."""
-    masks: Literal["png", "none"] = "png"
-    """Write each prediction as a PNG of class ids, or nothing."""
+    masks: Literal["png", "gray", "none"] = "png"
+    """Write each prediction as a PNG of class ids, which viewers show in colours; as grays, for readers such
+    as OpenCV that give a palette's colours for its ids; or nothing."""
+    overlays: Literal["png", "none"] = "none"
+    """Write a picture of each image under its prediction as well."""
     workers: Annotated[int | None, COUNT] = None
     """Scoring processes; 0: this process, without Ray, which cannot end an image that takes too long, and
     dies with one that crashes. Default: one a GPU, else $FRINGE_WORKERS, else 1, but 0 for up to 200 images
@@ -259,8 +262,8 @@ class ScoreRequest:
     writes for the workers, which predict. auto: apart where there are GPUs."""
     min_object_px: Annotated[int, arg(name="min-object", metavar="N")] = 64
     """Connected pixels of a class that are an object, at least; another number is another run."""
-    export: Literal["coco", "yolo"] | None = None
-    """At the end write the objects for other tools as well, into exports/."""
+    export: Literal["coco", "yolo", "masks"] | None = None
+    """At the end write the objects, or the masks under the images' names, for other tools into exports/."""
     notify: Annotated[str | None, arg(metavar="COMMAND")] = None
     """Run at the end, however it ends, with the path of summary.json as its last word."""
     include: Annotated[tuple[str, ...], PATTERNS] = ()

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file
 
 from seg.data.preprocess import Statistics
@@ -180,14 +181,20 @@ def count_by_hand(masks: Path, labels: dict[str, Path | None], num_classes: int 
         if label is None:
             continue
         truth = cv2.imread(str(label), cv2.IMREAD_UNCHANGED)
-        prediction = cv2.imread(str(masks / f"{image}.png"), cv2.IMREAD_UNCHANGED)
+        prediction = read_ids(masks / f"{image}.png")
         assert truth is not None
-        assert prediction is not None
         assert truth.shape == prediction.shape
         for row in range(num_classes):
             for column in range(num_classes):
                 total[row][column] += int(np.count_nonzero((truth == row) & (prediction == column)))
     return total
+
+
+def read_ids(mask: Path) -> NDArray[np.uint8]:
+    """What a mask stores, by Pillow: OpenCV would give the colours of a palette."""
+    with Image.open(mask) as picture:
+        assert picture.mode in ("L", "P")
+        return np.asarray(picture)
 
 
 def archive_labels(root: Path) -> dict[str, Path | None]:

@@ -20,7 +20,7 @@ from seg.ahead import map_ahead
 from seg.data.formats.bmp import PILLOW_ERRORS
 from seg.data.formats.header import Pixels
 from seg.data.formats.png import MAGIC as PNG_MAGIC
-from seg.data.formats.png import read_png, stored_samples
+from seg.data.formats.png import add_palette, read_png, stored_samples
 from seg.data.formats.tiff import FORMS, Tiff
 from seg.data.images import decode_image
 from seg.errors import DataWarning, ImageError, LabelMismatch, RequestError, UnsupportedImage
@@ -371,11 +371,20 @@ def _draw_boxes(boxes: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.u
     return mask
 
 
-def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """A mask as a PNG of class ids, which `decode_label` reads back."""
+def encode_mask(mask: NDArray[np.uint8], palette: bytes = b"") -> bytes:
+    """A mask as a PNG of class ids, which `decode_label` reads back.
+
+    palette: colours that viewers show for the ids, three bytes each; without one the ids are grays.
+    """
     encoded, data = cv2.imencode(".png", mask, (cv2.IMWRITE_PNG_COMPRESSION, 1))
     assert encoded, "a mask of 8 bits and one channel is what PNG is for"
-    return data.tobytes()
+    return add_palette(data.tobytes(), palette) if palette else data.tobytes()
+
+
+def decode_mask(data: bytes) -> Pixels:
+    """What a PNG stores: a mask's ids, be they grays or numbers of colours. ImageError: it is damaged."""
+    png = read_png(data) if data.startswith(PNG_MAGIC) else None
+    return stored_samples(png) if png and png.is_packed else decode_image(data)
 
 
 def draw_sample(items: Sequence[Item], count: int = SAMPLE) -> list[Item]:

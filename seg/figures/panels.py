@@ -42,6 +42,11 @@ def class_colours(classes: Sequence[str]) -> list[str]:
     return [BACKGROUND, *colours] if has_background(classes) else colours
 
 
+def class_palette(classes: Sequence[str]) -> bytes:
+    """The same colours as a PNG's palette: red, green and blue of each class in id order."""
+    return b"".join(map(bytes, map(to_rgb, class_colours(classes))))
+
+
 def has_background(classes: Sequence[str]) -> bool:
     """Whether class 0 is what lies around the objects."""
     return classes[0].lower() == "background"

@@ -296,14 +296,19 @@ def draw_predictions(rows: Sequence[Example], classes: Sequence[str]) -> Sheet:
     return sheet
 
 
-def draw_overlay(name: str, pixels: Pixels, ids: NDArray[np.uint8], classes: Sequence[str]) -> Sheet:
-    """An image under the classes predicted for it, uint8 [H, W], with a legend.
+def show_below_overlay(pixels: Pixels) -> Panel:
+    """An image for `draw_overlay`, reduced by area to OVERLAY_PX; a small one is enlarged to PANEL_PX."""
+    height, width = pixels.shape[:2]
+    return show_pixels(pixels, fit_size(height, width, min(OVERLAY_PX, max(PANEL_PX, height, width))))
 
-    It is reduced by area to OVERLAY_PX; a small one is enlarged to PANEL_PX.
+
+def draw_overlay(name: str, image: Panel, ids: NDArray[np.uint8], classes: Sequence[str]) -> Sheet:
+    """An image under the classes predicted for it, uint8 [H, W] at its own size, with a legend.
+
+    image: of `show_below_overlay`.
     """
-    height, width = ids.shape
-    size = fit_size(height, width, min(OVERLAY_PX, max(PANEL_PX, height, width)))
-    panel = show_overlay(show_pixels(pixels, size), ids, classes)
+    (height, width), size = ids.shape, image.shape
+    panel = show_overlay(image, ids, classes)
     sheet, top = Sheet(), MARGIN_PX + LINE_PX
     shown = shorten(name, max(PANEL_PX, size[1]) - 140, keep="end")
     sheet.write(shown, MARGIN_PX, MARGIN_PX + LINE_PX / 2)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from seg.data.colours import ColourMask
-from seg.data.images import ImageFiles, Pixels, decode_image, read_from, split_page
-from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label
+from seg.data.images import ImageFiles, Pixels, read_from, split_page
+from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label, decode_mask
 from seg.data.preprocess import shrink_mask
 from seg.errors import ImageError
 from seg.figures import panels, plots
@@ -24,7 +24,8 @@ from seg.ledger.outcome import Scored
 from seg.report.survey import Scores
 from seg.storage import Place, as_place
 
-LONG_SIDE_PX = 480
+LONG_SIDE_PX, OVERLAY_SIDE_PX = 480, 720
+"""Of a panel, and of the one that is meant to be enlarged."""
 JPEG_QUALITY = 80
 
 
@@ -69,7 +70,8 @@ def picture_sources(scores: Scores) -> PictureSources | None:
 def draw_panels(*scorings: tuple[PictureSources, Scored]) -> tuple[list[Picture], list[str]]:
     """Image, truth and prediction of an image, and a sentence for each that cannot be shown.
 
-    Of one scoring also the error; of two the predictions A and B, image and truth being those of the first.
+    Of one scoring also the overlay and the error; of two the predictions A and B, image and truth being those
+    of the first.
     """
     (sources, row), notes = scorings[0], list[str]()
     image = _attempt("image", notes, lambda: _read_image(sources, row, notes))
@@ -82,6 +84,9 @@ def draw_panels(*scorings: tuple[PictureSources, Scored]) -> tuple[list[Picture]
             masks[f"prediction {letter}"] = _attempt(f"mask of {letter}", notes, partial(_read_ids, *scoring))
     size, colours = shown_size(row.height, row.width), panels.class_colours(sources.classes)
     small = {caption: shrink_mask(mask, size) for caption, mask in masks.items() if mask is not None}
+    predicted = masks.get("prediction")
+    if image is not None and predicted is not None and image.shape[:2] == predicted.shape:
+        pictures.append(draw_overlay(image, predicted, sources.classes))
     pictures += [draw_mask(caption, mask, colours) for caption, mask in small.items()]
     if small.keys() == {"truth", "prediction"}:
         pictures.append(draw_error(small["truth"], small["prediction"], sources.classes))
@@ -140,7 +145,7 @@ def _read_truth(sources: PictureSources, row: Scored) -> NDArray[np.uint8] | Non
 
 
 def _read_ids(sources: PictureSources, row: Scored) -> NDArray[np.uint8]:
-    ids = decode_image(read_from(sources.masks, f"{row.image}.png").data)
+    ids = decode_mask(read_from(sources.masks, f"{row.image}.png").data)
     if ids.shape != (row.height, row.width) or ids.dtype != np.uint8:
         raise _Changed
     return _same_counts(ids.astype(np.uint8, copy=False), row.class_pixels)
@@ -160,8 +165,20 @@ def shown_size(height: int, width: int) -> tuple[int, int]:
 
 def draw_image(caption: str, pixels: Pixels) -> Picture:
     """An image of any depth as a JPEG, reduced by area, its contrast stretched over all channels alike."""
-    height, width = shown_size(pixels.shape[0], pixels.shape[1])
-    shown = panels.stretch(panels.resize(pixels, (height, width)))
+    size = shown_size(pixels.shape[0], pixels.shape[1])
+    return _draw_jpeg(caption, panels.stretch(panels.resize(pixels, size)))
+
+
+def draw_overlay(pixels: Pixels, ids: NDArray[np.uint8], classes: Sequence[str]) -> Picture:
+    """The same of OVERLAY_SIDE_PX, with the objects of a mask, uint8 [H, W], outlined in their colours."""
+    height, width = ids.shape
+    size = panels.fit_size(height, width, min(OVERLAY_SIDE_PX, max(height, width)))
+    return _draw_jpeg("overlay", panels.show_overlay(panels.show_pixels(pixels, size), ids, classes))
+
+
+def _draw_jpeg(caption: str, shown: NDArray[np.uint8]) -> Picture:
+    """Of 8 bits, gray or RGB."""
+    height, width = shown.shape[:2]
     shown = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR) if shown.ndim == 3 else shown
     encoded, data = cv2.imencode(".jpg", shown, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     assert encoded, "OpenCV encodes every 8-bit image"

@@ -1,6 +1,9 @@
-"""From what a model says of an image to its outcome: objects, mask, the row of the ledger."""
+"""From what a model says of an image to its outcome: objects, mask, overlay, the row of the ledger."""
 
 import hashlib
+import io
+import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -9,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.labels import encode_mask
+from seg.figures.panels import class_palette
+from seg.figures.plots import draw_overlay
 from seg.files import persistently
 from seg.ledger.outcome import Scored
 from seg.objects import find_objects, match_objects, object_rows
@@ -16,6 +21,9 @@ from seg.score.paths import mask_name
 from seg.score.read import ScorerSettings
 from seg.score.work import Work
 from seg.storage import Place
+
+DRAWING = threading.Lock()
+"""Matplotlib, which writes an overlay's words, serves one thread at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,34 +34,41 @@ class MaskFile:
     mask_sha256: str | None = None
 
 
-def write_mask(place: Place, name: str, ids: NDArray[np.uint8]) -> MaskFile:
+def write_mask(place: Place, name: str, ids: NDArray[np.uint8], palette: bytes = b"") -> MaskFile:
     """Write class ids as an 8-bit PNG of one channel, whole or not at all.
 
-    The folders of sequences are made below place. OSError: storage refused, also after a while.
+    palette: as of `encode_mask`. The folders of sequences are made below place. OSError: storage refused,
+    also after a while.
     """
-    content = encode_mask(ids)
+    content = encode_mask(ids, palette)
     persistently(partial(place.write_below, name, content), f"{place}/{name}")
     return MaskFile(len(content), hashlib.sha256(content).hexdigest())
 
 
 class ImageFinisher:
-    """The last stage: objects, mask, outcome; needs neither a model nor torch."""
+    """The last stage: objects, mask, overlay, outcome; needs neither a model nor torch."""
 
-    def __init__(self, settings: ScorerSettings, num_classes: int) -> None:
-        self.settings, self.num_classes = settings, num_classes
+    def __init__(self, settings: ScorerSettings, classes: Sequence[str]) -> None:
+        self.settings, self.classes = settings, classes
+        self.palette = class_palette(classes) if settings.mask_form == "palette" else b""
 
     def finish(self, work: Work) -> Scored:
-        """Find a predicted image's objects, write its mask. OSError: storage refused, also after a while."""
+        """Find a predicted image's objects, write its mask and overlay.
+
+        OSError: storage refused, also after a while.
+        """
         assert work.file is not None, "it was read"
         assert work.pixels is not None, "it was decoded"
         assert work.predicted is not None, "it was predicted"
-        found, settings, num_classes = work.predicted, self.settings, self.num_classes
+        found, settings, num_classes = work.predicted, self.settings, len(self.classes)
         with work.timed("write"):
             objects = find_objects(found.ids, num_classes, settings.min_object_px, found.probability)
             matches = work.label and match_objects(objects, work.label, num_classes, settings.min_object_px)
             rows = object_rows(work.order.image, objects, matches and matches.ious)
             masks, name = settings.out.below("masks"), mask_name(work.order.image)
-            mask = write_mask(masks, name, found.ids) if settings.masks else MaskFile()
+            mask = write_mask(masks, name, found.ids, self.palette) if settings.masks else MaskFile()
+            if work.shown is not None:
+                self._write_overlay(work.order.image, work.shown, found.ids)
         return Scored(
             image=work.order.image,
             **asdict(work.file),
@@ -76,3 +91,10 @@ class ImageFinisher:
             objects=rows,
             orientation=work.orientation,
         )
+
+    def _write_overlay(self, image: str, shown: NDArray[np.uint8], ids: NDArray[np.uint8]) -> None:
+        picture, place = io.BytesIO(), self.settings.out.below("overlays")
+        with DRAWING:
+            draw_overlay(image, shown, ids, self.classes).save(picture)
+        write = partial(place.write_below, mask_name(image), picture.getvalue())
+        persistently(write, f"{place}/{mask_name(image)}")

@@ -170,10 +170,12 @@ def settle_folder(plan: ScorePlan, *, exports: bool) -> ScorePlan:
     """The plan, once all folders of its own are there, after which nobody makes them.
 
     A folder that is gone later is one whose storage is: what is written meanwhile waits for it, and nothing
-    comes below the name that it had. Only masks/ and exports/ get folders of sequences, below them.
+    comes below the name that it had. Only masks/, overlays/ and exports/ get folders of sequences, below
+    them.
     To be called by who holds the folder's lock.
     """
-    wanted = {"masks": plan.settings.masks, "backgrounds": plan.sequences is not None, "exports": exports}
+    wanted = {"masks": plan.settings.masks, "overlays": plan.settings.overlays}
+    wanted |= {"backgrounds": plan.sequences is not None, "exports": exports}
     for name in ("ledger", "objects", "quarantine", "inflight", *(name for name in wanted if wanted[name])):
         plan.out.make_folders(name)
     return replace(plan, settings=replace(plan.settings, out=plan.out.settled()))

@@ -14,23 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from seg.data.images import ImageFiles, Turned, decode_image, read_from, split_page
+from seg.data.images import Turned
 from seg.data.listing import list_images
 from seg.data.named import list_named
 from seg.data.pairing import Labels
 from seg.errors import DataWarning, JobSummary, RequestError, StoppedBy
-from seg.figures.plots import draw_overlay
-from seg.ledger.outcome import FoundObject, Outcome, Quarantined, Scored
+from seg.ledger.outcome import OBJECTS_SCHEMA, FoundObject, Outcome, Quarantined, Scored, to_table
 from seg.model_card import find_model_file
 from seg.predict.upsampling import check_blend
 from seg.progress import progress
 from seg.requests import PredictRequest
-from seg.score.paths import check_masks, mask_name, refuse_links
+from seg.score.exports import format_objects
+from seg.score.paths import check_masks, refuse_links
 from seg.score.pipeline import ImageScorer
-from seg.score.plan import ScorePlan, check_counts, find_sequences, make_identity, read_cards
+from seg.score.plan import ScorePlan, check_counts, find_mask_form, find_sequences, make_identity, read_cards
 from seg.score.queue import Task
 from seg.score.read import ScorerSettings
 from seg.storage import as_place
@@ -55,7 +54,7 @@ class PredictSummary(JobSummary):
 
 
 def predict_handful(request: PredictRequest) -> PredictSummary:
-    """Predict images; write mask, overlay and objects of each as it comes, then summary.json.
+    """Predict images; write mask, overlay and objects of each as it comes, then objects.csv and summary.json.
 
     An image that cannot be used is named and left out. What is written is in docs/formats.md.
     RequestError: images, model and folder do not fit each other; nothing is written then.
@@ -69,10 +68,12 @@ def predict_handful(request: PredictRequest) -> PredictSummary:
                 if isinstance(outcome, Quarantined):
                     log.info(f"{outcome.image} is left out, {outcome.reason}: {outcome.detail}")
                 else:
-                    write_results(plan, outcome, overlay=request.overlays == "png")
+                    write_objects(plan, outcome)
                 outcomes.append(outcome)
                 advance()
         values = summarise(plan, outcomes) | {"device": device, "seconds": time.monotonic() - began}
+        found = [found for one in outcomes if isinstance(one, Scored) for found in one.objects]
+        plan.out.write("objects.csv", format_objects(to_table(found, OBJECTS_SCHEMA), plan.card.classes))
         plan.out.write_json("summary.json", values)
     _warn(plan, [one for one in outcomes if isinstance(one, Scored)])
     return PredictSummary(values=values, folder=str(plan.out))
@@ -90,6 +91,7 @@ def plan_handful(request: PredictRequest) -> ScorePlan:
     settings = ScorerSettings(
         archive=as_place(archive),
         labels=None,
+        overlays=request.overlays == "png",
         out=request.out or as_place("predictions"),
         models=tuple(model.resolve() for model in models),
         tta=request.tta,
@@ -105,6 +107,9 @@ def plan_handful(request: PredictRequest) -> ScorePlan:
     if request.out is None:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         settings = replace(settings, out=settings.out.below(f"{archive.name or 'root'}-{digest[:8]}"))
+    if find_mask_form(settings.out) == "palette":  # not in the name above, which older folders have as well
+        settings = replace(settings, mask_form="palette")
+        identity |= {"mask_form": "palette"}
     check_masks(settings.out, listing.images, "or leave it out")
     refuse_links(settings.out)
     check_folder(settings.out, identity)
@@ -170,20 +175,13 @@ def find_device(asked: str) -> str:
     return "cuda" if usable and asked != "cpu" else "cpu"
 
 
-def write_results(plan: ScorePlan, row: Scored, *, overlay: bool) -> None:
-    """Write overlays/IMAGE.png, where asked for, and objects/IMAGE.csv of an image whose mask is there."""
-    place, name, classes = plan.out, mask_name(row.image), plan.card.classes
-    if overlay:
-        pixels = ImageFiles(plan.settings.archive).decode(*split_page(row.image))
-        ids = decode_image(read_from(place.below("masks"), name).data).astype(np.uint8, copy=False)
-        picture = io.BytesIO()
-        draw_overlay(row.image, pixels, ids, classes).save(picture)
-        place.below("overlays").write_below(name, picture.getvalue())
+def write_objects(plan: ScorePlan, row: Scored) -> None:
+    """Write objects/IMAGE.csv of an image."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("class", *OBJECT_COLUMNS))
-    writer.writerows(_describe(found, classes).values() for found in row.objects)
-    place.below("objects").write_below(f"{row.image}.csv", table.getvalue().encode())
+    writer.writerows(_describe(found, plan.card.classes).values() for found in row.objects)
+    plan.out.below("objects").write_below(f"{row.image}.csv", table.getvalue().encode())
 
 
 def _describe(found: FoundObject, classes: Sequence[str]) -> dict[str, Any]:

@@ -266,7 +266,7 @@ class ParcelFinisher:
 
     def __init__(self, round_: Round, node: str) -> None:
         self.stage = Stage(round_, WRITE, node)
-        self.finisher = ImageFinisher(round_.settings, len(round_.card.classes))
+        self.finisher = ImageFinisher(round_.settings, round_.card.classes)
         self._assemblies: dict[str, Assembly] = {}
         self.stage.is_ready()
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 
@@ -29,9 +30,9 @@ def mask_name(image: str) -> str:
     return f"{image}.png"
 
 
-def yolo_name(image: str) -> str:
-    """The file of an image's objects, relative to exports/yolo/."""
-    return f"{label_stem(image)}.txt"
+def export_name(kind: Literal["yolo", "masks"], image: str) -> str:
+    """The file of an image's objects or of its mask, relative to exports/KIND/: as a label's in training."""
+    return label_stem(image) + (".txt" if kind == "yolo" else ".png")
 
 
 def refuse_links(out: Place) -> None:
@@ -48,30 +49,38 @@ def refuse_links(out: Place) -> None:
 
 
 def check_masks(
-    out: Place, images: Sequence[str], mend: str = "leave it out with `exclude`, or give `masks=none`"
+    out: Place,
+    images: Sequence[str],
+    mend: str = "leave it out with `exclude`, or give `masks=none`",
+    *,
+    folder: str = "masks",
 ) -> None:
-    """RequestError, naming images: a mask's name or path is too long, or is that of a folder of masks."""
+    """RequestError, naming images: a mask's name or path is too long, or is that of a folder of masks.
+
+    folder: overlays, whose files have the same names.
+    """
     if long := _long_names(images, mask_name):
         raise RequestError(
             f"archive: {_some(long)}: the name is longer than {NAME_BYTES - len('.png')} bytes and leaves no "
             f"room for its mask's .png; rename the file, {mend}"
         )
-    _check_paths(out, "masks", images, mask_name, mend)
+    _check_paths(out, folder, images, mask_name, mend)
     if clashes := find_clashes(images, mask_name, ".png"):
         raise RequestError(_describe_clashes(clashes, "mask", mask_name, mend))
 
 
-def check_yolo(out: Place, images: Sequence[str]) -> None:
-    """The same of the text files of `export=yolo`, among which is classes.txt."""
-    mend = "leave it out with `exclude`, or `export=coco`"
-    if long := _long_names(images, yolo_name):
+def check_exports(out: Place, images: Sequence[str], kind: Literal["yolo", "masks"]) -> None:
+    """The same of the files of an export; among those of `yolo` is classes.txt."""
+    mend, name_file = "leave it out with `exclude`, or `export=coco`", partial(export_name, kind)
+    what, others = ("YOLO file", ("classes.txt",)) if kind == "yolo" else ("mask", ())
+    if long := _long_names(images, name_file):
         raise RequestError(
-            f"archive: {_some(long)}: the name of its YOLO file would be longer than {NAME_BYTES} bytes; "
+            f"archive: {_some(long)}: the name of its {what} would be longer than {NAME_BYTES} bytes; "
             f"rename the file, {mend}"
         )
-    _check_paths(out, "exports/yolo", images, yolo_name, mend)
-    if clashes := find_clashes(images, yolo_name, ".txt", others=("classes.txt",)):
-        raise RequestError(_describe_clashes(clashes, "YOLO file", yolo_name, mend))
+    _check_paths(out, f"exports/{kind}", images, name_file, mend)
+    if clashes := find_clashes(images, name_file, ".txt" if kind == "yolo" else ".png", others=others):
+        raise RequestError(_describe_clashes(clashes, what, name_file, mend))
 
 
 def find_clashes(

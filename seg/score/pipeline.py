@@ -52,7 +52,7 @@ class ImageScorer:
         self.settings = settings
         self.predictor = self.open_predictor(settings, device)
         self.reader = ImageReader(settings, self.predictor.card)
-        self.finisher = ImageFinisher(settings, self.predictor.num_classes)
+        self.finisher = ImageFinisher(settings, self.predictor.card.classes)
         self._changed = threading.Condition()
         self._waiting: deque[_Asked] = deque()
         """Asked for and not begun: what is held in memory is bounded, however much is asked for."""

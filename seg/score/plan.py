@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from seg.data.background import Backgrounds
 from seg.data.colours import ColourMask, read_colours
@@ -32,7 +32,7 @@ from seg.requests import ScoreRequest
 from seg.score.deadline import parse_deadline
 from seg.score.exports import refuse_shared_files
 from seg.score.notify import parse_notify
-from seg.score.paths import check_masks, check_yolo, refuse_links
+from seg.score.paths import check_exports, check_masks, refuse_links
 from seg.score.queue import Order, Task
 from seg.score.read import ScorerSettings, sequence_file
 from seg.storage import Place
@@ -119,18 +119,21 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     among = find_exclusions(archive, labels, request.label_suffix) if number == LAYOUT else ()
     listing = _list(archive, request, among)
     refuse_links(out)
-    if request.masks == "png":
-        check_masks(out, listing.images[: request.limit])
-    if request.export == "yolo":
-        check_yolo(out, listing.images[: request.limit])
-        refuse_shared_files(lambda: listing.images[: request.limit])
+    asked = listing.images[: request.limit]
+    if request.masks != "none":
+        check_masks(out, asked)
+    if request.overlays == "png":
+        check_masks(out, asked, "leave it out with `exclude`, or give `overlays=none`", folder="overlays")
+    _check_export(out, request, asked)
     colours = request.label_colours and _read_colours(request.label_colours, card)
     labels, found = _find_labels(listing.images, archive, labels, card, request, begun)
     settings = ScorerSettings(
         archive=archive,
         labels=labels,
         out=out,
-        masks=request.masks == "png",
+        masks=request.masks != "none",
+        mask_form=find_mask_form(begun) if request.masks == "png" else "gray",
+        overlays=request.overlays == "png",
         models=tuple(model.resolve() for model in models),
         tta=request.tta,
         tiling=tiling,
@@ -149,7 +152,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         settings=settings,
         card=card,
         listing=listing,
-        asked=len(listing.images[: request.limit]),
+        asked=len(asked),
         labels=found,
         sequences=find_sequences(lambda: listing.images, card, request.background),
         identity={
@@ -158,9 +161,19 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
             **({"label_suffix": request.label_suffix} if request.label_suffix else {}),
             **({"label_colours": colours.colours} if colours else {}),
             **({"follow_links": True} if request.follow_links else {}),
+            **({"overlays": "png"} if settings.overlays else {}),
         },
         deadline=deadline,
     )
+
+
+def _check_export(out: Place, request: ScoreRequest, images: Sequence[str]) -> None:
+    """RequestError: `export` has no masks, or no names of their own for the files of these images."""
+    if request.export == "masks" and request.masks == "none":
+        raise RequestError("`export=masks`: with `masks=none` there are none to export; give `masks=png`")
+    if request.export in ("yolo", "masks"):
+        check_exports(out, images, request.export)
+        refuse_shared_files(lambda: images, request.export)
 
 
 def read_cards(models: Sequence[Path]) -> list[ModelCard]:
@@ -238,6 +251,7 @@ def make_identity(settings: ScorerSettings, card: ModelCard, cards: Sequence[Mod
         "threads": settings.threads,
         "min_object_px": settings.min_object_px,
         "masks": "png" if settings.masks else "none",
+        **({"mask_form": settings.mask_form} if settings.mask_form != "gray" else {}),
     }
 
 
@@ -245,6 +259,14 @@ def _hash_models(cards: Sequence[ModelCard]) -> Plain:
     """The sha256 of a model's weights, or of each model's of an ensemble."""
     found = [card.provenance.weights_sha256 for card in cards]
     return found[0] if len(found) == 1 else found
+
+
+def find_mask_form(begun: Any) -> Literal["palette", "gray"]:
+    """How masks are stored: in a folder that was begun with grays as grays, else with a palette.
+
+    begun: its run.json, if it has one.
+    """
+    return "gray" if isinstance(begun, dict) and "mask_form" not in begun else "palette"
 
 
 def _find_mixing(begun: Any) -> Mixing:

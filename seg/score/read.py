@@ -20,6 +20,7 @@ from seg.data.listing import sequence_key
 from seg.data.preprocess import bit_depth
 from seg.data.reading_memory import LARGE_FILE_BYTES, ReadingMemory, Turn, announced_bytes
 from seg.errors import ImageError, LabelMismatch, LabelMissing, UnreadableImage
+from seg.figures.plots import show_below_overlay
 from seg.files import persistently
 from seg.model_card import ModelCard
 from seg.plain_data import require_fields
@@ -52,9 +53,13 @@ class ScorerSettings:
     archive: Place
     labels: Place | None
     out: Place
-    """Gets `masks/`, `backgrounds/` and `inflight/`."""
+    """Gets `masks/`, `overlays/`, `backgrounds/` and `inflight/`."""
     masks: bool = True
     """Whether masks are written."""
+    mask_form: Literal["palette", "gray"] = "gray"
+    """How ids are stored; folders that were begun before there was a palette have none."""
+    overlays: bool = False
+    """Whether pictures of images under their predictions are written."""
     models: tuple[Path, ...]
     """Their probabilities are averaged."""
     tta: Tta = "none"
@@ -128,6 +133,7 @@ class ImageReader:
             with work.timed("decode"):
                 pixels = self._decode(image, file)
                 work.pixels = describe_pixels(pixels)
+                work.shown = show_below_overlay(pixels) if self.settings.overlays else None
                 work.label = self._read_label(work, work.pixels.size)
                 background = self._find_background(image, order.sequence, pixels)
                 work.background_frames = background.num_frames if background else 0

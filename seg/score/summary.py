@@ -18,7 +18,7 @@ from seg.objects import summarise_objects
 from seg.report.report import gather, write_report, write_review
 from seg.report.survey import Survey
 from seg.requests import ScoreRequest
-from seg.score.exports import ExportKind, export_objects
+from seg.score.exports import ExportKind, export_objects, write_object_table
 from seg.score.folder import look_into, refuse_changed, survey_images
 from seg.score.notify import run_notify
 from seg.score.plan import ScorePlan
@@ -142,10 +142,12 @@ def look_back(plan: ScorePlan, request: ScoreRequest) -> ScoreSummary:
 
 
 def write_results(summary: ScoreSummary, export: ExportKind | None) -> list[str]:
-    """Write report.html, review.csv and what was asked for of exports/; where each is, a line each."""
+    """Write report.html, review.csv, objects.csv and what was asked for of exports/; a line on each."""
     place, survey = summary.place, summary.survey
     lines = [f"report: {write_report(place, report=gather(place, survey))}"]
     lines.append(f"what to label next: {write_review(place, survey=survey)}")
+    objects = int(survey.objects.counts.sum())
+    lines.append(write_object_table(place, survey.ledger, summary.values["classes"], objects))
     return lines + ([export_objects(place, export, survey.ledger).line] if export else [])
 
 

@@ -111,6 +111,8 @@ class Work:
     label_file: LabelFile = LabelFile()
     orientation: int = UPRIGHT
     pixels: PixelFacts | None = None
+    shown: NDArray[np.uint8] | None = None
+    """What its overlay is drawn on; None: it gets none. Of an image that is shared, with its first share."""
     background_frames: int = 0
     crops: FrameCrops | CutCrops | None = None
     """What the model sees; None: the image cannot be read, or is predicted."""
@@ -153,12 +155,15 @@ class Work:
             truth = None if self.label is None else self.label.mask[rows]
             share = Share(number, len(parts), rows.start, truth)
             label, seconds = (self.label, self.seconds) if number == 0 else (None, dict.fromkeys(STAGES, 0.0))
-            works.append(replace(self, crops=part, share=share, label=label, seconds=dict(seconds)))
+            work = replace(self, crops=part, share=share, label=label, seconds=dict(seconds))
+            work.shown = self.shown if number == 0 else None
+            works.append(work)
         return works
 
     def arrays(self) -> list[NDArray[Any]]:
         """All that is large of it; its crops are cut."""
         found = [self.crops.pixels] if isinstance(self.crops, CutCrops) else []
+        found += [self.shown] if self.shown is not None else []
         found += [self.label.mask] if self.label else []
         found += [self.share.truth] if self.share and self.share.truth is not None else []
         for model_says in (self.predicted, self.pieces):
@@ -170,6 +175,8 @@ class Work:
         work = replace(self)
         if isinstance(self.crops, CutCrops):
             work.crops = replace(self.crops, pixels=next(arrays))
+        if self.shown is not None:
+            work.shown = next(arrays)
         if self.label:
             work.label = replace(self.label, mask=next(arrays))
         if self.share and self.share.truth is not None:
@@ -193,6 +200,7 @@ class Work:
         if self.crops is None or self.pixels is None:
             return 0
         own = 0 if self.truth is None else self.truth.size
+        own += 0 if self.shown is None else self.shown.nbytes
         return self.crops.nbytes + own + COUNTED_BYTES * self.pixels.height * self.pixels.width
 
     @contextmanager

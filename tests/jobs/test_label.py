@@ -377,9 +377,8 @@ def test_a_model_proposes_objects_and_accepting_saves_their_pixels(
     job.press("u", lambda: not file.exists())
     largest = max(proposed, key=lambda shape: shape.pixels.sum())
     row, column = np.argwhere(largest.pixels)[largest.pixels.sum() // 2] + (largest.box.top, largest.box.left)
-    words = screen.find(PAPER)
-    assert words is not None
-    place = Placement.fit(blank.shape, WINDOW_PX[::-1], words[3])
+    words_px = int(screen.where(PAPER)[:, 0].sum())
+    place = Placement.fit((128, 192), (WINDOW_PX[1], WINDOW_PX[0]), words_px)
     across, down = place.shown[1] / 192, place.shown[0] / 128
     x, y = place.left + round((column + 0.5) * across), place.top + round((row + 0.5) * down)
     screen.do("mousemove", x, y, "click", 1)

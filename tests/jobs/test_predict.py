@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from jobs import predict, score
 from seg.ledger.ledger import Ledger
@@ -62,13 +63,17 @@ def test_masks_and_objects_are_those_that_score_writes(
     else:
         archive = write_archive("odd", sequences=2, frames=6, size=(70, 96)) / "images"
     words = ["--model", str(model), "--min-object", "9", *options]
-    assert score.main([str(archive), *words, "--out", "scores", "--workers", "0"]) == 0
+    assert score.main([str(archive), *words, "--out", "scores", "--workers", "0", "--overlays", "png"]) == 0
     named = "odd/images/**/*.*" if kind == "alone" else "odd/images/s1/[25].png"
-    words += ["--out", "few", "--archive", "odd/images", "--overlays", "none"]
+    words += ["--out", "few", "--archive", "odd/images"]
     assert predict.main([named, *words]) == 0
-    masks, scored = read_tree(tmp_path / "few/masks"), read_tree(tmp_path / "scores/masks")
-    expected = scored if kind == "alone" else {f"s1/{k}.png.png": scored[f"s1/{k}.png.png"] for k in (2, 5)}
-    assert masks == expected
+    for folder in ("masks", "overlays"):
+        few, scored = read_tree(tmp_path / "few" / folder), read_tree(tmp_path / "scores" / folder)
+        names = scored if kind == "alone" else [f"s1/{k}.png.png" for k in (2, 5)]
+        assert few == {name: scored[name] for name in names}
+    tables = [(tmp_path / folder / "objects.csv").read_text().splitlines() for folder in ("few", "scores")]
+    assert len(tables[0]) > 2
+    assert tables[0] == [line for line in tables[1] if kind == "alone" or re.match(r'image|"s1/[25]', line)]
     rows = {row["image"]: row for row in ledger_rows(tmp_path / "scores")}
     objects = [row for part in Ledger(tmp_path / "scores").objects() for row in part.to_pylist()]
     for image in read_summary(tmp_path / "few")["images"]:
@@ -98,10 +103,12 @@ def test_an_image_gets_mask_overlay_and_tables_and_nothing_else_is_written(
     files = read_tree(folder)
     assert files.keys() == {
         *("masks/deep.png.png", "overlays/deep.png.png", "objects/deep.png.csv"),
-        *("run.json", "summary.json"),
+        *("run.json", "summary.json", "objects.csv"),
     }
-    mask = cv2.imread(str(folder / "masks/deep.png.png"), cv2.IMREAD_UNCHANGED)
-    assert mask is not None
+    with Image.open(folder / "masks/deep.png.png") as picture:
+        mask = np.asarray(picture)
+        assert picture.mode == "P"
+        assert picture.getpalette() == list(bytes.fromhex("3b435456b4e9"))  # as in reports
     assert mask.shape == (70, 90)
     assert mask.dtype == np.uint8
     summary = read_summary(folder)
@@ -117,6 +124,40 @@ def test_an_image_gets_mask_overlay_and_tables_and_nothing_else_is_written(
     assert f"deep.png  90 x 70  {len(large):>7}" in said
     assert f"{counted['disc']:,}  {100 * counted['disc'] / 6300:.2f} %" in said
     assert said.endswith(f"predict: 1 image predicted; {folder}\n")
+
+
+def test_a_folder_begun_with_gray_masks_goes_on_with_them(
+    tmp_path: Path, model: Path, write_archive: WriteArchive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_archive("in", sequences=1, frames=3)
+    words = ["in/images", "--model", str(model), "--workers", "0"]
+    assert score.main([*words, "--out", "old", "--limit", "1", "--masks", "gray"]) == 0
+    begun = json.loads((tmp_path / "old/run.json").read_text())
+    assert begun["masks"] == "png"
+    assert "mask_form" not in begun  # as before there was a palette
+    assert score.main([*words, "--out", "old"]) == 0
+    assert score.main([*words, "--out", "new"]) == 0
+    assert json.loads((tmp_path / "old/run.json").read_text()) == begun
+    assert json.loads((tmp_path / "new/run.json").read_text()) == begun | {"mask_form": "palette"}
+    for name in read_tree(tmp_path / "old/masks"):
+        gray, coloured = (Image.open(tmp_path / folder / "masks" / name) for folder in ("old", "new"))
+        assert (gray.mode, coloured.mode) == ("L", "P")
+        assert np.array_equal(gray, coloured)
+    assert score.main([*words, "--out", "new", "--masks", "gray"]) == 2
+    assert "holds another run, with mask_form palette instead of None" in capsys.readouterr().err
+    assert score.main([*words, "--out", "new", "--overlays", "png"]) == 2
+    assert "holds another run, with overlays None instead of png" in capsys.readouterr().err
+    assert score.main([*words, "--out", "none", "--masks", "none", "--export", "masks"]) == 2
+    said = "--export masks: with --masks none there are none to export; give --masks png\n"
+    assert capsys.readouterr().err.endswith(said)
+    assert score.main([*words, "--out", "new", "--export", "masks"]) == 0
+    assert set(read_tree(tmp_path / "new/exports/masks")) == {f"s0/{k}.png" for k in range(3)}
+    assert run(model, "in/images/s0/0.png", "--out", "few") == 0
+    file = tmp_path / "few/run.json"
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "mask_form"}))
+    assert run(model, "in/images/s0/0.png", "--out", "few") == 0
+    with Image.open(tmp_path / "few/masks/0.png.png") as old:
+        assert old.mode == "L"
 
 
 def test_the_same_command_gives_the_same_files_and_another_one_is_refused(

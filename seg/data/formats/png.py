@@ -102,6 +102,24 @@ def _refuse_disorder(kinds: Sequence[bytes]) -> None:
         raise UnreadableImage("the PNG is damaged: its palette or its image data are not in their place")
 
 
+def add_palette(data: bytes, palette: bytes) -> bytes:
+    """A PNG of 8-bit gray as one with a palette: its grays become numbers of colours, three bytes each.
+
+    Both store the same rows (11.2.1): the header's colour type and the palette are all that differs.
+    ValueError: it is no such PNG.
+    """
+    png = read_png(data)
+    if (png.colour_type, png.depth) != (GRAY, 8):
+        raise ValueError(f"colour type {png.colour_type} of {png.depth} bits is not gray of 8")
+    header = struct.pack(">IIBBBBB", png.width, png.height, 8, PALETTE, 0, 0, int(png.interlaced))
+    chunks = ((b"IHDR", header), (b"PLTE", palette), (b"IDAT", png.compressed), (b"IEND", b""))
+    parts = (
+        len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+        for kind, content in chunks
+    )
+    return MAGIC + b"".join(parts)
+
+
 def stored_samples(png: Png) -> NDArray[np.uint8]:
     """The samples of a packed image, uint8 [H, W]: grays as numbers, never scaled; of a palette its indices.
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from seg.data.labels import decode_label, encode_mask, map_foreground, read_label
+from seg.data.formats.png import add_palette
+from seg.data.labels import decode_label, decode_mask, encode_mask, map_foreground, read_label
 from seg.errors import DataWarning, LabelMismatch
 from tests.seg.data.test_images import encode, write_png
 
@@ -201,11 +202,22 @@ def test_a_box_without_area_marks_nothing() -> None:
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32))
 def test_an_encoded_mask_is_read_back_by_us_and_by_pillow(height: int, width: int, seed: int) -> None:
     mask = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
-    data = encode_mask(mask)
-    np.testing.assert_array_equal(decode_label(data, MASK, mask.shape, NAMES[:255]), mask)
-    with Image.open(io.BytesIO(data)) as image:
-        assert image.mode == "L"
-        np.testing.assert_array_equal(np.asarray(image), mask)
+    colours = np.random.default_rng(seed).integers(0, 256, (256, 3), dtype=np.uint8)
+    for palette, mode in ((b"", "L"), (colours.tobytes(), "P")):
+        data = encode_mask(mask, palette)
+        np.testing.assert_array_equal(decode_label(data, MASK, mask.shape, NAMES[:255]), mask)
+        np.testing.assert_array_equal(decode_mask(data), mask)
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.mode == mode
+            np.testing.assert_array_equal(np.asarray(image), mask)
+            if palette:
+                np.testing.assert_array_equal(np.asarray(image.convert("RGB")), colours[mask])
+
+
+def test_only_a_gray_png_of_8_bits_gets_a_palette() -> None:
+    colour = encode(np.zeros((2, 2, 3), np.uint8), "PNG")
+    with pytest.raises(ValueError, match="colour type 2 of 8 bits is not gray of 8"):
+        add_palette(colour, bytes(6))
 
 
 @given(

@@ -31,6 +31,7 @@ from seg.figures.plots import (
     measure,
     plot_curves,
     short_count,
+    show_below_overlay,
 )
 
 CLASSES = ("sky", "road", "tree")
@@ -247,7 +248,7 @@ def test_an_overlay_is_one_panel_with_its_name_and_the_classes_that_it_shows(
     own: tuple[int, int], shown: tuple[int, int]
 ) -> None:
     row, classes = make_example(own, name="a/name.tif#3"), ("background", "cell", "debris")
-    sheet = draw_overlay(row.name, row.pixels, row.prediction, classes)
+    sheet = draw_overlay(row.name, show_below_overlay(row.pixels), row.prediction, classes)
     (panel, _, top), *swatches = sheet.arrays
     assert np.array_equal(panel, show_overlay(show_pixels(row.pixels, shown), row.prediction, classes))
     texts = [label.text for label in sheet.labels]

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from seg.figures.panels import CONFUSED, IGNORED, INVENTED, MISSED
-from seg.report.pictures import LONG_SIDE_PX, Picture, draw_error, draw_image, draw_mask
+from seg.figures.panels import COLOURS, CONFUSED, IGNORED, INVENTED, MISSED
+from seg.report.pictures import LONG_SIDE_PX, Picture, draw_error, draw_image, draw_mask, draw_overlay
 
 
 def decode(picture: Picture, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
@@ -37,6 +37,18 @@ def test_an_image_of_any_depth_is_shown_over_the_whole_range(
 
 def test_a_flat_image_is_shown_and_warns_of_nothing() -> None:
     assert decode(draw_image("image", np.full((20, 20), 900, np.uint16))).max() == 0
+
+
+def test_an_overlay_is_the_image_with_its_objects_outlined_in_their_colours() -> None:
+    mask = np.zeros((1200, 1500), np.uint8)
+    cv2.rectangle(mask, (300, 300), (800, 700), 1, -1)
+    picture = draw_overlay(np.full(mask.shape, 90, np.uint16), mask, ("background", "cell"))
+    assert (picture.caption, picture.width, picture.height) == ("overlay", 720, 576)
+    shown = decode(picture, cv2.IMREAD_COLOR_RGB).astype(int)
+    edge, inside, outside = (shown[row, column] for row, column in ((240, 144), (240, 240), (48, 48)))
+    assert np.abs(edge - rgb(COLOURS[0])).max() < 60  # JPEG halves the resolution of colours
+    assert outside.max() < 12
+    assert edge.sum() > inside.sum() > outside.sum()
 
 
 def test_a_mask_is_drawn_in_its_classes_colours() -> None:

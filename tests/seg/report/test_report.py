@@ -24,6 +24,7 @@ from seg.report.report import archive_title, gather, write_report
 from seg.requests import ScoreRequest
 from seg.storage import as_place
 from tests.cluster.scores import random_rows, write_scores
+from tests.small import read_ids
 
 NASTY = "<b>&.png"
 HERE = Session(cpus=1, gpus=0, gpus_possible=0, connected=False)
@@ -127,7 +128,7 @@ def count_pairs(archive: Path, folder: Path) -> tuple[np.ndarray, dict[str, np.n
     by_image = {}
     for path in sorted((folder / "masks").rglob("*.png")):
         image = path.relative_to(folder / "masks").as_posix().removesuffix(".png")
-        ids, truth = cv2.imread(str(path), 0), cv2.imread(str(archive / "masks" / image), 0)
+        ids, truth = read_ids(path), cv2.imread(str(archive / "masks" / image), 0)
         by_image[image] = np.array([[((truth == t) & (ids == p)).sum() for p in (0, 1)] for t in (0, 1)])
     return sum(by_image.values()), by_image  # type: ignore[return-value]
 
@@ -146,8 +147,7 @@ def test_the_figures_are_those_of_masks_and_labels(archive: Path, scored: Path) 
     assert column(source, "IoU") == [f"{value:.4f}" for value in values]
     assert column(source, "true pixels") == [f"{count:,}" for count in matrix.sum(1)]
     assert column(source, "predicted pixels") == [
-        f"{sum((cv2.imread(str(path), 0) == c).sum() for path in (scored / 'masks').rglob('*.png')):,}"
-        for c in (0, 1)
+        f"{sum((read_ids(path) == c).sum() for path in (scored / 'masks').rglob('*.png')):,}" for c in (0, 1)
     ]
     assert column(source, "recall") == [f"{matrix[c, c] / matrix[c].sum():.4f}" for c in (0, 1)]
     assert column(source, "precision") == [f"{matrix[c, c] / matrix[:, c].sum():.4f}" for c in (0, 1)]
@@ -167,10 +167,12 @@ def test_the_worst_images_come_first_with_their_own_figures(archive: Path, score
     assert [sum(plot.counts) for plot in report.distributions] == [12, 12]
 
 
-def test_every_pictured_row_shows_image_truth_prediction_and_error(scored: Path) -> None:
+def test_every_pictured_row_shows_image_overlay_truth_prediction_and_error(scored: Path) -> None:
     report = gather(as_place(scored))
     for figures in report.worst + report.least_confident:
-        assert [picture.caption for picture in figures.pictures] == ["image", "truth", "prediction", "error"]
+        assert [picture.caption for picture in figures.pictures] == [
+            *("image", "overlay", "truth", "prediction", "error")
+        ]
         assert figures.notes == []
 
 
@@ -212,14 +214,14 @@ def test_without_labels_confidence_leads_and_no_iou_is_shown(unlabelled: Path) -
     assert "Lowest mIoU" not in text
     assert 'id="miou"' not in source
     assert column(source, "IoU") == []
-    masks = [cv2.imread(str(path), 0) for path in (unlabelled / "masks").rglob("*.png")]
+    masks = [read_ids(path) for path in (unlabelled / "masks").rglob("*.png")]
     assert column(source, "predicted pixels") == [
         f"{sum(int((mask == c).sum()) for mask in masks):,}" for c in (0, 1)
     ]
     captions = [
         [picture.caption for picture in row.pictures] for row in gather(as_place(unlabelled)).least_confident
     ]
-    assert captions == [["image", "prediction"]] * 8
+    assert captions == [["image", "overlay", "prediction"]] * 8
 
 
 def test_some_images_without_a_label_are_predicted_and_not_counted(
@@ -280,14 +282,18 @@ def test_a_file_that_is_gone_or_changed_is_said_in_its_row(copied: Path) -> None
         ["The image has changed since it was scored; this is its present state."],
     ]
     captions = [[picture.caption for picture in row.pictures] for row in rows]
-    assert captions[:3] == [["truth", "prediction", "error"], ["image", "prediction"], ["image", "truth"]]
+    assert captions[:3] == [
+        ["truth", "prediction", "error"],
+        ["image", "overlay", "prediction"],
+        ["image", "truth"],
+    ]
     write_report(as_place(copied))
 
 
 def test_objects_are_those_of_the_masks_and_what_the_truth_says_of_them(archive: Path, scored: Path) -> None:
     source = page(scored)
     section = source[source.index('id="objects"') :]
-    masks = [cv2.imread(str(path), 0) for path in (scored / "masks").rglob("*.png")]
+    masks = [read_ids(path) for path in (scored / "masks").rglob("*.png")]
     areas = [area for ids in masks if ids is not None for area in find_objects(ids, 2, 64).areas.tolist()]
     assert column(section, "predicted in all") == [f"{len(areas):,}"]
     assert column(section, "mean area") == [f"{np.mean(areas):,.0f} px"]
@@ -417,6 +423,32 @@ def test_the_list_of_images_sorts_is_filtered_and_prints(browser: Any, tmp_path:
     most_confidence.fill("")
     assert (len(shown(tab)), tab.inner_text("#list output")) == (40, "")
     assert tab.pdf(format="A4").startswith(b"%PDF")
+    tab.close()
+
+
+def test_a_click_enlarges_a_picture_and_arrows_show_its_row_in_the_same_place(
+    browser: Any, scored: Path
+) -> None:
+    tab = browser.new_page(viewport={"width": 1000, "height": 800})
+    tab.goto(f"file://{scored}/report.html")
+    viewer, small = tab.locator("dialog.viewer img"), tab.locator(".panels").first.locator("img")
+    assert not viewer.is_visible()
+    before = small.nth(1).bounding_box()
+    small.nth(1).click()
+    seen = []
+    for _ in range(5):
+        seen.append((viewer.get_attribute("alt"), viewer.get_attribute("src")))
+        assert viewer.bounding_box()["width"] > 3 * before["width"]
+        tab.keyboard.press("ArrowRight")
+    wanted = [(one.get_attribute("alt"), one.get_attribute("src")) for one in small.all()]
+    assert seen == wanted[1:] + wanted[:1]
+    tab.keyboard.press("ArrowLeft")
+    assert viewer.get_attribute("alt") == wanted[0][0]
+    tab.keyboard.press("Escape")
+    assert not viewer.is_visible()
+    small.first.press("Enter")
+    viewer.click()
+    assert not viewer.is_visible()
     tab.close()
 
 

@@ -1,20 +1,24 @@
+import csv
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import seg.score.exports
-from seg.data.labels import parse_yolo
-from seg.errors import RequestError
+from seg.data.labels import encode_mask, parse_yolo
+from seg.errors import DamagedFile, RequestError
 from seg.ledger.ledger import Ledger
+from seg.ledger.outcome import FoundObject
 from seg.objects import find_objects, object_rows
-from seg.score.exports import Exported, export_objects
+from seg.score.exports import Exported, ExportKind, export_objects, write_object_table
 from seg.storage import Place, as_place
 from tests.outcomes import make_scored
 from tests.s3 import BUCKET, serve_s3
@@ -144,20 +148,76 @@ def test_an_object_without_a_confidence_has_none_in_either_format(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("images", "text"),
+    ("kind", "images", "text"),
     [
-        (("a.png", "s/a.png", "a.tif"), "exports/yolo/a.txt would be of a.png and of a.tif; export coco"),
-        (("classes.png",), "exports/yolo/classes.txt would be of the list of classes and of classes.png"),
+        (
+            "yolo",
+            ("a.png", "s/a.png", "a.tif"),
+            "exports/yolo/a.txt would be of a.png and of a.tif; export coco",
+        ),
+        (
+            "yolo",
+            ("classes.png",),
+            "exports/yolo/classes.txt would be of the list of classes and of classes.png",
+        ),
+        ("masks", ("a.png", "s/a.png", "a.tif"), "exports/masks/a.png would be of a.png and of a.tif;"),
     ],
 )
-def test_two_images_of_one_yolo_file_are_refused_before_anything_is_written(
-    images: tuple[str, ...], text: str, tmp_path: Path
+def test_two_images_of_one_file_are_refused_before_anything_is_written(
+    kind: ExportKind, images: tuple[str, ...], text: str, tmp_path: Path
 ) -> None:
     place = as_place(tmp_path)
     write_scores(place, images)
     with pytest.raises(RequestError, match=text):
-        export_objects(place, "yolo")
+        export_objects(place, kind)
     assert read_exports(place) == {}
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+@pytest.mark.parametrize("palette", [b"", bytes(range(9))], ids=["gray", "palette"])
+def test_exported_masks_are_grays_under_the_images_names(kind: str, palette: bytes, tmp_path: Path) -> None:
+    with serve(kind, tmp_path) as place:
+        write_scores(place)
+        for image in IMAGES:
+            place.below("masks").write_below(f"{image}.png", encode_mask(draw_ids(image), palette))
+        assert export_objects(place, "masks") == Exported(f"{place}/exports/masks", 4)
+        written = read_exports(place)
+        names = [f"masks/{name}.png" for name in ("s/a", "b#0", "b#10", "empty")]
+        assert set(written) == set(names)
+        for image, name in zip(IMAGES, names, strict=True):
+            ids = cv2.imdecode(np.frombuffer(written[name], np.uint8), cv2.IMREAD_UNCHANGED)
+            np.testing.assert_array_equal(ids, draw_ids(image))
+        place.below("masks").remove("empty.png.png")
+        with pytest.raises(DamagedFile, match=r"masks/empty.png.png is missing or damaged \(.*; remove it"):
+            export_objects(place, "masks")
+
+
+def test_the_table_of_objects_has_each_of_them_once_images_in_natural_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, images = as_place(tmp_path), ("s/10.png", "s/9.png", 'a "b", c.png', "empty.png")
+    write_scores(place, images)
+    ledger = Ledger(place)
+    found = [one for _, objects in ledger.with_objects() for one in objects]
+    assert len(found) > 100
+    where = write_object_table(place, ledger, CLASSES, len(found))
+    assert where == f"objects: {place.uri}/objects.csv"
+    text = (tmp_path / "objects.csv").read_text(encoding="utf-8")
+    heading, *rows = csv.reader(io.StringIO(text))
+    assert heading == ["image", "class", *FoundObject._fields[2:]]
+    wanted = [one for image in ('a "b", c.png', "s/9.png", "s/10.png") for one in found if one.image == image]
+    for row, one in zip(rows, wanted, strict=True):
+        assert row[:2] == [one.image, CLASSES[one.class_id]]
+        assert list(map(float, row[2:10])) == list(one[2:10])
+        assert row[10:] == [str(one.touches_border).lower(), ""]
+    monkeypatch.setattr(seg.score.exports, "MOST_ROWS", len(found) - 1)
+    assert write_object_table(place, ledger, CLASSES, len(found)).startswith(f"no objects.csv: {len(found)} ")
+    assert not (tmp_path / "objects.csv").exists()
+
+
+def test_a_table_without_objects_is_its_heading(tmp_path: Path) -> None:
+    write_object_table(place := as_place(tmp_path), Ledger(place), CLASSES, 0)
+    assert (tmp_path / "objects.csv").read_text().startswith("image,class,x,y,width,height,area,")
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])

@@ -9,7 +9,7 @@ from pyarrow.fs import S3FileSystem
 
 from seg.errors import RequestError
 from seg.files import write_bytes
-from seg.score.paths import check_masks, check_yolo, find_clashes, mask_name, refuse_links
+from seg.score.paths import check_exports, check_masks, find_clashes, mask_name, refuse_links
 from seg.storage import Place, as_place
 
 
@@ -29,12 +29,15 @@ def test_a_mask_that_would_have_the_name_of_a_folder_of_masks_is_refused_by_name
     check_masks(as_place(tmp_path), ["a.png", "a.png.PNG/b.png", "b/a.png.png/c.png", "a.png.pngs/d.png"])
 
 
-def test_a_yolo_file_that_would_have_the_name_of_a_folder_is_refused_by_name(tmp_path: Path) -> None:
-    line = refusal(check_yolo, as_place(tmp_path), ["a.png", "a.txt/b.png"])
+def test_an_exported_file_that_would_have_the_name_of_a_folder_is_refused_by_name(tmp_path: Path) -> None:
+    line = refusal(check_exports, as_place(tmp_path), ["a.png", "a.txt/b.png"], "yolo")
     assert line.startswith("archive: the YOLO file of a.png, a.txt, would have the name of the folder")
-    line = refusal(check_yolo, as_place(tmp_path), ["b.png", "classes.txt/a.png"])
+    line = refusal(check_exports, as_place(tmp_path), ["b.png", "classes.txt/a.png"], "yolo")
     assert line.startswith("archive: the list of classes, classes.txt, would have the name of the folder")
-    line = refusal(check_yolo, as_place(tmp_path), [f"{'t' * 251}.tif#10"])
+    line = refusal(check_exports, as_place(tmp_path), ["a.tif", "a.png/b.png"], "masks")
+    assert line.startswith("archive: the mask of a.tif, a.png, would have the name of the folder")
+    check_exports(as_place(tmp_path), ["classes.png", "classes.txt/a.png"], "masks")
+    line = refusal(check_exports, as_place(tmp_path), [f"{'t' * 251}.tif#10"], "yolo")
     assert line.endswith(
         "the name of its YOLO file would be longer than 255 bytes; rename the file, leave it out with "
         "`exclude`, or `export=coco`"
