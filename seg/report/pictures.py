@@ -179,8 +179,8 @@ def draw_overlay(pixels: Pixels, ids: NDArray[np.uint8], classes: Sequence[str])
 def _draw_jpeg(caption: str, shown: NDArray[np.uint8]) -> Picture:
     """Of 8 bits, gray or RGB."""
     height, width = shown.shape[:2]
-    shown = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR) if shown.ndim == 3 else shown
-    encoded, data = cv2.imencode(".jpg", shown, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    stored = cv2.cvtColor(shown, cv2.COLOR_RGB2BGR) if shown.ndim == 3 else shown
+    encoded, data = cv2.imencode(".jpg", stored, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     assert encoded, "OpenCV encodes every 8-bit image"
     return Picture(caption, _data_uri("image/jpeg", data.tobytes()), width, height)
 

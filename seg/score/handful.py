@@ -107,7 +107,9 @@ def plan_handful(request: PredictRequest) -> ScorePlan:
     if request.out is None:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         settings = replace(settings, out=settings.out.below(f"{archive.name or 'root'}-{digest[:8]}"))
-    if find_mask_form(settings.out) == "palette":  # not in the name above, which older folders have as well
+    if (
+        find_mask_form(settings.out.read_json("run.json")) == "palette"
+    ):  # not in the name above, which older folders have as well
         settings = replace(settings, mask_form="palette")
         identity |= {"mask_form": "palette"}
     check_masks(settings.out, listing.images, "or leave it out")

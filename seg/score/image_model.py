@@ -22,7 +22,7 @@ from seg.data.images import ImageFiles, Pixels, split_page
 from seg.data.listing import Sequences
 from seg.data.named import list_named
 from seg.errors import ImageError, RequestError
-from seg.figures.plots import draw_overlay
+from seg.figures.plots import draw_overlay, show_below_overlay
 from seg.ledger.outcome import OBJECTS_SCHEMA, to_table, with_class_names
 from seg.objects import find_objects, nearest_pixels, object_rows
 from seg.predict.averaging import load_averaged
@@ -66,7 +66,7 @@ class PredictedImage:
 
     def _repr_png_(self) -> bytes:
         picture = io.BytesIO()
-        draw_overlay(self.name, self.image, self.mask, self.classes).save(picture)
+        draw_overlay(self.name, show_below_overlay(self.image), self.mask, self.classes).save(picture)
         return picture.getvalue()
 
     def __repr__(self) -> str:
