@@ -165,8 +165,11 @@ def find_labels(
         require_label_folder(place)
         files, sizes, times = list_files(place, links, follow_links=follow_links)
     _warn_of_links(place, links)
+    if holds_images:
+        others = _without(files, [split_page(image)[0] for image in images])
+        files, sizes, times = files.filter(pa.array(others)), sizes[others], times[others]
     for naming in namings:
-        at, forms = _match(place, images, files, naming, holds_images=holds_images)
+        at, forms = _match(place, images, files, naming)
         if forms:
             break
     else:
@@ -178,16 +181,13 @@ def find_labels(
 
 
 def _match(
-    place: Place, images: list[str], files: pa.ChunkedArray, naming: Naming, *, holds_images: bool
+    place: Place, images: list[str], files: pa.ChunkedArray, naming: Naming
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Where in `files` each image's label is [N], -1 without one; and which of its names it has."""
     at, forms = np.full(len(images), -1), {}
     for first in range(0, len(images), LOOK_UPS):
         some = images[first : first + LOOK_UPS]
         found = _look_up(some, files, naming)
-        if holds_images:
-            own = [[name == split_page(image)[0] for name in naming.names(image)] for image in some]
-            found[np.array(own, bool).reshape(found.shape)] = -1
         _refuse_two(place, some, found, naming)
         at[first : first + len(some)] = found.max(1)
         forms |= {some[k]: int(found[k].argmax()) for k in np.flatnonzero(found.max(1) >= 0)}
@@ -201,6 +201,12 @@ def require_label_folder(place: Place) -> None:
         raise RequestError(
             f"label folder {place} is no folder; give the folder that holds the masks or boxes"
         )
+
+
+def _without(files: pa.ChunkedArray, images: list[str]) -> NDArray[np.bool_]:
+    """Which of the files are none of the images."""
+    wanted = pc.SetLookupOptions(pa.array(images, pa.string()))
+    return ~pc.call_function("is_in", [files], wanted).to_numpy()
 
 
 def _warn_of_links(place: Place, links: list[str]) -> None:

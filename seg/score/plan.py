@@ -99,11 +99,9 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     now = now or datetime.now().astimezone()
     deadline = None if request.deadline is None else parse_deadline(request.deadline, now)
     out, begun = request.out, request.out.read_json("run.json")
-    number = _find_layout(begun)
+    newest = _is_newest(begun)
     with refuse_unlisted(request.archive):
-        archive, labels = (find_folders if number == LAYOUT else _find_folders)(
-            request.archive, request.labels
-        )
+        archive, labels = (find_folders if newest else _find_folders)(request.archive, request.labels)
     _check_outside(out, request.archive)
     models = tuple(map(find_model_file, request.models))
     cards = read_cards(models)
@@ -116,7 +114,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
             _check_classes(labels, card)
     elif request.require_labels:
         raise RequestError(f"`require_labels`: archive {archive} comes without labels; give `labels=DIR`")
-    among = find_exclusions(archive, labels, request.label_suffix) if number == LAYOUT else ()
+    among = find_exclusions(archive, labels, request.label_suffix) if newest else ()
     listing = _list(archive, request, among)
     refuse_links(out)
     asked = listing.images[: request.limit]
@@ -157,7 +155,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         sequences=find_sequences(lambda: listing.images, card, request.background),
         identity={
             **make_identity(settings, card, cards),
-            **({"layout": number} if number > 1 else {}),
+            **({"layout": LAYOUT} if newest else {}),
             **({"label_suffix": request.label_suffix} if request.label_suffix else {}),
             **({"label_colours": colours.colours} if colours else {}),
             **({"follow_links": True} if request.follow_links else {}),
@@ -274,9 +272,9 @@ def _find_mixing(begun: Any) -> Mixing:
     return "image" if isinstance(begun, dict) and "passes" not in begun else "mixed"
 
 
-def _find_layout(begun: Any) -> int:
-    """How images and labels are found. begun: a folder's run.json, if it has one."""
-    return begun.get("layout", 1) if isinstance(begun, dict) else LAYOUT
+def _is_newest(begun: Any) -> bool:
+    """Whether images and labels are found as LAYOUT says. begun: a folder's run.json, if it has one."""
+    return begun.get("layout") == LAYOUT if isinstance(begun, dict) else True
 
 
 def check_counts(request: object, *names: str) -> None:
@@ -358,7 +356,7 @@ def _find_labels(
     """
     if labels is None:
         return None, Labels.none(len(images))
-    newest = _find_layout(begun) == LAYOUT
+    newest = _is_newest(begun)
     namings = find_namings(request.label_suffix) if newest else (Naming(request.label_suffix),)
     shared = newest and (labels.filesystem, labels.path) == (archive.filesystem, archive.path)
     links = request.follow_links

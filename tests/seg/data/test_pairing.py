@@ -151,6 +151,7 @@ def test_no_image_is_its_own_label(tmp_path: Path) -> None:
     touch(tmp_path, *images, "a.txt", "c.txt")
     labels = find_labels(images, tmp_path, holds_images=True)
     assert dict(labels.names) == {"a.tif": "a.txt", "c.png": "c.txt"}
+    assert (labels.unused, labels.bytes.tolist()) == (0, [0, -1, 0])
     (tmp_path / "a.txt").unlink()
     (tmp_path / "c.txt").unlink()
     assert not find_labels(images, tmp_path, holds_images=True).names
