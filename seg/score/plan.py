@@ -113,7 +113,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         labels=labels,
         out=out,
         masks=request.masks != "none",
-        mask_form=find_mask_form(out) if request.masks == "png" else "gray",
+        masks_form=find_masks_form(out) if request.masks == "png" else "gray",
         overlays=request.overlays == "png",
         models=tuple(model.resolve() for model in request.models),
         tta=request.tta,
@@ -206,7 +206,7 @@ def make_identity(settings: ScorerSettings, card: ModelCard, cards: Sequence[Mod
         "threads": settings.threads,
         "min_object_px": settings.min_object_px,
         "masks": "png" if settings.masks else "none",
-        **({"mask_form": settings.mask_form} if settings.mask_form != "gray" else {}),
+        **({"masks_form": settings.masks_form} if settings.masks_form != "gray" else {}),
     }
 
 
@@ -216,10 +216,10 @@ def _hash_models(cards: Sequence[ModelCard]) -> Plain:
     return found[0] if len(found) == 1 else found
 
 
-def find_mask_form(out: Place) -> Literal["palette", "gray"]:
+def find_masks_form(out: Place) -> Literal["palette", "gray"]:
     """How masks are stored: in a folder that was begun with grays as grays, else with a palette."""
     found = out.read_json("run.json")
-    return "gray" if isinstance(found, dict) and "mask_form" not in found else "palette"
+    return "gray" if isinstance(found, dict) and "masks_form" not in found else "palette"
 
 
 def _find_mixing(out: Place) -> Mixing:
