@@ -50,7 +50,7 @@ class ImageFinisher:
 
     def __init__(self, settings: ScorerSettings, classes: Sequence[str]) -> None:
         self.settings, self.classes = settings, classes
-        self.palette = class_palette(classes) if settings.mask_form == "palette" else b""
+        self.palette = class_palette(classes) if settings.masks_form == "palette" else b""
 
     def finish(self, work: Work) -> Scored:
         """Find a predicted image's objects, write its mask and overlay.

@@ -29,7 +29,7 @@ from seg.requests import PredictRequest
 from seg.score.exports import format_objects
 from seg.score.paths import check_masks, refuse_links
 from seg.score.pipeline import ImageScorer
-from seg.score.plan import ScorePlan, check_counts, find_mask_form, find_sequences, make_identity, read_cards
+from seg.score.plan import ScorePlan, check_counts, find_masks_form, find_sequences, make_identity, read_cards
 from seg.score.queue import Task
 from seg.score.read import ScorerSettings
 from seg.storage import as_place
@@ -107,11 +107,10 @@ def plan_handful(request: PredictRequest) -> ScorePlan:
     if request.out is None:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         settings = replace(settings, out=settings.out.below(f"{archive.name or 'root'}-{digest[:8]}"))
-    if (
-        find_mask_form(settings.out.read_json("run.json")) == "palette"
-    ):  # not in the name above, which older folders have as well
-        settings = replace(settings, mask_form="palette")
-        identity |= {"mask_form": "palette"}
+    begun = settings.out.read_json("run.json")
+    if find_masks_form(begun) == "palette":  # not in the name above, which older folders have as well
+        settings = replace(settings, masks_form="palette")
+        identity |= {"masks_form": "palette"}
     check_masks(settings.out, listing.images, "or leave it out")
     refuse_links(settings.out)
     check_folder(settings.out, identity)

@@ -130,7 +130,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         labels=labels,
         out=out,
         masks=request.masks != "none",
-        mask_form=find_mask_form(begun) if request.masks == "png" else "gray",
+        masks_form=find_masks_form(begun) if request.masks == "png" else "gray",
         overlays=request.overlays == "png",
         models=tuple(model.resolve() for model in models),
         tta=request.tta,
@@ -249,7 +249,7 @@ def make_identity(settings: ScorerSettings, card: ModelCard, cards: Sequence[Mod
         "threads": settings.threads,
         "min_object_px": settings.min_object_px,
         "masks": "png" if settings.masks else "none",
-        **({"mask_form": settings.mask_form} if settings.mask_form != "gray" else {}),
+        **({"masks_form": settings.masks_form} if settings.masks_form != "gray" else {}),
     }
 
 
@@ -259,12 +259,12 @@ def _hash_models(cards: Sequence[ModelCard]) -> Plain:
     return found[0] if len(found) == 1 else found
 
 
-def find_mask_form(begun: Any) -> Literal["palette", "gray"]:
+def find_masks_form(begun: Any) -> Literal["palette", "gray"]:
     """How masks are stored: in a folder that was begun with grays as grays, else with a palette.
 
     begun: its run.json, if it has one.
     """
-    return "gray" if isinstance(begun, dict) and "mask_form" not in begun else "palette"
+    return "gray" if isinstance(begun, dict) and "masks_form" not in begun else "palette"
 
 
 def _find_mixing(begun: Any) -> Mixing:

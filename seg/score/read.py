@@ -56,7 +56,7 @@ class ScorerSettings:
     """Gets `masks/`, `overlays/`, `backgrounds/` and `inflight/`."""
     masks: bool = True
     """Whether masks are written."""
-    mask_form: Literal["palette", "gray"] = "gray"
+    masks_form: Literal["palette", "gray"] = "gray"
     """How ids are stored; folders that were begun before there was a palette have none."""
     overlays: bool = False
     """Whether pictures of images under their predictions are written."""

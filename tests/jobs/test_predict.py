@@ -134,17 +134,17 @@ def test_a_folder_begun_with_gray_masks_goes_on_with_them(
     assert score.main([*words, "--out", "old", "--limit", "1", "--masks", "gray"]) == 0
     begun = json.loads((tmp_path / "old/run.json").read_text())
     assert begun["masks"] == "png"
-    assert "mask_form" not in begun  # as before there was a palette
+    assert "masks_form" not in begun  # as before there was a palette
     assert score.main([*words, "--out", "old"]) == 0
     assert score.main([*words, "--out", "new"]) == 0
     assert json.loads((tmp_path / "old/run.json").read_text()) == begun
-    assert json.loads((tmp_path / "new/run.json").read_text()) == begun | {"mask_form": "palette"}
+    assert json.loads((tmp_path / "new/run.json").read_text()) == begun | {"masks_form": "palette"}
     for name in read_tree(tmp_path / "old/masks"):
         gray, coloured = (Image.open(tmp_path / folder / "masks" / name) for folder in ("old", "new"))
         assert (gray.mode, coloured.mode) == ("L", "P")
         assert np.array_equal(gray, coloured)
     assert score.main([*words, "--out", "new", "--masks", "gray"]) == 2
-    assert "holds another run, with mask_form palette instead of None" in capsys.readouterr().err
+    assert "holds another run, with masks_form palette instead of None" in capsys.readouterr().err
     assert score.main([*words, "--out", "new", "--overlays", "png"]) == 2
     assert "holds another run, with overlays None instead of png" in capsys.readouterr().err
     assert score.main([*words, "--out", "none", "--masks", "none", "--export", "masks"]) == 2
@@ -154,7 +154,7 @@ def test_a_folder_begun_with_gray_masks_goes_on_with_them(
     assert set(read_tree(tmp_path / "new/exports/masks")) == {f"s0/{k}.png" for k in range(3)}
     assert run(model, "in/images/s0/0.png", "--out", "few") == 0
     file = tmp_path / "few/run.json"
-    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "mask_form"}))
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "masks_form"}))
     assert run(model, "in/images/s0/0.png", "--out", "few") == 0
     with Image.open(tmp_path / "few/masks/0.png.png") as old:
         assert old.mode == "L"

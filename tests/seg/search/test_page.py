@@ -267,7 +267,7 @@ def test_a_browser_shows_it_all_without_scrolling_sideways(
     shown = "all => all.map(one => one.getBoundingClientRect()).map(box => [box.width, box.height])"
     plots = tab.eval_on_selector_all(".plot svg:not([hidden])", shown)
     assert sum(wide > 250 and high > 150 for wide, high in plots) == 2  # of three, one orientation is hidden
-    for words, most_px in ((".coordinates .tick", 45), ("#options .word", 30), (".leaders th", 60)):
+    for words, most_px in ((".coordinates .tick", 45), ("#options .word", 30)):
         heights = [high for _, high in tab.eval_on_selector_all(words, shown)]
         assert 0 < max(heights) < most_px  # a few lines at most, and not a line a letter
     assert complaints == []
