@@ -5,7 +5,7 @@
     found = fringe.load("runs/cells").predict("frame.tif")
     found.mask, found.probability, found.objects  # a notebook shows `found` as a picture
 
-What its caller can mend is a `RequestError`, one sentence that says
+docs/python.md is a page of examples. What its caller can mend is a `RequestError`, one sentence that says
 how; an image that cannot be used is an `ImageError`. What is told beside results goes to the standard
 `logging`, how far a job is to standard error.
 """
