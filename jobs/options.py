@@ -161,7 +161,9 @@ def spell_command(job: str, kind: type, recipe: str, values: Mapping[str, Value 
 
 
 def _spell(value: Value | Path) -> list[str]:
-    """A value in the words of an option."""
+    """A value in the words of an option; a flag that is set has none."""
+    if value is True:
+        return []
     if isinstance(value, tuple):
         return [word for inner in value for word in _spell(inner)]
     return [f"{value:g}" if isinstance(value, float) else str(value)]
@@ -235,6 +237,8 @@ class DatasetArgs:
     """What the colours of RGB masks mean: a line a class, R G B NAME, in id order; ignore: not counted."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Names of the classes after background, where there is no classes.txt; default: object."""
+    follow_links: bool = False
+    """Of plain data: enter linked folders, and read files behind links that leave the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,8 @@ class DataRequest:
     counted."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Names of the classes after background, where there is no classes.txt; default: object."""
+    follow_links: bool = False
+    """Enter linked folders, and read files behind links that leave --data or --labels."""
     out: Annotated[Path | None, FOLDER] = None
     """Folder of the results; default: runs/ or search/RECIPE-HASH, the hash over recipe, data and seed."""
     limit: Annotated[int | None, COUNT] = None
@@ -245,6 +247,8 @@ class ScoreRequest:
     """Shell patterns on the relative path: only images that match one."""
     exclude: Annotated[tuple[str, ...], PATTERNS] = ()
     """Shell patterns on the relative path: no image that matches one."""
+    follow_links: bool = False
+    """Enter linked folders, and read files behind links that leave the archive or --labels; another run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +330,8 @@ class CheckRequest:
     """What the colours of RGB masks mean: a line a class, R G B NAME, in id order; ignore: not counted."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Names of the classes after background, where there is no classes.txt."""
+    follow_links: bool = False
+    """Enter linked folders, and read files behind links that leave DIR or --labels."""
     out: Annotated[Path | None, FOLDER] = None
     """Write check.json, and check.png with four images under their labels, into this folder."""
     seed: Annotated[int, COUNT] = 0

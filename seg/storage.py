@@ -313,23 +313,38 @@ def refusing(uri: str) -> Iterator[None]:
         ) from None
 
 
-def scan_folder(root: Path, *, hidden: bool = True) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Name, relative to `root`, and entry of all below it that is no folder, linked folders included.
+def scan_folder(
+    root: Path, *, hidden: bool = True, follow_links: bool = False
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Name, relative to `root`, and entry of all below it that is no folder.
 
     In no order; nothing where there is no such folder. hidden: whether folders count whose names begin with a
-    dot. OSError: a folder cannot be listed.
+    dot. follow_links: linked folders are entered; else they are among the entries. OSError: a folder cannot
+    be listed. RequestError: links go in a circle.
     """
-    folders = [""] if root.is_dir() else []
+    folders: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(root),))] if root.is_dir() else []
     while folders:
-        folder = folders.pop()
+        folder, above = folders.pop()
         with os.scandir(root / folder) as entries:
             for entry in entries:
                 if entry.name.startswith(".") and not hidden and entry.is_dir():
                     continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(f"{folder}{entry.name}/")
-                else:
+                if not entry.is_dir(follow_symlinks=follow_links):
                     yield f"{folder}{entry.name}", entry
+                    continue
+                inside = _enter(entry, above) if follow_links else above
+                folders.append((f"{folder}{entry.name}/", inside))
+
+
+def _enter(folder: os.DirEntry[str], above: tuple[str, ...]) -> tuple[str, ...]:
+    """The real paths of the folders that one is in, and its own. RequestError: that is one of these."""
+    real = os.path.realpath(folder) if folder.is_symlink() else f"{above[-1].rstrip('/')}/{folder.name}"
+    if real in above:
+        raise RequestError(
+            f"folder {folder.path} leads by a link back to {real}, in which it lies; remove the link, or "
+            "leave out `follow_links`"
+        )
+    return (*above, real)
 
 
 def _walk_local(root: Path) -> Iterator[tuple[str, int, int]]:

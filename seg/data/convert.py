@@ -45,11 +45,12 @@ class Part:
     label_map: LabelMap | None = None
     """None: the data set's own."""
     labels: Path | None = None
-    """These five, of plain data, as those of DataRequest."""
+    """Of plain data, with the five below as in DataRequest."""
     label_suffix: str = ""
     foreground: int | None = None
     label_colours: Path | None = None
     classes: tuple[str, ...] = ()
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         choose_adapter(self.dataset, DATASETS, self.rule)
@@ -67,7 +68,11 @@ class Part:
     def rule(self) -> LabelRule:
         """Where the labels are and how they are written."""
         return LabelRule(
-            folder=self.labels, suffix=self.label_suffix, colours=self.label_colours, classes=self.classes
+            folder=self.labels,
+            suffix=self.label_suffix,
+            colours=self.label_colours,
+            classes=self.classes,
+            follow_links=self.follow_links,
         )
 
 

@@ -77,12 +77,18 @@ def natural_order(names: Sequence[str]) -> NDArray[np.int64]:
 
 
 def list_images(
-    archive: Place | Path, *, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()
+    archive: Place | Path,
+    *,
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    follow_links: bool = False,
 ) -> Listing:
     """List the images of an archive (docs/formats.md); the pages of a TIFF are 'a.tif#0', 'a.tif#1', ...
 
-    include, exclude: shell patterns on the relative path; empty: everything, nothing.
-    RequestError: no such folder, or one in it that cannot be listed; an image whose name is no UTF-8.
+    include, exclude: shell patterns on the relative path; empty: everything, nothing. follow_links: those to
+    folders, and out of the archive, too.
+    RequestError: no such folder, or one in it that cannot be listed; an image whose name is no UTF-8; links
+    that go in a circle.
     """
     place, ignored = as_place(archive), Counter[str]()
     files: list[str] = []
@@ -90,7 +96,7 @@ def list_images(
     with refuse_unlisted(place):
         if not place.exists():
             raise RequestError(f"archive {place} is no folder; give the folder that holds the images")
-        for name, size, mtime_ns in _walk(place, ignored):
+        for name, size, mtime_ns in _walk(place, ignored, follow_links=follow_links):
             if not _is_wanted(name, include, exclude):
                 ignored[ending_of(name)] += 1
                 continue
@@ -112,16 +118,18 @@ def list_images(
 
 
 def list_files(
-    place: Place, links: list[str]
+    place: Place, links: list[str], *, follow_links: bool = False
 ) -> tuple[pa.ChunkedArray, NDArray[np.int64], NDArray[np.int64]]:
     """Names of all files of a place that are UTF-8, their sizes, and when they were changed, in no order.
 
-    Left out are links to folders and links that leave the place; their names are added to `links`.
+    Left out, unless they are followed, are links to folders and links that leave the place; their names are
+    added to `links`. RequestError: followed, they go in a circle.
     """
     chunks: list[pa.Array] = []
     names: list[str] = []
     sizes, times = array("q"), array("q")
-    files = _list_local(place.local(), links) if place.is_local else place.files()
+    local = place.is_local
+    files = _list_local(place.local(), links, follow_links=follow_links) if local else place.files()
     for name, size, mtime_ns in files:
         if not is_text(name):
             continue
@@ -201,10 +209,10 @@ def _name_pages(files: list[str], pages: NDArray[np.int64]) -> list[str]:
     return images
 
 
-def _walk(place: Place, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
+def _walk(place: Place, ignored: Counter[str], *, follow_links: bool) -> Iterator[tuple[str, int, int]]:
     """Name, size and time of an archive's images; all else outside hidden folders is counted."""
     if place.is_local:
-        yield from _walk_local(place.local(), ignored)
+        yield from _walk_local(place.local(), ignored, follow_links=follow_links)
         return
     for file in place.files():
         if any(folder.startswith(".") for folder in file[0].split("/")[:-1]):
@@ -215,24 +223,25 @@ def _walk(place: Place, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]
             yield file
 
 
-def _walk_local(root: Path, ignored: Counter[str]) -> Iterator[tuple[str, int, int]]:
+def _walk_local(root: Path, ignored: Counter[str], *, follow_links: bool) -> Iterator[tuple[str, int, int]]:
     """The same on this machine, where there are links too."""
     top = root.resolve()
-    for name, entry in scan_folder(root, hidden=False):
+    for name, entry in scan_folder(root, hidden=False, follow_links=follow_links):
         if entry.is_dir():
             ignored["(link)"] += 1
         elif kind := _kind_ignored(name):
             ignored[kind] += 1
-        elif entry.is_symlink() and not is_inside(root / name, top):
+        elif entry.is_symlink() and not follow_links and not is_inside(root / name, top):
             ignored["(link)"] += 1
         else:
             yield name, *_stat(entry)
 
 
-def _list_local(root: Path, links: list[str]) -> Iterator[tuple[str, int, int]]:
+def _list_local(root: Path, links: list[str], *, follow_links: bool) -> Iterator[tuple[str, int, int]]:
     top = root.resolve()
-    for name, entry in scan_folder(root):
-        if entry.is_symlink() and (entry.is_dir() or not is_inside(root / name, top)):
+    for name, entry in scan_folder(root, follow_links=follow_links):
+        leads_out = entry.is_symlink() and (entry.is_dir() or not is_inside(root / name, top))
+        if leads_out and not follow_links:
             links.append(name)
         elif entry.is_file():
             found = entry.stat()

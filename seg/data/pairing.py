@@ -4,7 +4,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from heapq import nlargest, nsmallest
 from pathlib import Path, PurePosixPath
@@ -26,6 +26,8 @@ NAMED = 3
 """File names that a message gives before it only counts."""
 COMPARED = 2000
 """Names at most that are compared with what an image wants: 0.1 s."""
+MOST_NAMES = 4
+"""Names that a label may have under one naming."""
 ENDINGS, OTHER_ENDINGS = ("png", "txt", "json"), ("tif", "tiff", "bmp")
 HIDDEN, CLASSES = r"(?:^|/)\.", r"(?:^|/)classes\.txt$"
 
@@ -40,6 +42,8 @@ class Naming:
     """Masks are TIFF or BMP; else PNG, beside boxes in text or JSON."""
     flat: bool = False
     """The folders before an image's name are left out."""
+    folder: str = ""
+    """What stands before all names: masks/, where the label folder is the one above."""
 
     @property
     def endings(self) -> tuple[str, ...]:
@@ -48,7 +52,7 @@ class Naming:
 
     def names(self, image: str) -> list[str]:
         """The files that may be the image's label, relative to the label folder; as many for each image."""
-        image = image.rpartition("/")[2] if self.flat else image
+        image = f"{self.folder}{image.rpartition('/')[2] if self.flat else image}"
         stem = f"{label_stem(image)}{self.suffix}"
         names = [f"{stem}.{ending}" for ending in self.endings]
         return names if self.other_masks else [f"{image}{self.suffix}.png", *names]
@@ -76,18 +80,25 @@ NAMINGS = find_namings()
 class LabelNames(Mapping[str, str]):
     """Each labelled image's label, relative to the label folder; of a million, their forms alone are held."""
 
-    def __init__(self, forms: dict[str, int], naming: Naming) -> None:
-        """forms: of each labelled image, which of the naming's names it has."""
-        self._forms, self._naming = forms, naming
+    def __init__(self, forms: dict[str, int], *namings: Naming) -> None:
+        """forms: of each labelled image, which of the names it has, of MOST_NAMES that each naming gives."""
+        self._forms, self._namings = forms, namings
 
     def __getitem__(self, image: str) -> str:
-        return self._naming.names(image)[self._forms[image]]
+        naming, form = divmod(self._forms[image], MOST_NAMES)
+        return self._namings[naming].names(image)[form]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._forms)
 
     def __len__(self) -> int:
         return len(self._forms)
+
+    def join(self, others: "LabelNames", folder: str, other_folder: str) -> "LabelNames":
+        """Those of two folders, from the folder above them; an image's other label is left out."""
+        namings = replace(self._namings[0], folder=folder), replace(others._namings[0], folder=other_folder)
+        boxes = {image: form + MOST_NAMES for image, form in others._forms.items()}
+        return LabelNames(boxes | self._forms, *namings)
 
     def masks(self) -> list[str]:
         """Images whose label is a mask."""
@@ -116,6 +127,19 @@ class Labels:
         return cls(LabelNames({}, Naming()), np.full(images, -1), np.full(images, -1), 0)
 
 
+def join_labels(first: Labels, second: Labels, folder: str, other_folder: str) -> Labels:
+    """The labels in two folders beside each other, as of `LabelNames.join`: the first's win."""
+    own = first.bytes >= 0
+    return Labels(
+        first.names.join(second.names, folder, other_folder),
+        np.where(own, first.bytes, second.bytes),
+        np.where(own, first.mtime_ns, second.mtime_ns),
+        first.unused + second.unused,
+        first.links + second.links,
+        first.naming,
+    )
+
+
 def pair_labels(images: list[str], folder: Place | Path) -> dict[str, str]:
     """Each labelled image's label, as ever: P.ext.png, P.png, P.txt or P.json; errors as of `find_labels`."""
     return dict(find_labels(images, folder, (Naming(),)).names)
@@ -127,12 +151,13 @@ def find_labels(
     namings: Sequence[Naming] = NAMINGS,
     *,
     holds_images: bool = False,
+    follow_links: bool = False,
 ) -> Labels:
     """The images' labels, relative to `folder`, by the first of the namings that fits any of them.
 
     holds_images: the folder is that of the images too, of which none is its own label.
-    A link that leaves the folder is no label. RequestError: `folder` is missing; an image has two candidates,
-    or a label two images. DataWarning: there are such links.
+    A link that leaves the folder is no label, unless links are followed. RequestError: `folder` is missing;
+    an image has two candidates, or a label two images; links go in a circle. DataWarning: links are left out.
     """
     place = as_place(folder)
     links: list[str] = []
@@ -141,7 +166,7 @@ def find_labels(
             raise RequestError(
                 f"label folder {place} is no folder; give the folder that holds the masks or boxes"
             )
-        files, sizes, times = list_files(place, links)
+        files, sizes, times = list_files(place, links, follow_links=follow_links)
     _warn_of_links(place, links)
     for naming in namings:
         at, forms = _match(place, images, files, naming, holds_images=holds_images)

@@ -1,5 +1,6 @@
 """Images and labels in folders: the plain layout, or labels as others write them (docs/formats.md)."""
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -11,9 +12,19 @@ from seg.data.images import EXTENSIONS, split_page
 from seg.data.labels import LabelDecoder, holds_mask
 from seg.data.layout import DataSet, Sample, read_classes, read_lines
 from seg.data.listing import Listing, ending_of, list_images, sequence_of
-from seg.data.pairing import Labels, find_labels, find_namings, nearest_labels, warn_of_unmatched
+from seg.data.pairing import (
+    Labels,
+    find_labels,
+    find_namings,
+    join_labels,
+    nearest_labels,
+    warn_of_unmatched,
+)
 from seg.errors import RequestError, describe_unknown
 from seg.storage import Place, as_place
+from seg.words import plural
+
+log = logging.getLogger(__name__)
 
 Adapter = Callable[[Path, str], DataSet]
 """Opens a folder, with a recipe's regular expression for sequences."""
@@ -32,6 +43,8 @@ class LabelRule:
     """A table of what the colours of masks mean, as of `read_colours`."""
     classes: tuple[str, ...] = ()
     """Names of the classes after background, where no classes.txt has them."""
+    follow_links: bool = False
+    """Whether links to folders and out of them count, among images as among labels."""
 
 
 PLAIN = LabelRule()
@@ -53,7 +66,8 @@ class PairedImages:
     def line(self) -> str:
         """How many images have a label, and how it was found, for the screen."""
         counts = f"{len(self.labels.names)} of {len(self.listing.images)} images have one"
-        return f"labels {self.folder}: {counts}, {self.labels.naming}; {self.labels.unused} files unused"
+        unused = plural(self.labels.unused, "file")
+        return f"labels {self.folder}: {counts}, {self.labels.naming}; {unused} unused"
 
 
 def is_plain_layout(root: Place | Path) -> bool:
@@ -64,7 +78,7 @@ def is_plain_layout(root: Place | Path) -> bool:
 
 
 def label_folder(root: Place | Path) -> str | None:
-    """What a plain layout calls the folder of its labels: masks if there, else boxes; None: it has none."""
+    """What a plain layout calls the folder of its masks, else that of its boxes; None: it has none."""
     place = as_place(root)
     return next((name for name in ("masks", "boxes") if place.below(name).exists()), None)
 
@@ -90,6 +104,34 @@ def _is_alone(images: Place, root: Place, labels: Place) -> bool:
     )
 
 
+def add_boxes(
+    images: list[str],
+    root: Place,
+    folder: Place,
+    masks: Labels,
+    *,
+    follow_links: bool = False,
+    begun: str | None = None,
+) -> tuple[Place, Labels]:
+    """The masks of a plain layout and, where boxes/ lies beside masks/, the boxes of images without a mask.
+
+    Where there are such, names count from `root`, which is given in place of masks/, and how many there are
+    is said; else both are as they were. begun: the folder from which names have counted so far, and will.
+    """
+    boxes, beside = root.below("boxes"), folder.path == root.below("masks").path
+    if not beside or begun not in (None, str(root)) or not boxes.exists():
+        return folder, masks
+    found = find_labels(images, boxes, follow_links=follow_links)
+    added = sum(image not in masks.names for image in found.names)
+    if not added and begun is None:
+        return folder, masks
+    log.info(
+        f"labels {root}: {plural(len(masks.names), 'mask')}, and boxes of {plural(added, 'image')} without "
+        f"one; `labels={folder}` leaves the boxes out"
+    )
+    return root, join_labels(masks, found, "masks/", "boxes/")
+
+
 def find_exclusions(images: Place, labels: Place | None, suffix: str) -> tuple[str, ...]:
     """Shell patterns of the labels that lie among the images, so that they are not taken for some."""
     if labels is None or labels.filesystem != images.filesystem:
@@ -112,13 +154,18 @@ def pair_images(root: Path, rule: LabelRule = PLAIN) -> PairedImages:
             f"data {root} has no labels: neither masks/ nor boxes/ beside images/; give the folder that "
             "holds them, `labels=DIR`"
         )
-    listing = list_images(images, exclude=find_exclusions(images, folder, rule.suffix))
+    among = find_exclusions(images, folder, rule.suffix)
+    listing = list_images(images, exclude=among, follow_links=rule.follow_links)
     if not listing.images:
         seen = ", ".join(f"{count} {kind}" for kind, count in listing.ignored.items()) or "nothing"
         raise RequestError(f"data {images} holds no image (found: {seen}); give the folder that holds them")
-    found = find_labels(
-        listing.images, folder, find_namings(rule.suffix), holds_images=folder.path == images.path
-    )
+    shared = folder.path == images.path
+    namings, links = find_namings(rule.suffix), rule.follow_links
+    found = find_labels(listing.images, folder, namings, holds_images=shared, follow_links=links)
+    if found.names:
+        warn_of_unmatched(listing.images, found, folder)
+    if rule.folder is None:
+        folder, found = add_boxes(listing.images, as_place(root), folder, found, follow_links=links)
     if not found.names:
         near = nearest_labels(listing.images, found, folder)
         where = f"{folder}" if rule.folder else f"{folder.local().name}/"
@@ -126,7 +173,6 @@ def pair_images(root: Path, rule: LabelRule = PLAIN) -> PairedImages:
             f"data {root}: none of its {len(listing.images)} images has a label in "
             + ": ".join(filter(None, (where, near)))
         )
-    warn_of_unmatched(listing.images, found, folder)
     return PairedImages(images.local(), listing, folder.local(), found)
 
 
@@ -139,7 +185,8 @@ def choose_adapter(name: str, adapters: Mapping[str, Adapter], rule: LabelRule =
         raise RequestError(describe_unknown("dataset", name, adapters))
     if name == "plain":
         return partial(open_plain, rule=rule)
-    for field, own in zip(("labels", "label_suffix", "label_colours", "classes"), astuple(rule), strict=True):
+    fields = ("labels", "label_suffix", "label_colours", "classes", "follow_links")
+    for field, own in zip(fields, astuple(rule), strict=True):
         if own:
             raise RequestError(
                 f"`{field}` is for `dataset=plain`: {name} knows where its labels are; leave it out"
@@ -147,15 +194,20 @@ def choose_adapter(name: str, adapters: Mapping[str, Adapter], rule: LabelRule =
     return adapters[name]
 
 
-def open_plain(root: Path, sequence: str = "", rule: LabelRule = PLAIN) -> DataSet:
+def open_plain(
+    root: Path, sequence: str = "", rule: LabelRule = PLAIN, paired: PairedImages | None = None
+) -> DataSet:
     """The plain layout, images/ and masks/ or boxes/; or images with labels as the rule says.
 
     train.txt and val.txt in the folder, a labelled image's name a line, are the split; test.txt sets images
-    aside. Images without a label are not samples. sequence: the recipe's regular expression. RequestError: as
-    of `pair_images`, `choose_classes`; a list that does not fit.
+    aside. Images without a label are not samples. sequence: the recipe's regular expression; paired: what
+    `pair_images` gave, where it was asked before. RequestError: as of `pair_images`, `choose_classes`; a list
+    that does not fit.
     """
-    paired = pair_images(root, rule)
+    paired = paired or pair_images(root, rule)
     classes, decoder = choose_classes(root, paired.folder, rule)
+    if rule.folder or rule.suffix:
+        log.info(paired.line)
     labels = dict(paired.labels.names)
     frames = [
         Sample(

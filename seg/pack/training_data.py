@@ -71,6 +71,7 @@ def open_requested(request: DataRequest, recipe: Recipe) -> TrainingData:
             suffix=request.label_suffix,
             colours=request.label_colours,
             classes=request.classes,
+            follow_links=request.follow_links,
         ),
     )
 

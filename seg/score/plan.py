@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from seg.data.background import Backgrounds
 from seg.data.colours import ColourMask, read_colours
@@ -19,7 +20,7 @@ from seg.data.pairing import (
     nearest_labels,
     warn_of_unmatched,
 )
-from seg.data.plain import find_exclusions, find_folders, label_folder
+from seg.data.plain import add_boxes, find_exclusions, find_folders, label_folder
 from seg.data.splits import file_sha256
 from seg.errors import RequestError
 from seg.model_card import ModelCard
@@ -97,7 +98,8 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     _check_numbers(request)
     now = now or datetime.now().astimezone()
     deadline = None if request.deadline is None else parse_deadline(request.deadline, now)
-    out, number = request.out, _find_layout(request.out)
+    out, begun = request.out, request.out.read_json("run.json")
+    number = _find_layout(begun)
     with refuse_unlisted(request.archive):
         archive, labels = (find_folders if number == LAYOUT else _find_folders)(
             request.archive, request.labels
@@ -123,6 +125,8 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     if request.export == "yolo":
         check_yolo(out, listing.images[: request.limit])
         refuse_shared_files(lambda: listing.images[: request.limit])
+    colours = request.label_colours and _read_colours(request.label_colours, card)
+    labels, found = _find_labels(listing.images, archive, labels, card, request, begun)
     settings = ScorerSettings(
         archive=archive,
         labels=labels,
@@ -133,12 +137,12 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         tiling=tiling,
         blend=request.blend,
         batch=request.batch,
-        mixing=_find_mixing(out),
+        mixing=_find_mixing(begun),
         precision=request.precision,
         threads=request.threads,
         background=request.background and request.background.resolve(),
         label_map=label_map,
-        colours=request.label_colours and _read_colours(request.label_colours, card),
+        colours=colours,
         require_labels=request.require_labels,
         min_object_px=request.min_object_px,
     )
@@ -147,13 +151,14 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         card=card,
         listing=listing,
         asked=len(listing.images[: request.limit]),
-        labels=_find_labels(listing.images, settings, card, request, number),
+        labels=found,
         sequences=find_sequences(lambda: listing.images, card, request.background),
         identity={
             **make_identity(settings, card, cards),
             **({"layout": number} if number > 1 else {}),
             **({"label_suffix": request.label_suffix} if request.label_suffix else {}),
-            **({"label_colours": settings.colours.colours} if settings.colours else {}),
+            **({"label_colours": colours.colours} if colours else {}),
+            **({"follow_links": True} if request.follow_links else {}),
         },
         deadline=deadline,
     )
@@ -245,16 +250,14 @@ def _hash_models(cards: Sequence[ModelCard]) -> Plain:
     return found[0] if len(found) == 1 else found
 
 
-def _find_mixing(out: Place) -> Mixing:
+def _find_mixing(begun: Any) -> Mixing:
     """Whether images share passes: not in a folder that was begun before they could, which stays as it is."""
-    found = out.read_json("run.json")
-    return "image" if isinstance(found, dict) and "passes" not in found else "mixed"
+    return "image" if isinstance(begun, dict) and "passes" not in begun else "mixed"
 
 
-def _find_layout(out: Place) -> int:
-    """How images and labels are found: in a folder that was begun before LAYOUT, as its run.json was."""
-    found = out.read_json("run.json")
-    return found.get("layout", 1) if isinstance(found, dict) else LAYOUT
+def _find_layout(begun: Any) -> int:
+    """How images and labels are found. begun: a folder's run.json, if it has one."""
+    return begun.get("layout", 1) if isinstance(begun, dict) else LAYOUT
 
 
 def check_counts(request: object, *names: str) -> None:
@@ -304,7 +307,8 @@ def _find_folders(archive: Place, labels: Place | None) -> tuple[Place, Place | 
 
 def _list(archive: Place, request: ScoreRequest, among: tuple[str, ...]) -> Listing:
     """The archive's images. among: patterns of labels that lie among them."""
-    listing = list_images(archive, include=request.include, exclude=(*request.exclude, *among))
+    exclude, links = (*request.exclude, *among), request.follow_links
+    listing = list_images(archive, include=request.include, exclude=exclude, follow_links=links)
     if not listing.images:
         seen = ", ".join(f"{count} {kind}" for kind, count in listing.ignored.items()) or "nothing"
         raise RequestError(f"archive {archive} holds no image (found: {seen}); give the folder of the images")
@@ -321,18 +325,25 @@ def _check_label_map(label_map: LabelMap, num_classes: int) -> None:
 
 
 def _find_labels(
-    images: list[str], settings: ScorerSettings, card: ModelCard, request: ScoreRequest, number: int
-) -> Labels:
-    """The labels of the whole listing, whatever `limit` says, found as layout `number` does.
+    images: list[str],
+    archive: Place,
+    labels: Place | None,
+    card: ModelCard,
+    request: ScoreRequest,
+    begun: Any,
+) -> tuple[Place | None, Labels]:
+    """The labels of the whole listing, whatever `limit` says, and the folder from which their names count.
 
-    RequestError: none of those in `labels` is an image's; masks mark nothing. DataWarning: few are.
+    begun: the run.json of the scores folder, if it has one. RequestError: none of those in `labels` is an
+    image's; masks mark nothing. DataWarning: few are.
     """
-    labels, archive = settings.labels, settings.archive
     if labels is None:
-        return Labels.none(len(images))
-    namings = find_namings(request.label_suffix) if number == LAYOUT else (Naming(request.label_suffix),)
-    shared = number == LAYOUT and (labels.filesystem, labels.path) == (archive.filesystem, archive.path)
-    found = find_labels(images, labels, namings, holds_images=shared)
+        return None, Labels.none(len(images))
+    newest = _find_layout(begun) == LAYOUT
+    namings = find_namings(request.label_suffix) if newest else (Naming(request.label_suffix),)
+    shared = newest and (labels.filesystem, labels.path) == (archive.filesystem, archive.path)
+    links = request.follow_links
+    found = find_labels(images, labels, namings, holds_images=shared, follow_links=links)
     if request.labels is not None and not found.names:
         what = nearest_labels(images, found, labels) or "it is empty"
         raise RequestError(
@@ -340,13 +351,16 @@ def _find_labels(
             "rename the files after their images, or give the folder that holds the labels"
         )
     warn_of_unmatched(images, found, labels)
+    if newest and request.labels is None:
+        known = begun.get("labels") if isinstance(begun, dict) else None
+        labels, found = add_boxes(images, archive.above, labels, found, follow_links=links, begun=known)
 
     def read(image: str) -> bytes:
         return labels.read(found.names[image]) or b""
 
-    if settings.colours is None:
+    if request.label_colours is None:
         refuse_all_ignored(f"labels {labels}", found.names.masks(), read, card.label_map)
-    return found
+    return labels, found
 
 
 def _check_classes(labels: Place, card: ModelCard) -> None:

@@ -12,6 +12,7 @@ from seg.data.colours import ColourMask
 from seg.data.labels import map_foreground
 from seg.errors import DataWarning, RequestError
 from seg.model_file import load_model, read_model, save_model
+from seg.plain_data import to_plain
 from seg.recipe import Preprocessing
 from seg.requests import ScoreRequest
 from seg.score.plan import ScorePlan, plan_scoring
@@ -170,3 +171,40 @@ def test_a_table_of_colours_is_part_of_a_scoring_and_has_the_model_s_classes(
         RequestError, match=r"colours.txt` names the classes disc, background but the model knows back"
     ):
         plan_of(root, tmp_path, label_colours=table)
+
+
+def test_a_scoring_takes_the_boxes_of_images_without_a_mask_and_stays_with_what_it_began_with(
+    tmp_path: Path, write_archive: WriteArchive
+) -> None:
+    root, out = write_archive(sequences=1, frames=2), tmp_path / "out"
+    (root / "masks/s0/1.png").rename(tmp_path / "1.png")
+    (root / "boxes/s0").mkdir(parents=True)
+    (root / "boxes/s0/1.txt").write_text("0 .5 .5 .1 .1\n")
+    begun = plan_of(root, tmp_path)
+    assert begun.identity["labels"] == str(root)
+    assert dict(begun.labels.names) == {"s0/0.png": "masks/s0/0.png", "s0/1.png": "boxes/s0/1.txt"}
+    assert begun.labels.bytes.tolist() == [(root / "masks/s0/0.png").stat().st_size, len("0 .5 .5 .1 .1\n")]
+    assert begun.labels.names.masks() == ["s0/0.png"]
+    as_place(out).write_json("run.json", begun.identity)
+    (tmp_path / "1.png").rename(root / "masks/s0/1.png")
+    assert dict(plan_of(root, tmp_path).labels.names)["s0/1.png"] == "masks/s0/1.png"
+    assert to_plain(plan_of(root, tmp_path).identity) == to_plain(begun.identity)
+    as_place(out).write_json("run.json", {**begun.identity, "labels": f"{root}/masks"})
+    (root / "masks/s0/1.png").unlink()
+    plan = plan_of(root, tmp_path)
+    assert (dict(plan.labels.names), plan.identity["labels"]) == ({"s0/0.png": "s0/0.png"}, f"{root}/masks")
+
+
+def test_links_are_followed_on_request_alone_which_is_part_of_a_scoring(
+    tmp_path: Path, write_archive: WriteArchive
+) -> None:
+    root, linked = write_archive(sequences=2, frames=2), tmp_path / "linked"
+    for folder in ("images", "masks"):
+        (linked / folder).mkdir(parents=True)
+        (linked / folder / "s0").symlink_to(root / folder / "s0")
+    plan = plan_of(linked, tmp_path, follow_links=True)
+    assert (plan.listing.images, len(plan.labels.names)) == (["s0/0.png", "s0/1.png"], 2)
+    assert plan.identity["follow_links"] is True
+    with pytest.raises(RequestError, match=r"holds no image \(found: 1 \(link\)\)"):
+        plan_of(linked, tmp_path)
+    assert "follow_links" not in plan_of(root, tmp_path).identity

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from seg.data.listing import list_images, natural_key, natural_order, sequence_of
+from seg.data.listing import list_files, list_images, natural_key, natural_order, sequence_of
 from seg.errors import RequestError
+from seg.storage import as_place
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -184,3 +185,46 @@ def test_a_folder_too_deep_for_the_system_is_refused_by_name(
     with pytest.raises(RequestError, match=r"cannot be listed: File name too long; shorten its path$"):
         list_images(tmp_path)
     monkeypatch.chdir(tmp_path)
+
+
+def link_archive(tmp_path: Path) -> Path:
+    """An archive with links to a file in it, to one outside, to a folder outside, and to one behind that."""
+    outside = touch(tmp_path / "outside", "x.png", "deep/y.png", ".hidden/z.png", "note.txt")
+    touch(tmp_path / "beyond", "b.png")
+    (outside / "deep/more").symlink_to(tmp_path / "beyond")
+    archive = touch(tmp_path / "archive", "s/a.png")
+    (archive / "inside.png").symlink_to(archive / "s/a.png")
+    (archive / "leaves.png").symlink_to(outside / "x.png")
+    (archive / "folder").symlink_to(outside)
+    return archive
+
+
+def test_links_that_are_followed_count_as_what_they_lead_to(tmp_path: Path) -> None:
+    archive = link_archive(tmp_path)
+    (tmp_path / "outside/x.png").write_bytes(b"abc")
+    listing = list_images(archive, follow_links=True)
+    inside = ["deep/more/b.png", "deep/y.png", "x.png"]
+    assert listing.images == [*(f"folder/{name}" for name in inside), "inside.png", "leaves.png", "s/a.png"]
+    assert listing.bytes.tolist() == [(archive / image).stat().st_size for image in listing.images]
+    assert listing.ignored == {".txt": 1}
+    by_os = {Path(folder, name) for folder, _, names in os.walk(archive, followlinks=True) for name in names}
+    listed = {archive / name for name in list_files(as_place(archive), [], follow_links=True)[0].to_pylist()}
+    assert listed == by_os
+
+
+@pytest.mark.parametrize("target", [".", "..", "folder", "folder/deep"])
+def test_links_that_go_in_a_circle_are_refused(tmp_path: Path, target: str) -> None:
+    archive = link_archive(tmp_path)
+    (tmp_path / "outside/deep/again").symlink_to((archive / target).resolve())
+    assert len(list_images(archive).images) == 2
+    text = (
+        "again.* leads by a link back to .*, in which it lies; remove the link, or leave out `follow_links`"
+    )
+    with pytest.raises(RequestError, match=text):
+        list_images(archive, follow_links=True)
+
+
+def test_two_links_to_one_folder_are_no_circle(tmp_path: Path) -> None:
+    archive = link_archive(tmp_path)
+    (archive / "twice").symlink_to(tmp_path / "beyond")
+    assert "twice/b.png" in list_images(archive, follow_links=True).images

@@ -7,6 +7,7 @@ from PIL import Image
 
 from seg.data.colours import ColourMask
 from seg.data.plain import LabelRule, choose_classes, open_plain, pair_images
+from seg.data.splits import data_fingerprint
 from seg.errors import RequestError
 from tests.conftest import WriteArchive
 from tests.seg.data.test_pairing import touch
@@ -136,7 +137,7 @@ def test_how_labels_were_found_is_told(tmp_path: Path) -> None:
     paired = pair_images(root, LabelRule(folder=root / "m", suffix="_x"))
     assert paired.line == (
         f"labels {root}/m: 1 of 2 images have one, P_x.tif, P_x.tiff or P_x.bmp of image P, by name alone; "
-        "1 files unused"
+        "1 file unused"
     )
 
 
@@ -199,3 +200,49 @@ def test_colours_name_the_classes_and_boxes_stay_boxes(tmp_path: Path) -> None:
         RequestError, match=r"names the classes background, disc but `label_colours=.*colours.txt` asks for"
     ):
         open_plain(root, rule=rule)
+
+
+def test_of_masks_and_boxes_beside_each_other_a_mask_wins_and_both_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("images/s/a.bmp", "images/s/b.bmp", "images/c.bmp", "masks/s/a.png", "boxes/s/a.txt")
+    root = touch(tmp_path, *names)
+    with caplog.at_level("INFO"):
+        masks = open_plain(root)
+    assert (masks.labels, caplog.messages) == (root / "masks", [])  # no image has boxes alone
+    touch(root, "boxes/s/b.json", "masks/other.png")
+    with caplog.at_level("INFO"):
+        data = open_plain(root)
+    assert {sample.name: sample.label for sample in data.samples} == {
+        "s/a.bmp": root / "masks/s/a.png",
+        "s/b.bmp": root / "boxes/s/b.json",
+    }
+    assert [frame.name for frame in data.unlabelled] == ["c.bmp"]
+    assert caplog.messages == [
+        f"labels {root}: 1 mask, and boxes of 1 image without one; `labels={root}/masks` leaves the boxes out"
+    ]
+    assert pair_images(root).labels.unused == 1  # masks/other.png
+    assert open_plain(root, rule=LabelRule(folder=root / "masks")).samples == masks.samples
+
+
+def test_boxes_are_labels_where_no_mask_fits(tmp_path: Path) -> None:
+    root = touch(tmp_path, "images/a.bmp", "masks/other.png", "boxes/a.txt")
+    assert [sample.label for sample in open_plain(root).samples] == [root / "boxes/a.txt"]
+
+
+def test_two_labels_within_one_of_the_folders_are_refused(tmp_path: Path) -> None:
+    root = touch(tmp_path, "images/a.bmp", "images/b.bmp", "masks/a.png", "boxes/b.txt", "boxes/b.json")
+    with pytest.raises(RequestError, match=r"boxes: b.bmp has two labels, b.txt and b.json; remove one"):
+        open_plain(root)
+
+
+def test_images_and_labels_behind_links_count_where_links_are_followed(tmp_path: Path) -> None:
+    real, root = touch(tmp_path / "real", "i/a.bmp", "m/a.png"), touch(tmp_path / "data", "images/x")
+    (root / "images/s").symlink_to(real / "i")
+    (root / "masks").mkdir()
+    (root / "masks/s").symlink_to(real / "m")
+    data = open_plain(root, rule=LabelRule(follow_links=True))
+    assert [(sample.name, sample.label) for sample in data.samples] == [("s/a.bmp", root / "masks/s/a.png")]
+    assert len(data_fingerprint(data.samples, root)) == 64
+    with pytest.raises(RequestError, match=r"holds no image \(found: 1 \(link\), 1 \(none\)\)"):
+        open_plain(root)
