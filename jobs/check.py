@@ -39,10 +39,12 @@ def _spell(checked: "Checked", request: CheckRequest) -> str:
         "foreground": foreground,
         "label_colours": rule.colours,
         "classes": rule.classes,
-        "seed": request.seed,
+        "follow_links": rule.follow_links,
+        "seed": request.seed or None,
     }
-    values = {name: value for name, value in given.items() if value not in (None, "", ())}
-    values = {name: value for name, value in values.items() if (name, value) != ("seed", 0)}
+    values = {
+        name: value for name, value in given.items() if value not in (None, "", ()) and value is not False
+    }
     return spell_recipe_command("train", Args, checked.plan.recipe.name, values | checked.plan.params)
 
 

@@ -108,7 +108,9 @@ def spell_recipe_command(job: str, kind: type, recipe: str, values: Mapping[str,
 
 
 def _spell(value: Value | Path) -> list[str]:
-    """A value in the words of an option."""
+    """A value in the words of an option; a flag that is set has none."""
+    if value is True:
+        return []
     if isinstance(value, tuple):
         return [word for inner in value for word in _spell(inner)]
     return [f"{value:g}" if isinstance(value, float) else str(value)]

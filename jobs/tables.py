@@ -9,13 +9,13 @@ from rich.table import Table
 from jobs.run import in_options
 from seg.errors import DONE, REFUSED, StoppedBy
 from seg.recipe import short_value
-from seg.report.comparison import Comparison, Difference
 from seg.screen import open_console, say
 from seg.words import ENDINGS, plural, ratio
 
 if TYPE_CHECKING:
     from seg.check.check import Checked  # which loads OpenCV
-    from seg.search.trials import TrialRecord  # which loads torch
+    from seg.report.comparison import Comparison, Difference  # which load torch
+    from seg.search.trials import TrialRecord
 
 
 def print_figures(job: str, summary: dict[str, Any], folder: Path | str) -> None:
@@ -122,7 +122,7 @@ def print_leaderboard(trials: "list[TrialRecord]", searched: Sequence[str], show
             say(f"trial {trial.name}: {trial.error}", out=True)
 
 
-def print_differences(comparison: Comparison) -> None:
+def print_differences(comparison: "Comparison") -> None:
     """Print IoU by class in both scorings, their difference with its interval, then how many images."""
     table = _open_table("class", "A", "B", "B - A", "95 % interval")
     for row in (*comparison.classes, comparison.miou):
@@ -135,5 +135,5 @@ def print_differences(comparison: Comparison) -> None:
     )
 
 
-def _interval(row: Difference) -> str:
+def _interval(row: "Difference") -> str:
     return f"{ratio(row.interval.low, sign='+')} to {ratio(row.interval.high, sign='+')}"

@@ -361,6 +361,8 @@ class CheckRequest:
     """What the colours of RGB masks mean: a line a class, R G B NAME, in id order; ignore: not counted."""
     classes: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Names of the classes after background, where there is no classes.txt."""
+    follow_links: bool = False
+    """Enter linked folders, and read files behind links that leave DIR or --labels."""
     out: Annotated[Path | None, FOLDER] = None
     """Write check.json, and check.png with four images under their labels, into this folder."""
     seed: Annotated[int, COUNT] = 0

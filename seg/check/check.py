@@ -105,6 +105,7 @@ def find_rule(request: CheckRequest | TrainRequest) -> LabelRule:
         suffix=request.label_suffix,
         colours=request.label_colours,
         classes=request.classes,
+        follow_links=request.follow_links,
     )
 
 
@@ -178,7 +179,7 @@ def find_meaning(
     if found.dataset != "plain":
         own = found.data.label_map if label_map is None else label_map
         return read_meaning(found.data.classes, stored, own)
-    masks = all(holds_mask(sample.label.name) for sample, _ in labels if sample.label)
+    masks = any(holds_mask(sample.label.name) for sample, _ in labels if sample.label)
     classes = found.data.classes if found.has_names else ()
     return read_meaning(classes, stored, label_map, foreground, masks=masks)
 

@@ -76,7 +76,7 @@ def find_data(root: Path, rule: LabelRule = PLAIN) -> Found:
     if not root.is_dir():
         raise RequestError(f"data {root} is no folder; give the one that holds the images")
     own = rule.folder is None and (root / "images").is_dir() and label_folder(root)
-    own = own and _names_in(root / own)  # an empty masks/ may lie beside labels/
+    own = own and _names_in(root / own, rule)  # an empty masks/ may lie beside labels/
     if rule.folder is None and not own:
         if known := _recognise(root):
             return known
@@ -84,7 +84,7 @@ def find_data(root: Path, rule: LabelRule = PLAIN) -> Found:
     elif not rule.suffix:
         images, labels = find_folders(as_place(root), rule.folder and as_place(rule.folder))
         assert labels is not None, "given, or beside images/"
-        ours, theirs = _names_in(images.local()), _names_in(labels.local())
+        ours, theirs = _names_in(images.local(), rule), _names_in(labels.local(), rule)
         rule = replace(rule, suffix=_find_suffix(ours, theirs, same=images.path == labels.path)[0])
     return _open(root, rule, "")
 
@@ -92,7 +92,7 @@ def find_data(root: Path, rule: LabelRule = PLAIN) -> Found:
 def _open(root: Path, rule: LabelRule, sequence: str) -> Found:
     try:
         paired = pair_images(root, rule)
-        data = open_plain(root, sequence, rule)
+        data = open_plain(root, sequence, rule, paired)
     except RequestError as error:
         return _list_bare(root, rule, sequence, str(error))
     return Found(
@@ -109,7 +109,9 @@ def _open(root: Path, rule: LabelRule, sequence: str) -> Found:
 def _list_bare(root: Path, rule: LabelRule, sequence: str, refusal: str) -> Found:
     """The images alone, where their labels are refused. RequestError: there are none."""
     images, labels = find_folders(as_place(root), rule.folder and as_place(rule.folder))
-    listing = list_images(images, exclude=find_exclusions(images, labels, rule.suffix))
+    listing = list_images(
+        images, exclude=find_exclusions(images, labels, rule.suffix), follow_links=rule.follow_links
+    )
     if not listing.images:
         raise RequestError(refusal)
     folder = images.local()
@@ -125,10 +127,10 @@ def _look_for_labels(root: Path, rule: LabelRule) -> tuple[Path, LabelRule]:
     """The folder of images, and the rule that finds most labels of theirs: none where there are no labels."""
     images = root / "images"
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    names = {folder: _names_in(folder) for folder in folders}
+    names = {folder: _names_in(folder, rule) for folder in folders}
     found, most = (root, rule), 0
     for other in folders if images in folders else filter(lambda folder: _says_label(folder.name), folders):
-        names[root] = [name for name in _names_in(root) if not name.startswith(f"{other.name}/")]
+        names[root] = [name for name in _names_in(root, rule) if not name.startswith(f"{other.name}/")]
         for folder in [images] if images in folders else [*folders, root]:
             if folder == other or (folder not in (root, images) and _says_label(folder.name)):
                 continue
@@ -138,7 +140,7 @@ def _look_for_labels(root: Path, rule: LabelRule) -> tuple[Path, LabelRule]:
                 found, most = (beside, replace(rule, folder=other, suffix=rule.suffix or suffix)), count
     if not most:
         inside = images if images in folders else root
-        suffix, most = _find_suffix(_names_in(inside), _names_in(inside), same=True)
+        suffix, most = _find_suffix(_names_in(inside, rule), _names_in(inside, rule), same=True)
         if most:
             found = inside, replace(rule, folder=inside, suffix=rule.suffix or suffix)
     return found
@@ -148,11 +150,11 @@ def _says_label(name: str) -> bool:
     return any(word in name.lower() for word in LABEL_WORDS)
 
 
-def _names_in(folder: Path) -> list[str]:
+def _names_in(folder: Path, rule: LabelRule) -> list[str]:
     """The files of a folder, and of those in it, that may be images or labels. RequestError: no folder."""
     if not folder.is_dir():
         raise RequestError(f"labels {folder} is no folder; give the folder that holds the masks or boxes")
-    names = list_files(as_place(folder), [])[0].to_pylist()
+    names = list_files(as_place(folder), [], follow_links=rule.follow_links)[0].to_pylist()
     return [name for name in names if ending_of(name) in LABEL_ENDINGS and not _is_hidden(name)]
 
 

@@ -194,14 +194,17 @@ def choose_adapter(name: str, adapters: Mapping[str, Adapter], rule: LabelRule =
     return adapters[name]
 
 
-def open_plain(root: Path, sequence: str = "", rule: LabelRule = PLAIN) -> DataSet:
+def open_plain(
+    root: Path, sequence: str = "", rule: LabelRule = PLAIN, paired: PairedImages | None = None
+) -> DataSet:
     """The plain layout, images/ and masks/ or boxes/; or images with labels as the rule says.
 
     train.txt and val.txt in the folder, a labelled image's name a line, are the split; test.txt sets images
-    aside. Images without a label are not samples. sequence: the recipe's regular expression. RequestError: as
-    of `pair_images`, `choose_classes`; a list that does not fit.
+    aside. Images without a label are not samples. sequence: the recipe's regular expression; paired: what
+    `pair_images` gave, where it was asked before. RequestError: as of `pair_images`, `choose_classes`; a list
+    that does not fit.
     """
-    paired = pair_images(root, rule)
+    paired = paired or pair_images(root, rule)
     classes, decoder = choose_classes(root, paired.folder, rule)
     if rule.folder or rule.suffix:
         log.info(paired.line)
