@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := RAY_ADDRESS=local $(BIN)/python
 
-.PHONY: setup lock demo check fix test faults fuzz gpu clean
+.PHONY: setup lock demo picture check fix test faults fuzz gpu clean
 
 setup: .venv/ready
 
@@ -23,12 +23,17 @@ lock: setup
 	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --group dev --no-annotate --no-header \
 		pyproject.toml --output-file requirements.lock
 
-# Four sequences: three to train and validate on, the fourth held out and scored. The same command resumes.
+# Four sequences: three to train and validate on, the fourth held out and scored, all in this machine's own
+# processes. The same command resumes. What README.md shows of it: docs/demo.png, by `make picture`.
 demo: setup
 	$(RUN) jobs/simulate.py demo/data --sequences 3
 	$(RUN) jobs/simulate.py demo/heldout --sequences 1 --first-sequence 3
-	$(RUN) jobs/train.py interferogram-small --data demo/data --out demo/run --workers 2
-	$(RUN) jobs/score.py demo/heldout --model demo/run/best.safetensors --out demo/scores --workers 2
+	$(RUN) jobs/train.py interferogram-small --data demo/data --out demo/run --workers 0
+	$(RUN) jobs/score.py demo/heldout --model demo/run --out demo/scores --workers 0
+	$(RUN) jobs/report.py demo/scores --figures 2
+
+picture: demo
+	$(BIN)/python -m tests.picture
 
 check: setup
 	$(BIN)/ruff check .
@@ -51,7 +56,7 @@ faults: setup
 	OMP_NUM_THREADS=1 PATIENCE=5 $(BIN)/pytest -m long -n 2 --dist loadscope --no-loadscope-reorder --timeout 3000
 
 # A hundred thousand damaged and invented inputs at every reader, half an hour on 2 cores; exit code 1: a find.
-# FUZZ="--docs docs/security.md" puts the table there, --seed N makes other inputs.
+# FUZZ="--docs docs/explanation/security.md" puts the table there, --seed N makes other inputs.
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --inputs 100000 --finds fuzz-finds $(FUZZ)
 

@@ -15,7 +15,7 @@ RECIPE_LIST = "recipes"
 def print_list(what: str) -> None:
     """Print recipes, models, encoders, losses or datasets. RequestError: another word.
 
-    Off a terminal a line has the fields of docs/formats.md, tab-separated.
+    Off a terminal a line has the fields of docs/reference/commands.md, tab-separated.
     """
     if what == RECIPE_LIST:
         print_recipes()

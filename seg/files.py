@@ -151,7 +151,7 @@ def _given_up(error: OSError, what: str, patience_s: float) -> OSError:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write plain data as JSON, readable by people too; what is no number becomes null (docs/formats.md)."""
+    """Write plain data as JSON, readable by people too; what is no number becomes null."""
     write_bytes(path, json_bytes(value))
 
 

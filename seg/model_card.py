@@ -1,4 +1,4 @@
-"""What a model file says of its weights: its card, readable without torch (docs/formats.md)."""
+"""What a model file says of its weights: its card, readable without torch (docs/reference/model-file.md)."""
 
 import hashlib
 import json

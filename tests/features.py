@@ -1,4 +1,4 @@
-"""Writes docs/features.md: what the four reference systems had, what gives it here, and their recipes.
+"""Writes docs/reference/features.md: what the four reference systems had, what gives it here, and their recipes.
 
 python -m tests.features makes it of features.toml; test_features.py holds it against jobs and recipes.
 """
@@ -16,7 +16,7 @@ from seg.recipe import Recipe, Value, as_tuples
 from seg.recipes import RECIPES
 from seg.train.losses import LOSSES, build_loss
 
-PAGE = Path(__file__).parents[1] / "docs" / "features.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "features.md"
 DATA = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 SYSTEMS: dict[str, list[list[str]]] = DATA["systems"]
 """Rows by system: theirs, command and test; or theirs and what there is in place of what is missing."""
@@ -75,7 +75,7 @@ def spell_loss(text: str) -> str:
 
 
 def make_page() -> str:
-    """The whole of docs/features.md."""
+    """The whole of docs/reference/features.md."""
     return "\n".join([HEAD, *_features(), RECIPES_HEAD, *_recipes()]).rstrip() + "\n"
 
 
@@ -89,7 +89,7 @@ def _features() -> Iterator[str]:
 
 def _link(test: str) -> str:
     file, name = test.split("::")
-    return f"[{name}](../tests/{file})"
+    return f"[{name}](../../tests/{file})"
 
 
 def _recipes() -> Iterator[str]:

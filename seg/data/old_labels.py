@@ -44,7 +44,7 @@ def convert_labels(file: Path, out: Path, images: Path | None = None) -> int:
 
     images: the folder of the images, where the file gives their boxes without names, or the images have been
     saved as NAME.npy. RequestError, with nothing written: what `load_pickled` refuses; another shape than
-    docs/formats.md says; names that leave `out`, or that are not in `images`; `out` holds other files.
+    docs/reference/data.md says; names that leave `out`, or that are not in `images`; `out` holds other files.
     """
     if not file.is_file():
         raise RequestError(f"{file} is not there; give a roi.pkl or a segmentation_*.npy")

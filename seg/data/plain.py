@@ -1,4 +1,4 @@
-"""Images and labels in folders: the plain layout, or labels as others write them (docs/formats.md)."""
+"""Images and labels in folders: the plain layout, or labels as others write them (docs/reference/scores.md)."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -71,7 +71,7 @@ class PairedImages:
 
 
 def is_plain_layout(root: Place | Path) -> bool:
-    """Whether a folder is laid out as docs/formats.md says: images/ beside labels or classes.txt."""
+    """Whether a folder is laid out as docs/reference/scores.md says: images/ beside labels or classes.txt."""
     place = as_place(root)
     labelled = label_folder(place) is not None or place.stat("classes.txt") is not None
     return labelled and place.below("images").exists()

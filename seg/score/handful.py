@@ -56,7 +56,7 @@ class PredictSummary(JobSummary):
 def predict_handful(request: PredictRequest) -> PredictSummary:
     """Predict images; write mask, overlay and objects of each as it comes, then objects.csv and summary.json.
 
-    An image that cannot be used is named and left out. What is written is in docs/formats.md.
+    An image that cannot be used is named and left out. What is written is in docs/reference/scores.md.
     RequestError: images, model and folder do not fit each other; nothing is written then.
     """
     began, plan, device = time.monotonic(), plan_handful(request), find_device(request.device)

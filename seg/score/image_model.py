@@ -50,7 +50,7 @@ class PredictedImage:
     """Mean top probability."""
     objects: pa.Table
     """A row an object: class (its name), x, y, width, height (its box), area, centroid_x, centroid_y,
-    confidence, touches_border; in own pixels, in the order of docs/formats.md."""
+    confidence, touches_border; in own pixels, in the order of docs/reference/scores.md."""
     working_probability: NDArray[np.float32]
     """Top probability of each working pixel, float32 [h, w]."""
 

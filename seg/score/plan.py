@@ -224,7 +224,7 @@ def _check_alike(first: Path, card: ModelCard, other: Path, its: ModelCard) -> N
 
 
 def make_identity(settings: ScorerSettings, card: ModelCard, cards: Sequence[ModelCard]) -> dict[str, Plain]:
-    """What makes a scoring this scoring (docs/formats.md); not its workers, limits or times."""
+    """What makes a scoring this scoring (docs/reference/scores.md); not its workers, limits or times."""
     return {
         "reader": READER,
         "archive": str(settings.archive),

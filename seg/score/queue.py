@@ -27,7 +27,7 @@ class Task:
 
     image: str
     attempt: int = 1
-    """1, and one more for each time that a process died with it (docs/architecture.md)."""
+    """1, and one more for each time that a process died with it (docs/explanation/architecture.md)."""
     alone: bool = False
     """Whether nothing else is in work meanwhile, in any process."""
 

@@ -68,7 +68,7 @@ class Command:
 
 
 def summarise(plan: ScorePlan, survey: Survey, command: Command) -> dict[str, Any]:
-    """What summary.json holds (docs/formats.md)."""
+    """What summary.json holds (docs/reference/scores.md)."""
     totals, committed, images = survey.totals, survey.ledger.committed, plan.listing.images
     classes, trained = plan.card.classes, plan.card.class_shares
     done = survey.find_finished(images) | survey.find_quarantined(images)

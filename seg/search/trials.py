@@ -88,7 +88,7 @@ class BestTrial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchFigures:
-    """What summary.json holds of any search, also of one that was stopped (docs/formats.md)."""
+    """What summary.json holds of any search, also of one that was stopped (docs/reference/searches.md)."""
 
     recipe: str
     trials: int

@@ -25,7 +25,7 @@ def main(
     """Print the table and every find; exit code 1 where there is one.
 
     inputs: of all targets together. only: names of targets. seed: other inputs. finds: where inputs that are
-    finds are written. docs: a page whose table between two marks is replaced, docs/security.md.
+    finds are written. docs: a page whose table between two marks is replaced, docs/explanation/security.md.
     """
     names = only or tuple(TARGETS)
     tallies = {name: Tally(Counter(), []) for name in names}

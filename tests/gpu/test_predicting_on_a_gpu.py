@@ -100,5 +100,5 @@ def test_other_pixels_are_predicted_alike(gpu: torch.device, channels: int, dtyp
 def test_logits_hang_on_neither_a_crops_place_in_a_pass_nor_its_company(
     gpu: torch.device, name: str, precision: str
 ) -> None:
-    """One that fails here keeps passes of one image: see docs/overnight.md."""
+    """One that fails here keeps passes of one image: see docs/how-to/overnight.md."""
     check_company(name, precision, gpu)

@@ -1,4 +1,4 @@
-"""The notebook, run in a folder of its own; then the snippets of docs/python.md, where it left its files."""
+"""The notebook, run in a folder of its own; then the snippets of docs/how-to/python.md, where it left its files."""
 
 import base64
 import io
@@ -14,7 +14,7 @@ from PIL import Image
 from tests.notebooks.running import Outputs, read_cells, run_notebook
 from tests.small import ROOT
 
-NOTEBOOK, PAGE = ROOT / "notebooks/first-scores.ipynb", ROOT / "docs/python.md"
+NOTEBOOK, PAGE = ROOT / "notebooks/first-scores.ipynb", ROOT / "docs/how-to/python.md"
 
 
 class Ran(NamedTuple):

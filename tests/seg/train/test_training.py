@@ -392,7 +392,7 @@ def test_a_schedule_of_fewer_epochs_ends_in_its_last_rate(make_plan: MakePlan) -
 
 
 def forget_validation_loss(file: Path) -> None:
-    """Make a state as code before there was a validation loss wrote it, by docs/formats.md."""
+    """Make a state as code before there was a validation loss wrote it, by docs/reference/runs.md."""
     tensors = load_file(file)
     with safe_open(file, framework="pt") as opened:
         values = json.loads(opened.metadata()["fringe-state"])
