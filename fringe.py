@@ -5,8 +5,8 @@
     found = fringe.load("runs/cells").predict("frame.tif")
     found.mask, found.probability, found.objects  # a notebook shows `found` as a picture
 
-docs/how-to/python.md is a page of examples. What its caller can mend is a `RequestError`, one sentence that says
-how; an image that cannot be used is an `ImageError`. What is told beside results goes to the standard
+docs/how-to/python.md has examples. What its caller can mend is a `RequestError`, one sentence that says how;
+an image that cannot be used is an `ImageError`. What is told beside results goes to the standard
 `logging`, how far a job is to standard error.
 """
 
@@ -127,7 +127,7 @@ def score(archive: str | Path, models: Models, out: str | Path, **options: Any) 
 def read_scores(folder: str | Path) -> "ScoreTables":
     """What a scores folder holds, as Arrow tables, of which `.to_pandas()` makes frames.
 
-    folder: the `out` of a scoring, or s3://BUCKET/PATH, gs://BUCKET/PATH. Columns are in docs/reference/scores.md.
+    folder: the `out` of a scoring, or s3://BUCKET/PATH, gs://BUCKET/PATH. Columns: docs/reference/scores.md.
     RequestError: it is no scores folder, or its run.json is damaged.
 
         scores = fringe.read_scores("scores/cells")

@@ -4,7 +4,7 @@ python -m bench.scoring [--rows pipeline monai ...] [--precision bf16] [--repeat
                         [--pool DIR]
 
 Everything runs on CPU cores, as a user starts it: jobs are processes, with a Ray of their own. Contenders
-take turns, so that they share a busy machine's noise. docs/explanation/scaling.md goes on from what this prints.
+take turns, so that they share a busy machine's noise. docs/explanation/scaling.md goes on from it.
 """
 
 import platform

@@ -113,7 +113,7 @@ EXIT_CODES: dict[str, int] = {
 
 
 def exit_code(stopped_by: str, quarantined: int = 0) -> int:
-    """What a job ends with (docs/reference/commands.md): 3 where the quarantine is not empty, if it finished."""
+    """What a job ends with (docs/reference/commands.md): 3: finished, with images in quarantine."""
     code = EXIT_CODES[stopped_by]
     return QUARANTINED if code == DONE and quarantined else code
 

@@ -1,4 +1,4 @@
-"""A metric's state is one integer matrix: merging is `+`, and ratios come last (docs/explanation/architecture.md)."""
+"""A metric is one integer matrix: merging is `+`, ratios come last (docs/explanation/architecture.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

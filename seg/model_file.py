@@ -1,4 +1,4 @@
-"""The model file: weights and everything needed to use them, in one .safetensors (docs/reference/model-file.md)."""
+"""The model file: weights and what is needed to use them, one .safetensors (docs/reference/model-file.md)."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Writes docs/reference/features.md: what the four reference systems had, what gives it here, and their recipes.
+"""Writes docs/reference/features.md: what four systems had, what gives it here, and their recipes.
 
 python -m tests.features makes it of features.toml; test_features.py holds it against jobs and recipes.
 """

@@ -83,7 +83,7 @@ def list_images(
     exclude: tuple[str, ...] = (),
     follow_links: bool = False,
 ) -> Listing:
-    """List the images of an archive (docs/reference/data.md); the pages of a TIFF are 'a.tif#0', 'a.tif#1', ...
+    """List the images of an archive (docs/reference/data.md); pages of a TIFF are 'a.tif#0', 'a.tif#1', ...
 
     include, exclude: shell patterns on the relative path; empty: everything, nothing. follow_links: those to
     folders, and out of the archive, too.

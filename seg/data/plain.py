@@ -1,4 +1,4 @@
-"""Images and labels in folders: the plain layout, or labels as others write them (docs/reference/scores.md)."""
+"""Images and labels in folders: the plain layout, or labels as others write them (docs/reference/data.md)."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping

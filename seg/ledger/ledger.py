@@ -1,4 +1,4 @@
-"""Which images are scored, and which were set aside, in parts that are whole or absent (docs/reference/scores.md)."""
+"""Which images are scored or set aside, in parts that are whole or absent (docs/reference/scores.md)."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

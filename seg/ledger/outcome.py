@@ -46,7 +46,7 @@ class FoundObject(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """An image that was scored (docs/reference/scores.md). What a label or a mask tells is None without one."""
+    """An image that was scored (docs/reference/scores.md). What a label or mask tells is None without one."""
 
     image: str
     bytes: int

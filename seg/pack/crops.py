@@ -1,4 +1,4 @@
-"""Random training crops, each decided by (seed, epoch, sample index) alone (docs/explanation/architecture.md)."""
+"""Random training crops, each follows from (seed, epoch, sample index) (docs/explanation/architecture.md)."""
 
 import os
 from collections.abc import Generator

@@ -22,7 +22,7 @@ from seg.words import plural, ratio
 class ScoreTables:
     """Tables of a scores folder; each is read, and every part of it checked, when it is first asked for.
 
-    A scoring that still runs is read as far as it has committed; the columns are those of docs/reference/scores.md.
+    A scoring that still runs is read as far as it has committed; columns: docs/reference/scores.md.
     A million images take about 1 GB. DamagedFile: a part is not as it was written.
     """
 

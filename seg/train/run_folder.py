@@ -1,4 +1,4 @@
-"""What a run keeps besides weights and state: identity, history, summary, pictures (docs/reference/runs.md)."""
+"""A run's files beside weights and state: identity, history, summary, pictures (docs/reference/runs.md)."""
 
 import csv
 import hashlib

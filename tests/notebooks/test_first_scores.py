@@ -1,4 +1,4 @@
-"""The notebook, run in a folder of its own; then the snippets of docs/how-to/python.md, where it left its files."""
+"""The notebook, run in a folder of its own; then the snippets of docs/how-to/python.md, in its files."""
 
 import base64
 import io
