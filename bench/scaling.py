@@ -1,4 +1,4 @@
-"""How long would an archive take on 1, 8 or 64 GPUs, and what would bind? (docs/explanation/scaling.md)
+"""How long an archive would take on 1, 8 or 64 GPUs, and what would bind (docs/explanation/scaling.md).
 
 python -m bench.scaling [--cpu-ms 178] [--row-ms 1] [--cores-per-gpu 8] [--more-cores 0 16] ...
 """

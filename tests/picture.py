@@ -1,7 +1,7 @@
 """Makes docs/demo.png, the README's picture: two frames of `make demo` with their masks, and its report.
 
-`make demo && .venv/bin/python -m tests.picture`; wants Chromium. The report's upper part, as a window shows it, stands
-below figures.png of the same scores folder.
+`make picture`; wants Chromium. Below figures.png of the demo's scores stands the upper part of its report, as a
+window shows it.
 """
 
 import subprocess

@@ -345,7 +345,7 @@ class StatusReader:
 
 
 def show_status(place: Place, *, watch: bool = False, as_json: bool = False) -> int:
-    """Print how far a folder's scoring is; its exit code (docs/reference/scores.md). RequestError: none is there.
+    """Print how far a folder's scoring is; its exit code (docs/reference/scores.md). RequestError: none.
 
     watch: go on until it has ended or Ctrl-C. as_json: the plain values, with `silent_seconds`. DamagedFile:
     a part of what was committed; the rest is printed before.

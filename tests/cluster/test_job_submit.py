@@ -54,7 +54,7 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Head]:
-    """A head started as docs/how-to/cluster.md says, in a project folder of its own; nothing is left after."""
+    """A head started as docs/how-to/cluster.md says, in a project folder of its own; it leaves nothing."""
     root = tmp_path_factory.mktemp("submit")
     folder = root / "project"
     folder.mkdir()
