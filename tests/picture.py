@@ -1,6 +1,6 @@
 """Makes docs/demo.png, the README's picture: two frames of `make demo` with their masks, and its report.
 
-`make picture`; wants Chromium. Below figures.png of the demo's scores stands the upper part of its report, as a
+`make picture`; wants Chromium. Below figures.png of the demo's scores stands the top of its report, as a
 window shows it.
 """
 

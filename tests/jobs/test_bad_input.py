@@ -486,12 +486,13 @@ def test_another_scoring_in_the_same_folder_names_the_field(
     words = (archive, "--model", model, "--out", "out", "--workers", 0)
     assert run("score", capfd, *words)[0] == 0
     out = Path("out").resolve()
+    shutil.copytree(archive / "masks", archive / "others")
     for other, difference in (
         (("--batch", 2), "batch 4 instead of 2"),
         (("--halo", 0), "halo_px 16 instead of 0"),
         (("--masks", "none"), "masks png instead of none"),
         (("--threads", 2), "threads 1 instead of 2"),
-        (("--labels", archive / "images"), f"labels {archive}/masks instead of {archive}/images"),
+        (("--labels", archive / "others"), f"labels {archive}/masks instead of {archive}/others"),
     ):
         line = refused("score", capfd, *words, *other)
         assert line == f"--out {out} holds another run, with {difference}; give another --out"

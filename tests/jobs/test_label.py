@@ -151,9 +151,9 @@ class Job:
         return -1 if text is None else text.count("\n")
 
     def end(self) -> tuple[int, str]:
-        """The exit code, and what was written to standard error."""
+        """The exit code, and what was written to standard error before what comes next."""
         _, errors = self.process.communicate(timeout=20)
-        return self.process.returncode, errors
+        return self.process.returncode, errors.partition("next: ")[0]
 
 
 StartJob = Callable[..., Job]

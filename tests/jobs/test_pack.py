@@ -35,10 +35,10 @@ def test_a_wrong_request_ends_with_2_and_one_line(
     words: list[str],
     said: str,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    write_archive: WriteArchive,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setenv("FRINGE_DATA", str(tmp_path))
+    monkeypatch.setenv("FRINGE_DATA", str(write_archive()))
     assert main([*TINY_WORDS, *words]) == 2
     assert capfd.readouterr().err.splitlines()[-1].startswith(said)

@@ -21,7 +21,7 @@ from seg.recipe import Preprocessing
 from seg.requests import PredictRequest
 from seg.score.image_model import ImageModel, PredictedImage
 from tests.conftest import WriteArchive
-from tests.small import CLASSES, write_image, write_model, write_odd_archive
+from tests.small import CLASSES, read_ids, write_image, write_model, write_odd_archive
 
 SMALL = Preprocessing(channels=1, shrink=3)
 SEEN = {
@@ -55,9 +55,10 @@ def predict_by_job(words: list[str], folder: Path) -> dict[str, dict[str, Any]]:
     assert predict.main([*words, "--min-object", "9", "--out", str(folder)]) == 0
     images = json.loads((folder / "summary.json").read_text())["images"]
     for image in images:
-        for kind in ("masks", "overlays"):
-            file = folder / kind / f"{image['image']}.png"
-            image[kind] = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        image["masks"] = read_ids(folder / "masks" / f"{image['image']}.png")
+        image["overlays"] = cv2.imread(
+            str(folder / "overlays" / f"{image['image']}.png"), cv2.IMREAD_UNCHANGED
+        )
     return {image["image"]: image for image in images}
 
 

@@ -206,7 +206,7 @@ def test_a_scoring_is_a_line_a_minute_in_a_log(
             now += 1
             show()
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" s")[0].split()[-1] for line in lines] == ["60", "120", "180", "180"]
+    assert [line.split(" s")[0].split()[-1] for line in lines] == ["60", "120", "180"]
 
 
 def test_a_deadline_is_missed_where_the_end_is_later(progress: ScoringProgress) -> None:
