@@ -73,6 +73,7 @@ class Scene:
 def prepare(place: Path) -> Scene:
     """Seven images, one of them damaged, in parts of two; the same unfinished, with two of them noted."""
     from seg.ledger import ledger
+    from seg.score.blame import DECODE, MODEL, InFlight, Note, write_suspects
     from seg.storage import as_place
     from tests.conftest import write_discs
     from tests.small import write_model
@@ -82,10 +83,9 @@ def prepare(place: Path) -> Scene:
     (images / "s0" / "9.png").write_bytes((images / "s0" / "0.png").read_bytes()[:300])
     ledger.PART_ROWS = 2
     run_score(scene, scene.out, "--limit", "5")
-    suspect = {"images": {"s1/1.png": {"stage": "model", "attempt": 2}}}
-    note = {"host": "h", "pid": 1, "images": {"s1/2.png": {"stage": "decode", "attempt": 1}}}
-    as_place(scene.out).write_json("inflight/suspects.json", suspect)
-    as_place(scene.out).write_json("inflight/0123-1.json", note)
+    inflight = as_place(scene.out / "inflight")
+    write_suspects(inflight, {"s1/1.png": Note(MODEL, 2)})
+    InFlight(inflight, "0123-1").begin("s1/2.png", 1, stage=DECODE)
     shutil.copytree(scene.out, place / "unfinished")
     run_score(scene, scene.out)
     return scene
