@@ -12,8 +12,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SCORES, PICTURE = ROOT / "demo" / "scores", ROOT / "docs" / "demo.png"
-WIDTH_PX, WINDOW_PX = 1200, (1200, 720)
-COLOURS = 128
+WIDTH_PX, WINDOW_PX = 1200, (1200, 690)
+COLOURS = 256
 """Of the picture's palette: enough to look at, in a third of the bytes."""
 
 
@@ -43,7 +43,9 @@ def main() -> None:
         shot = Path(folder) / "report.png"
         photograph(SCORES / "report.html", shot)
         with Image.open(SCORES / "figures.png") as figures, Image.open(shot) as report:
-            stack([figures, report]).quantize(COLOURS, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+            stack([figures, report]).quantize(
+                COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            ).save(PICTURE, optimize=True)
 
 
 if __name__ == "__main__":

@@ -155,9 +155,9 @@ def _figures(out: Path) -> dict[str, Any]:
 @cache
 def _load_model_once() -> None:
     """The model is 50 MB, the same for every flip, and not what is flipped."""
-    from seg.score import plan as score_plan
+    from seg.score import job, plan
 
-    score_plan.load_model = cache(score_plan.load_model)
+    job.load_model, plan.read_model = cache(job.load_model), cache(plan.read_model)
 
 
 def target(out: Path, kind: str) -> Path:
@@ -286,7 +286,8 @@ def main(flips: int = 1000, seed: int = 0, only: tuple[str, ...] = KINDS, told: 
     flips: of each file; all its bits, where it has fewer.
     """
     with tempfile.TemporaryDirectory(prefix="fringe-flips-") as folder:
-        list(call_each(prepare, [(Path(folder),)], LIMITS))
+        ((_, prepared),) = call_each(prepare, [(Path(folder),)], LIMITS)
+        assert prepared.kind == "returned", prepared.detail
         found: list[Flip] = []
         seen: Counter[tuple[str, str, str]] = Counter()
         for flip in run(Path(folder), only, flips, seed):
