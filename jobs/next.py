@@ -97,9 +97,10 @@ def tell_after_predicting(request: "PredictRequest", folder: str) -> None:
 
 
 def tell_after_labelling(request: "LabelRequest") -> None:
-    """How to train on the labels, where they lie beside the images as a training finds them."""
+    """How to train on the labels, where there are some and a training finds them beside the images."""
     from seg.label.files import find_folders  # here: it loads NumPy
 
     images, root = find_folders(request.folder, request.out)
-    if images.parent == root:
+    saved = (path for name in ("masks", "boxes") for path in (root / name).rglob("*.*"))
+    if images.parent == root and any(saved):
         say_next("train on these labels:", "train", "--data", root)

@@ -103,6 +103,10 @@ def test_labels_beside_their_images_can_be_trained_on(here: Path, capsys: pytest
     (here / "plain" / "images").mkdir(parents=True)
     (here / "bare").mkdir()
     next_steps.tell_after_labelling(parse_words(LabelRequest, ["plain"]))
+    assert capsys.readouterr().err == ""
+    (here / "plain" / "masks").mkdir()
+    (here / "plain" / "masks" / "0.png").touch()
+    next_steps.tell_after_labelling(parse_words(LabelRequest, ["plain"]))
     look, words = said(capsys)
     assert look == "train on these labels:"
     assert parse(train.Args, words[2:]).data == Path("plain")
