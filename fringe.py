@@ -155,9 +155,10 @@ def _placed(request: Job) -> "Iterator[tuple[Job, Session]]":
 
 
 def _model_files(models: Models) -> list[Path]:
-    """The model files that are meant; of a folder its best.safetensors."""
-    files = map(Path, [models] if isinstance(models, str | Path) else models)
-    return [file / "best.safetensors" if file.is_dir() else file for file in files]
+    """The model files that are meant. RequestError: as of `find_model_file`."""
+    from seg.model_card import find_model_file
+
+    return [find_model_file(Path(one)) for one in ([models] if isinstance(models, str | Path) else models)]
 
 
 def _request(kind: type[Request], values: dict[str, Any], also_known: Iterable[str] = ()) -> Request:

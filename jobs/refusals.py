@@ -30,7 +30,8 @@ def refuse_training(request: DataRequest) -> None:
     given = None if demo else request.data or os.environ.get("FRINGE_DATA")
     if given is not None:
         require_data_folder(Path(given))
-    from seg.pack import training_data  # here: it loads OpenCV
+    from seg.data.plain import LabelRule  # here: they load OpenCV
+    from seg.pack import training_data
 
     folder, frames = training_data.FOLDER, training_data.SIMULATED
     if given is None and isinstance(request, TrainRequest) and not demo and _asks_for_data(folder):
@@ -46,7 +47,7 @@ def refuse_training(request: DataRequest) -> None:
         warnings.simplefilter("ignore", DataWarning)  # the training will say them
         training_data.check_limit(request.limit)
         request = training_data.apply_foreground(request)
-        rule = training_data.label_rule(request)
+        rule = LabelRule.of(request)
         training_data.find_samples(Path(given), request.recipe, seed=request.seed, labels=rule)
 
 

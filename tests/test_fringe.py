@@ -142,7 +142,7 @@ def test_other_requests_that_are_wrong_are_refused(tmp_path: Path, write_archive
     for ask, said in [
         (lambda: fringe.train("interferogram-smal", workers=0), "did you mean interferogram-small"),
         (lambda: fringe.load(tmp_path / "none"), "none is not there; give the best.safetensors"),
-        (lambda: fringe.load(tmp_path), "best.safetensors is not there"),
+        (lambda: fringe.load(tmp_path), "is a folder without best.safetensors"),
         (lambda: fringe.load(file, halo=3), "unknown field 'halo'; did you mean halo_px"),
         (lambda: fringe.load(file, out="x"), "`out` is not for `load`: images go to `predict`"),
         (lambda: fringe.score(archive, file, "x", tta="d8"), "`tta` is \"d8\", wanted 'none' or 'flips'"),

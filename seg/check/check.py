@@ -100,13 +100,7 @@ def find_rule(request: CheckRequest | TrainRequest) -> LabelRule:
     """Where the labels of a request are and how they are written. RequestError: it says that twice."""
     if request.foreground is not None and request.label_colours is not None:
         raise RequestError("`foreground` and `label_colours` both say what a mask means; leave one out")
-    return LabelRule(
-        folder=request.labels,
-        suffix=request.label_suffix,
-        colours=request.label_colours,
-        classes=request.classes,
-        follow_links=request.follow_links,
-    )
+    return LabelRule.of(request)
 
 
 def check_training(request: TrainRequest) -> Checked:

@@ -67,13 +67,7 @@ class Part:
     @property
     def rule(self) -> LabelRule:
         """Where the labels are and how they are written."""
-        return LabelRule(
-            folder=self.labels,
-            suffix=self.label_suffix,
-            colours=self.label_colours,
-            classes=self.classes,
-            follow_links=self.follow_links,
-        )
+        return LabelRule.of(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

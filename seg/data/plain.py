@@ -6,6 +6,7 @@ from dataclasses import astuple, dataclass
 from functools import partial
 from glob import escape
 from pathlib import Path
+from typing import Protocol
 
 from seg.data.colours import read_colours
 from seg.data.images import EXTENSIONS, split_page
@@ -46,6 +47,46 @@ class LabelRule:
     follow_links: bool = False
     """Whether links to folders and out of them count, among images as among labels."""
 
+    @classmethod
+    def of(cls, asked: "LabelWords") -> "LabelRule":
+        """What a request says of its labels."""
+        return cls(
+            folder=asked.labels,
+            suffix=asked.label_suffix,
+            colours=asked.label_colours,
+            classes=asked.classes,
+            follow_links=asked.follow_links,
+        )
+
+
+class LabelWords(Protocol):
+    """What every job that reads labels as others write them is asked of them."""
+
+    @property
+    def labels(self) -> Path | None:
+        """As LabelRule.folder."""
+        ...
+
+    @property
+    def label_suffix(self) -> str:
+        """As LabelRule.suffix."""
+        ...
+
+    @property
+    def label_colours(self) -> Path | None:
+        """As LabelRule.colours."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """As LabelRule.classes."""
+        ...
+
+    @property
+    def follow_links(self) -> bool:
+        """As LabelRule.follow_links."""
+        ...
+
 
 PLAIN = LabelRule()
 """Of the plain layout."""
@@ -71,7 +112,7 @@ class PairedImages:
 
 
 def is_plain_layout(root: Place | Path) -> bool:
-    """Whether a folder is laid out as docs/reference/scores.md says: images/ beside labels or classes.txt."""
+    """Whether a folder is laid out as docs/reference/data.md says: images/ beside labels or classes.txt."""
     place = as_place(root)
     labelled = label_folder(place) is not None or place.stat("classes.txt") is not None
     return labelled and place.below("images").exists()

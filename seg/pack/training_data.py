@@ -69,18 +69,7 @@ def open_requested(request: DataRequest, recipe: Recipe) -> TrainingData:
         recipe,
         seed=request.seed,
         limit=request.limit,
-        labels=label_rule(request),
-    )
-
-
-def label_rule(request: DataRequest) -> LabelRule:
-    """Where a request says that its labels are."""
-    return LabelRule(
-        folder=request.labels,
-        suffix=request.label_suffix,
-        colours=request.label_colours,
-        classes=request.classes,
-        follow_links=request.follow_links,
+        labels=LabelRule.of(request),
     )
 
 

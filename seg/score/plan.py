@@ -118,11 +118,7 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     listing = _list(archive, request, among)
     refuse_links(out)
     asked = listing.images[: request.limit]
-    if request.masks != "none":
-        check_masks(out, asked)
-    if request.overlays == "png":
-        check_masks(out, asked, "leave it out with `exclude`, or give `overlays=none`", folder="overlays")
-    _check_export(out, request, asked)
+    _check_names(out, request, asked)
     colours = request.label_colours and _read_colours(request.label_colours, card)
     labels, found = _find_labels(listing.images, archive, labels, card, request, begun)
     settings = ScorerSettings(
@@ -165,8 +161,12 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
     )
 
 
-def _check_export(out: Place, request: ScoreRequest, images: Sequence[str]) -> None:
-    """RequestError: `export` has no masks, or no names of their own for the files of these images."""
+def _check_names(out: Place, request: ScoreRequest, images: Sequence[str]) -> None:
+    """RequestError: what is to be written of these images has no masks, or no names of its own for a file."""
+    if request.masks != "none":
+        check_masks(out, images)
+    if request.overlays == "png":
+        check_masks(out, images, "leave it out with `exclude`, or give `overlays=none`", folder="overlays")
     if request.export == "masks" and request.masks == "none":
         raise RequestError("`export=masks`: with `masks=none` there are none to export; give `masks=png`")
     if request.export in ("yolo", "masks"):
