@@ -1,12 +1,14 @@
 """Progress on the screen: bars of known length, and views of work that is drawn again while it runs."""
 
 import logging
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf, isfinite
+from types import FrameType
 from typing import Protocol
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -192,9 +194,10 @@ def watch_thread(watched: Watched, work: Callable[[], object]) -> StoppedBy:
 
     thread = threading.Thread(target=run, daemon=True)
     try:
-        with live_view(watched) as show:
+        with _keeping_ctrl_c() as heed, live_view(watched) as show:
             thread.start()
             while thread.is_alive():
+                heed()
                 show()
                 thread.join(LOOK_EVERY_S)
     except KeyboardInterrupt:
@@ -210,12 +213,45 @@ def watch_here(watched: Watched, work: Callable[[Callable[[], None]], object]) -
     Ctrl-C ends it where it is. In a thread it would go on while the interpreter ends, and torch aborts such a
     process: exit code 134, not 4.
     """
+
+    def heed_and_show() -> None:
+        heed()
+        show()
+
     try:
-        with live_view(watched) as show:
-            work(show)
+        with _keeping_ctrl_c() as heed, live_view(watched) as show:
+            work(heed_and_show)
     except KeyboardInterrupt:
         return StoppedBy.INTERRUPT
     return StoppedBy.FINISHED
+
+
+@contextmanager
+def _keeping_ctrl_c() -> Iterator[Callable[[], None]]:
+    """While the block runs no Ctrl-C is lost: one that ended nothing is raised again by what this gives.
+
+    Python only prints what is raised in a finaliser or a callback of its garbage collection, and goes on. A
+    handler of somebody else stays as it is; outside the main thread signals are not heard.
+    """
+    came = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.set()
+        raise KeyboardInterrupt
+
+    def heed() -> None:
+        if came.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield heed
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -94,7 +94,9 @@ def inflight(place: Place) -> list[str]:
     return place.below("inflight").names()
 
 
-@pytest.mark.parametrize("stages", [TOGETHER, APART], ids=["together", "apart"])
+@pytest.mark.parametrize(
+    "stages", [TOGETHER, pytest.param(APART, marks=pytest.mark.long)], ids=["together", "apart"]
+)
 def test_deaths_in_any_stage_cost_the_killers_alone_and_rows_come_once(
     open_source: Open, place: Place, stages: Stages, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,6 +120,7 @@ def test_deaths_in_any_stage_cost_the_killers_alone_and_rows_come_once(
     assert "with exit-model.png in work; another one takes its place" in said
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_costs_no_image_more_than_a_second_try(
     open_source: Open, place: Place
 ) -> None:
@@ -137,7 +140,8 @@ def test_a_process_that_is_killed_costs_no_image_more_than_a_second_try(
     assert inflight(place) == []
 
 
-@pytest.mark.parametrize("does", ["hang", pytest.param("freeze", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("does", ["hang", "freeze"])
 def test_a_process_that_hangs_or_stands_still_is_ended_when_its_image_takes_too_long(
     open_source: Open, place: Place, does: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +221,7 @@ def test_a_scoring_that_is_to_stop_ends_soon_and_what_was_not_begun_is_left(
     wait_until(lambda: not own_processes("ray::MapWorker"), "the end of the stages")
 
 
+@pytest.mark.long
 def test_a_thousand_images_that_cost_nothing_pass_through(open_source: Open) -> None:
     images = [f"{k}.png" for k in range(1000)]
     assert run(open_source(images)).keys() == set(images)

@@ -91,6 +91,7 @@ def test_what_averages_is_part_of_a_scoring_and_has_to_be_alike(
             plan(models[0], unlike)
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_a_model_file_of_another_network_is_refused_by_the_first_worker(
     tmp_path: Path, session: Session, write_archive: WriteArchive

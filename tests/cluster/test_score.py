@@ -76,6 +76,7 @@ def check_whole(folder: Path, labels: dict[str, Path | None]) -> list[list[int]]
     return total
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_no_worker_one_and_two_give_the_same_integers_and_masks(
     tmp_path: Path, session: Session, model: Path, score_in_process: Score

@@ -174,6 +174,7 @@ def test_a_run_whose_last_line_was_not_written_gets_it(archive: Path, tmp_path: 
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_memory_that_one_worker_lacks_ends_all_at_once(session: Session, tmp_path: Path) -> None:
     class Plan:
         """Stands for a plan: what a worker looks at first leaves a trace, and ends or blocks it."""
@@ -276,28 +277,28 @@ def test_a_batch_that_does_not_follow_from_the_workers_is_refused(
         plan_batch(caplog, workers, **changes)
 
 
-def test_eight_epochs_and_four_are_twelve_bit_for_bit(
+def test_four_epochs_and_two_are_six_bit_for_bit(
     tmp_path: Path, idle: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     small = write_discs(tmp_path / "small", sequences=3, frames=2)
     crops = Crops(size_px=(32, 32))
-    steady = replace(TINY, epochs=12, crops=crops, optimizer=Optimizer(schedule="constant", lr=3e-3))
+    steady = replace(TINY, epochs=6, crops=crops, optimizer=Optimizer(schedule="constant", lr=3e-3))
     train(request_for(small, tmp_path / "whole", recipe=steady), idle)
-    begun = request_for(small, tmp_path / "parts", recipe=replace(steady, epochs=8))
+    begun = request_for(small, tmp_path / "parts", recipe=replace(steady, epochs=4))
     values = train(begun, idle).values
-    assert (values["epochs_run"], values["horizon"], values["schedule_epochs"]) == (8, None, 8)
+    assert (values["epochs_run"], values["horizon"], values["schedule_epochs"]) == (4, None, 4)
     pictures = (tmp_path / "parts" / "examples.png").stat().st_mtime_ns
     with pytest.raises(RequestError, match=r"recipe.batch 4 instead of 2"):
         train(replace(begun, recipe=replace(steady, batch=2)), idle)
     values = train(replace(begun, recipe=steady), idle).values
-    assert (values["epochs_run"], values["horizon"], values["schedule_epochs"]) == (12, "keep", 8)
-    assert "keeps the schedule of 8 epochs, and after them its last value: `horizon=keep`" in caplog.text
+    assert (values["epochs_run"], values["horizon"], values["schedule_epochs"]) == (6, "keep", 4)
+    assert "keeps the schedule of 4 epochs, and after them its last value: `horizon=keep`" in caplog.text
     assert what_is_left(tmp_path / "parts") == what_is_left(tmp_path / "whole")
     expected, found = (load_file(state_file(tmp_path / out)) for out in ("whole", "parts"))
     assert all(torch.equal(found[name], expected[name]) for name in expected.keys() | found.keys())
     assert (tmp_path / "parts" / "examples.png").stat().st_mtime_ns != pictures  # of the new best epoch
-    with pytest.raises(RequestError, match=r"`epochs=8`: the run has 12 already; try `epochs=12`"):
+    with pytest.raises(RequestError, match=r"`epochs=4`: the run has 6 already; try `epochs=6`"):
         train(begun, idle)
     again = train(replace(begun, recipe=steady, horizon="stretch"), idle).values  # nothing grows now
     assert again == values

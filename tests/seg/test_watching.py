@@ -1,3 +1,5 @@
+import signal
+import sys
 import threading
 from collections.abc import Callable
 
@@ -52,3 +54,32 @@ def test_ctrl_c_ends_the_watching_of_work_that_goes_on(monkeypatch: pytest.Monke
 
 def test_ctrl_c_ends_work_in_this_thread_where_it_is() -> None:
     assert watch_here(Counted(), fail(KeyboardInterrupt())) is StoppedBy.INTERRUPT
+
+
+@pytest.mark.parametrize("watch", [watch_thread, watch_here])
+def test_a_ctrl_c_that_python_loses_in_a_finaliser_ends_the_work_at_its_next_step(
+    watch: Callable[..., StoppedBy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda one: lost.append(one.exc_type))
+    monkeypatch.setattr("seg.progress.LOOK_EVERY_S", 0)
+    over, before = threading.Event(), signal.getsignal(signal.SIGINT)
+
+    class Dropped:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    class Dropping(Counted):
+        def look(self) -> None:
+            super().look()
+            if self.done == 2:
+                Dropped()
+
+    def work(show: Callable[[], object] = lambda: over.wait(0.1)) -> None:
+        for _ in range(100):
+            show()
+
+    assert watch(Dropping(), work) is StoppedBy.INTERRUPT
+    over.set()
+    assert lost == [KeyboardInterrupt]
+    assert signal.getsignal(signal.SIGINT) is before
