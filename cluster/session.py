@@ -51,7 +51,8 @@ def quiet_ray() -> Iterator[None]:
     """For the length of a block: Ray's Python loggers show errors alone, native output goes to a file.
 
     Ray's core writes straight to file descriptor 2. Our own lines keep the terminal, through a duplicate of
-    the descriptor. The file lies in the temporary folder; it stays if the block fails and something is in it.
+    the descriptor, or what stands for standard error in a notebook. The file lies in the temporary folder; it
+    stays if the block fails and something is in it.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -60,7 +61,9 @@ def quiet_ray() -> Iterator[None]:
     python_stdout, python_stderr = sys.stdout, sys.stderr
     ended_well = False
     with os.fdopen(native, "ab") as file, _open_screen(screen) as stream:
-        sys.stdout, sys.stderr = cast("TextIO", _Apart(python_stdout, file)), stream
+        sys.stdout = cast("TextIO", _Apart(python_stdout, file))
+        if _is_descriptor_2(python_stderr):
+            sys.stderr = stream
         os.dup2(file.fileno(), 2)
         try:
             yield
@@ -70,6 +73,13 @@ def quiet_ray() -> Iterator[None]:
             sys.stdout, sys.stderr = python_stdout, python_stderr
             if ended_well or not os.fstat(file.fileno()).st_size:
                 Path(log).unlink(missing_ok=True)  # a long night's temporary files may have been cleared away
+
+
+def _is_descriptor_2(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2  # what POSIX calls STDERR_FILENO
+    except (OSError, ValueError):  # a notebook's cell, a StringIO
+        return False
 
 
 def _open_screen(descriptor: int) -> IO[str]:

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -29,6 +31,15 @@ def test_native_lines_go_to_a_file_and_ours_to_the_screen(
     print("Python again", file=sys.stderr)
     assert capfd.readouterr().err == "from Python\nnative again\nPython again\n"
     assert not list(tmp_path.iterdir())  # a block that ends well takes its file along
+
+
+def test_what_stands_for_standard_error_has_our_lines_and_no_native_one() -> None:
+    """As in a notebook, whose cells are no file."""
+    cell = io.StringIO()
+    with contextlib.redirect_stderr(cell), quiet_ray():
+        os.write(2, b"from C++\n")
+        print("from Python", file=sys.stderr)
+    assert cell.getvalue() == "from Python\n"
 
 
 def test_a_block_that_fails_keeps_the_file_and_gives_the_screen_back(
