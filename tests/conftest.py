@@ -33,13 +33,18 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 TESTS = Path(__file__).parent
 SHARE_RAY = (
-    *("cluster/test_train.py", "cluster/test_search.py", "cluster/test_packing.py", "cluster/test_plan.py"),
+    *(
+        "cluster/test_train.py",
+        "cluster/test_search.py",
+        "cluster/test_dataset.py",
+        "cluster/test_engines.py",
+    ),
+    *("cluster/test_packing.py", "cluster/test_plan.py"),
     "cluster/test_score.py",  # the last: jobs that it runs in its own process end Ray
 )
 """One process's, with one Ray, which takes 8 s to start."""
 LONG_FILES = (
-    *("cluster/test_dataset.py", "cluster/test_job_submit.py", "cluster/test_engines.py"),
-    *("faults/test_training_faults.py", "cluster/test_tracking.py"),
+    *("cluster/test_job_submit.py", "faults/test_training_faults.py", "cluster/test_tracking.py"),
     *("jobs/test_label.py", "seg/train/test_training.py", "jobs/test_bad_input.py"),
     *("faults/test_scoring_kills.py", "faults/test_scoring_faults.py", "seg/models/test_overfit.py"),
     *("jobs/test_predict.py", "seg/models/test_models.py", "test_real_images.py"),

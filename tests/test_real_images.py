@@ -36,24 +36,24 @@ def test_camvids_validation_images_are_counted_as_by_hand(
             models=(model,),
             out=as_place(tmp_path / "out"),
             workers=0,
-            limit=12,
+            limit=4,
         ),
         idle,
     )
     counts = [summary.values[name] for name in ("images_found", "images_scored", "labelled")]
-    assert (counts, summary.exit_code) == ([101, 12, 12], 0)
+    assert (counts, summary.exit_code) == ([101, 4, 4], 0)
     rows = ledger_rows(tmp_path / "out")
     labels: dict[str, Path | None] = {row["image"]: camvid / "valannot" / row["image"] for row in rows}
     expected = count_by_hand(tmp_path / "out" / "masks", labels, num_classes=11)
     assert sum_ledger(tmp_path / "out", num_classes=11) == summary.values["confusion"] == expected
-    assert np.sum(expected) + sum(row["ignored"] for row in rows) == 12 * 360 * 480
+    assert np.sum(expected) + sum(row["ignored"] for row in rows) == 4 * 360 * 480
     assert all(sum(row) for row in expected[:5])  # the truth has many classes
     assert np.count_nonzero(np.sum(expected, 0)) > 1  # and so has the prediction
 
 
 def test_every_hologram_gets_a_mask_of_its_own_size(shared_data: Path, tmp_path: Path, idle: Session) -> None:
     archive = shared_data / "holograms"
-    model = write_model(tmp_path / "model.safetensors", preprocessing=Preprocessing(shrink=3))
+    model = write_model(tmp_path / "model.safetensors", preprocessing=Preprocessing(shrink=6))
     summary = score(
         ScoreRequest(archive=as_place(archive), models=(model,), out=as_place(tmp_path / "out"), workers=0),
         idle,

@@ -177,6 +177,7 @@ def test_workers_are_started_again_once_where_nothing_moves_then_that_is_said(
     assert note[1].attempt == 1  # tried last, and not to blame
 
 
+@pytest.mark.long
 def test_storage_that_refuses_ends_the_run_with_its_error_and_blames_no_image(
     open_source: Open, place: Place
 ) -> None:
@@ -187,6 +188,7 @@ def test_storage_that_refuses_ends_the_run_with_its_error_and_blames_no_image(
     assert {note.attempt for note in take_over(place.below("inflight")).values()} <= {1}
 
 
+@pytest.mark.long
 def test_errors_of_a_start_come_back_as_what_they_are(
     open_source: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

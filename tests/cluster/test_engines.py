@@ -176,7 +176,9 @@ def gather(folder: Path) -> tuple[dict[str, dict[str, object]], list[str], dict[
     return rows, objects, read_tree(folder / "masks")
 
 
-@pytest.mark.parametrize("engine", ["together 2", "apart 1", pytest.param("crops", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "engine", ["apart 1", *(pytest.param(one, marks=pytest.mark.long) for one in ("together 2", "crops"))]
+)
 def test_every_engine_gives_the_same(tmp_path: Path, session: Session, idle: Session, engine: str) -> None:
     check_alike(write_archive(tmp_path / "archive"), tmp_path, session, idle, [engine])
 

@@ -96,6 +96,7 @@ for workers, gpus in ((0, 1.0), (0, 0.0), (2, 0.0)):
 """
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_what_follows_a_jobs_work_is_done_in_a_task_that_holds_a_gpu_where_its_workers_did() -> None:
     done = subprocess.run([sys.executable, "-c", ON_A_GPU], capture_output=True, text=True, check=False)

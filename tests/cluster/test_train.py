@@ -282,7 +282,7 @@ def test_four_epochs_and_two_are_six_bit_for_bit(
 ) -> None:
     caplog.set_level("INFO")
     small = write_discs(tmp_path / "small", sequences=3, frames=2)
-    crops = Crops(size_px=(32, 32))
+    crops = Crops(size_px=(32, 32), per_image=2)
     steady = replace(TINY, epochs=6, crops=crops, optimizer=Optimizer(schedule="constant", lr=3e-3))
     train(request_for(small, tmp_path / "whole", recipe=steady), idle)
     begun = request_for(small, tmp_path / "parts", recipe=replace(steady, epochs=4))

@@ -131,7 +131,9 @@ PRECISIONS = ["float32", pytest.param("bf16", marks=[] if has_fast_bf16() else [
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "fcn32")) for name in NAMES]
+)
 def test_logits_hang_on_neither_a_crops_place_in_a_pass_nor_its_company(
     name: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
