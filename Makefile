@@ -45,10 +45,10 @@ fix: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Three files at a time, each test on one core: half of the tests' time is waiting for processes to start. Of files
-# that share a Ray (tests/conftest.py) it is one.
+# Three files at a time, each test on one core: half of the tests' time is waiting for processes to start. Tests that
+# share a Ray (tests/conftest.py) are one of the three.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 # The long kills, minutes each; two files at a time, as most are more than one process, and each its own Ray. Their
 # waits end late: an hour of them on a machine that others use as well is to tell of defects, not of its load.

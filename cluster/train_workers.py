@@ -23,7 +23,7 @@ from seg.plain_data import to_plain
 from seg.screen import show_log
 from seg.train.board import WRITE_EVERY_S, Board, beating, describe_late, failures_file, read_beats
 from seg.train.learner import find_ranks
-from seg.train.run_folder import write_history
+from seg.train.run_folder import HistoryWriter
 from seg.train.state import EpochResult
 from seg.train.training import StepReport, Training, TrainingPlan
 
@@ -183,9 +183,9 @@ def _is_collective(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
-def _write_history(training: Training) -> None:
+def _write_history(writer: HistoryWriter, training: Training) -> None:
     training.plan.check_owner()
-    write_history(training.plan.folder, training.journal)
+    writer.write(training.journal)
 
 
 def train_epochs(
@@ -199,7 +199,7 @@ def train_epochs(
     on_news: called after each step and epoch. on_epoch: called on every rank, as Ray wants to hear of each.
     """
     training = Training(plan, device)
-    board = Board(training)
+    board, history = Board(training), HistoryWriter(plan.folder)
 
     def on_step(step: StepReport) -> None:
         board.on_step(step)
@@ -208,7 +208,7 @@ def train_epochs(
     with beating(training):
         for result in training.epochs(on_step):
             if training.ranks.rank == 0:
-                persistently(partial(_write_history, training), f"history of {plan.folder}")
+                persistently(partial(_write_history, history, training), f"history of {plan.folder}")
             board.on_epoch(result)
             on_news()
             on_epoch(result)

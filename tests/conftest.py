@@ -42,7 +42,7 @@ SHARE_RAY = (
     *("cluster/test_packing.py", "cluster/test_plan.py"),
     "cluster/test_score.py",  # the last: jobs that it runs in its own process end Ray
 )
-"""One process's, with one Ray, which takes 8 s to start."""
+"""Their tests that are marked `ray` are one process's, with one Ray, which takes 8 s to start."""
 LONG_FILES = (
     *("cluster/test_job_submit.py", "faults/test_training_faults.py", "cluster/test_tracking.py"),
     *("jobs/test_label.py", "seg/train/test_training.py", "jobs/test_bad_input.py"),
@@ -58,33 +58,35 @@ def file_of(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that share a Ray come first, then the long ones."""
+    """Tests that share a Ray come first, then the long files."""
     order = {file: place for place, file in enumerate(SHARE_RAY + LONG_FILES)}
-    items.sort(key=lambda item: order.get(file_of(item.nodeid), len(order)))
+    items.sort(key=lambda item: (not shares_ray(item), order.get(file_of(item.nodeid), len(order))))
+    for item in filter(shares_ray, items):
+        item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+def shares_ray(item: pytest.Item) -> bool:
+    """Whether a test's Ray is that of others as well."""
+    return file_of(item.nodeid) in SHARE_RAY and item.get_closest_marker("ray") is not None
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
-    """Who runs what, where tests are spread over processes by file."""
-    return FileScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+    """Who runs what, where tests are spread over processes by group."""
+    return FileScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 class FileScheduling(LoadScopeScheduling):
-    """A file is one process's, and all that share a Ray are the same one's."""
+    """A file is one process's, and all tests that share a Ray are the same one's."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = file_of(nodeid)
-        return "ray" if file in SHARE_RAY else file
+        return "ray" if nodeid.endswith("@ray") else file_of(nodeid)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """End Ray after the last file that shares it: its processes are never quite idle."""
+    """End Ray after the last test that shares it: its processes are never quite idle."""
     ray = sys.modules.get("ray")
-    if (
-        ray
-        and (nextitem is None or item.path != nextitem.path)
-        and (nextitem is None or file_of(nextitem.nodeid) not in SHARE_RAY)
-    ):
+    if ray and (nextitem is None or not (item.path == nextitem.path or shares_ray(nextitem))):
         ray.shutdown()
 
 

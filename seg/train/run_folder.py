@@ -4,10 +4,11 @@ import csv
 import hashlib
 import io
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, astuple, fields
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,14 +189,42 @@ def holding(
         yield lock
 
 
+CURVES_SHARE = 0.1
+"""Most of a training's time in which its curves are drawn: of epochs of a second not each is."""
+
+
+class HistoryWriter:
+    """Keeps history.csv and curves.png up to date while a training runs; `write_history` ends it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._due_s = -inf
+
+    def write(self, journal: Journal) -> None:
+        """Write what another epoch has changed; both files are whole or the old ones."""
+        _write_table(self.folder, journal)
+        if (began_s := time.monotonic()) >= self._due_s:
+            _draw_curves(self.folder, journal)
+            ended_s = time.monotonic()
+            self._due_s = ended_s + (ended_s - began_s) / CURVES_SHARE
+
+
 def write_history(folder: Path, journal: Journal) -> None:
     """Write history.csv, a line an epoch, and curves.png from the journal; both are whole or the old ones."""
+    _write_table(folder, journal)
+    _draw_curves(folder, journal)
+
+
+def _write_table(folder: Path, journal: Journal) -> None:
     text, history = io.StringIO(), journal.history
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in fields(EpochResult))
     writer.writerows(astuple(result) for result in history)
     write_bytes(folder / "history.csv", text.getvalue().encode())
-    curves = ((one.epoch, one.loss, one.validation_loss, one.miou) for one in history)
+
+
+def _draw_curves(folder: Path, journal: Journal) -> None:
+    curves = ((one.epoch, one.loss, one.validation_loss, one.miou) for one in journal.history)
     with replacing(folder / "curves.png") as temporary:
         plots.plot_curves(temporary, *zip(*curves, strict=True), best_epoch=journal.best_epoch)
 

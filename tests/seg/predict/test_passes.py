@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from seg.data.preprocess import image_statistics
+from seg.models import MODELS
 from seg.models.build import build, takes_frames
 from seg.models.fcn32 import FCN32
 from seg.predict.passes import Mixing, Part, Passes, has_fast_bf16
 from seg.predict.tiling import FrameCrops, ImageCrops
 from seg.recipe import Tiling
-from tests.seg.models.test_models import NAMES
+from tests.seg.models.test_models import LONG
 
 CPU = torch.device("cpu")
 TILING = Tiling(crop_px=(32, 32), halo_px=0)
@@ -132,7 +133,8 @@ PRECISIONS = ["float32", pytest.param("bf16", marks=[] if has_fast_bf16() else [
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] * (name == "fcn32")) for name in NAMES]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if name in LONG | {"fcn32"} else []) for name in MODELS],
 )
 def test_logits_hang_on_neither_a_crops_place_in_a_pass_nor_its_company(
     name: str, precision: str, monkeypatch: pytest.MonkeyPatch

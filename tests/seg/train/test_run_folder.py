@@ -1,4 +1,4 @@
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,16 @@ from seg.plain_data import to_plain
 from seg.recipe import Augmentation, Optimizer, Recipe
 from seg.recipes import RECIPES
 from seg.storage import Place, as_place
-from seg.train.run_folder import check_folder, claim_folder, grow, run_identity, run_name
-from seg.train.state import read_run
+from seg.train.run_folder import (
+    HistoryWriter,
+    check_folder,
+    claim_folder,
+    grow,
+    run_identity,
+    run_name,
+    write_history,
+)
+from seg.train.state import EpochResult, Journal, read_run
 
 RECIPE = RECIPES["interferogram-small"]
 DATA = TrainingData(Path("d"), ("a", "b"), Split((), (), "how"), "f" * 64, {}, Path("packs"))
@@ -193,3 +201,22 @@ def test_a_horizon_that_no_run_has_is_damage(horizon: Any) -> None:
 @pytest.mark.parametrize("found", [None, [], "x", {}, {"recipe": None}, {"recipe": {"epochs": "8"}}])
 def test_what_is_no_run_does_not_grow(found: Any) -> None:
     assert grow([found], make_identity(), "keep") == to_plain(make_identity())
+
+
+def test_curves_are_drawn_as_seldom_as_takes_their_share_of_the_time_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half: dict[str, Any] = dict.fromkeys((column.name for column in fields(EpochResult)), 0.5)
+    history = [EpochResult(**half | {"epoch": epoch}) for epoch in (1, 2, 3)]
+    for share, expected in ((1e-9, [1]), (1e9, [1, 2, 3])):
+        monkeypatch.setattr("seg.train.run_folder.CURVES_SHARE", share)
+        writer, drawn = HistoryWriter(tmp_path), list[int]()
+        for epoch in (1, 2, 3):
+            (tmp_path / "curves.png").unlink(missing_ok=True)
+            writer.write(Journal(history=history[:epoch]))
+            drawn += [epoch] * (tmp_path / "curves.png").is_file()
+            assert len((tmp_path / "history.csv").read_text().splitlines()) == 1 + epoch
+        assert drawn == expected
+        (tmp_path / "curves.png").unlink(missing_ok=True)
+        write_history(tmp_path, Journal(history=history))
+        assert (tmp_path / "curves.png").is_file()
