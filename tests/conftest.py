@@ -46,7 +46,7 @@ SHARE_RAY = (
 LONG_FILES = (
     *("cluster/test_job_submit.py", "faults/test_training_faults.py", "cluster/test_tracking.py"),
     *("jobs/test_label.py", "seg/train/test_training.py", "jobs/test_bad_input.py"),
-    *("faults/test_scoring_kills.py", "faults/test_scoring_faults.py", "seg/models/test_overfit.py"),
+    *("faults/test_scoring_faults.py", "seg/models/test_overfit.py"),
     *("jobs/test_predict.py", "seg/models/test_models.py", "test_real_images.py"),
 )
 """Half a minute and more: they begin first, so that none is left alone at the end."""

@@ -277,6 +277,7 @@ def test_a_batch_that_does_not_follow_from_the_workers_is_refused(
         plan_batch(caplog, workers, **changes)
 
 
+@pytest.mark.long
 def test_four_epochs_and_two_are_six_bit_for_bit(
     tmp_path: Path, idle: Session, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -395,6 +396,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.long
 def test_ctrl_c_while_the_plotting_library_loads_is_exit_code_4(archive: Path, tmp_path: Path) -> None:
     """Half loaded, it could not be loaded again to draw what had come until then."""
     words = (*TINY_WORDS, "--data", archive, "--workers", 0, "--epochs", 2, "--out", tmp_path / "run")
