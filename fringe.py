@@ -10,7 +10,6 @@ an image that cannot be used is an `ImageError`. What is told beside results goe
 `logging`, how far a job is to standard error.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -147,11 +146,12 @@ def read_scores(folder: str | Path) -> "ScoreTables":
 @contextmanager
 def _placed(request: Job) -> "Iterator[tuple[Job, Session]]":
     """A job's request with its default of workers, and what it runs on, for the length of a block."""
+    from cluster.placement import is_bare
     from cluster.session import compute_session
 
     with compute_session(use_ray=request.workers != 0) as session:
-        bare = not session.connected and not session.gpus_possible and "FRINGE_WORKERS" not in os.environ
-        yield (replace(request, workers=0) if bare and request.workers is None else request), session
+        here = request.workers is None and is_bare(session)  # of a scoring too, however large
+        yield (replace(request, workers=0) if here else request), session
 
 
 def _model_files(models: Models) -> list[Path]:
