@@ -35,6 +35,8 @@ READ_ANEW = frozenset({".tif", ".tiff"})
 """Endings of the files that READER reads otherwise than the reader before it."""
 MOST_EXAMPLES = 4
 """Validation images in examples.png."""
+CURVES_SHARE = 0.1
+"""Most of a training's time in which its curves are drawn: of epochs of a second not each is."""
 
 
 def is_read_anew(image: str) -> bool:
@@ -187,10 +189,6 @@ def holding(
         # another job may have been faster, and be done already
         claim_folder(folder, identity, older_reader=older_reader)
         yield lock
-
-
-CURVES_SHARE = 0.1
-"""Most of a training's time in which its curves are drawn: of epochs of a second not each is."""
 
 
 class HistoryWriter:
