@@ -15,7 +15,15 @@ from seg.ahead import map_ahead
 from seg.check.find import Found
 from seg.data.formats.header import Header
 from seg.data.images import ImageFiles, Pixels
-from seg.data.labels import IGNORE, LabelMap, decode_colours, decode_ids, decode_label, holds_mask
+from seg.data.labels import (
+    IGNORE,
+    LabelMap,
+    decode_colours,
+    decode_ids,
+    decode_label,
+    holds_mask,
+    open_label,
+)
 from seg.data.layout import MAX_CLASSES, Sample
 from seg.data.preprocess import Intensity, measure_intensity, shrink_mask
 from seg.errors import ImageError, LabelMismatch
@@ -125,7 +133,7 @@ def _look(
     if sample.label is None:
         return Look(sample=sample, image=facts)
     try:
-        ids = read_ids(sample, facts.size, classes, label_map)
+        ids = read_ids(sample, files, facts.size, classes, label_map)
     except OSError as error:
         return Look(
             sample=sample, image=facts, label=f"{sample.label} cannot be read: {error.strerror or error}"
@@ -140,7 +148,11 @@ def _look(
 
 
 def read_ids(
-    sample: Sample, size: tuple[int, int], classes: tuple[str, ...], label_map: LabelMap
+    sample: Sample,
+    files: ImageFiles,
+    size: tuple[int, int],
+    classes: tuple[str, ...],
+    label_map: LabelMap,
 ) -> NDArray[np.uint8]:
     """Ids of a label as they are stored, uint8 [H, W]; of boxes and of an adapter's label, class ids.
 
@@ -148,8 +160,8 @@ def read_ids(
     """
     assert sample.label is not None
     if sample.decoder is not None:
-        return sample.read_mask(size, classes, label_map)
-    data = sample.label.read_bytes()
+        return sample.read_mask(files, size, classes, label_map)
+    data = open_label(files, sample.label)
     if holds_mask(sample.label.name):
         return decode_ids(data, sample.label, size)
     return decode_label(data, sample.label, size, classes or tuple(map(str, range(MAX_CLASSES))))
@@ -158,7 +170,7 @@ def read_ids(
 def list_colours(sample: Sample, size: tuple[int, int]) -> list[tuple[int, ...]]:
     """Colours of an RGB mask, the most frequent first. LabelMismatch: it is none. OSError: it is gone."""
     assert sample.label is not None
-    pixels = decode_colours(sample.label.read_bytes(), sample.label, size)
+    pixels = decode_colours(open_label(ImageFiles(), sample.label), sample.label, size)
     colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
     return [tuple(colours[place].tolist()) for place in np.argsort(-counts, kind="stable")]
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.labels import IGNORE, LabelMap, decode_colours, map_ids
+from seg.data.labels import IGNORE, Content, LabelMap, decode_colours, map_ids
 from seg.data.layout import MAX_CLASSES, read_lines
 from seg.errors import LabelMismatch, RequestError
 
@@ -27,7 +27,7 @@ class ColourMask:
     """Of each class, in id order; those after the classes' are ignored."""
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
+        self, data: Content, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The mask; see LabelDecoder. LabelMismatch names the first pixel whose colour is no class's."""
         rgb = decode_colours(data, path, size)

@@ -162,7 +162,7 @@ def _write_sample(files: ImageFiles, folder: Path, record: PartRecord, sample: S
     assert sample.label is not None, "only frames between the samples have none"
     try:
         pixels = files.decode(sample.image, sample.page)
-        ids = sample.read_mask(pixels.shape[:2], record.classes, record.label_map)
+        ids = sample.read_mask(files, pixels.shape[:2], record.classes, record.label_map)
     except ImageError as error:
         raise RequestError(f"data: {sample.image}: {error}; mend or remove it") from None
     write_bytes(mask, encode_mask(ids))

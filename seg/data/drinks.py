@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.formats.header import MAX_SIDE_PX
-from seg.data.labels import LabelMap, check_inside, map_ids
+from seg.data.labels import Content, LabelMap, check_inside, map_ids
 from seg.data.layout import DataSet, Sample, photo_sequence, refuse_link, require_file
 from seg.errors import RequestError
 
@@ -39,7 +39,7 @@ class Polygons:
     regions: tuple[Polygon, ...]
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
+        self, data: Content, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The mask; see LabelDecoder. Later polygons cover earlier ones.
 

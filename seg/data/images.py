@@ -78,6 +78,10 @@ class FileBytes:
         """Its pixels, as of `decode_image`."""
         return decode_image(self.data, page)
 
+    def content(self, _: int | None = None) -> bytes:
+        """All of it."""
+        return self.data
+
 
 def read_file(path: Path) -> FileBytes:
     """Read a file whole, with the modification time it had when it was opened.
@@ -237,6 +241,34 @@ class Stack:
     def decode(self, page: int | None) -> Pixels:
         """A page's pixels, as of `decode_image`."""
         return self._tiff.decode(page)
+
+    def samples(self, page: int | None) -> Pixels:
+        """The same as stored: of a palette its indices."""
+        return self._tiff.samples(page)
+
+    def content(self, page: int | None) -> "Page":
+        """A page of it."""
+        return Page(self, page)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of an open TIFF, to be read when its pixels are asked for."""
+
+    source: Stack | Tiff
+    number: int | None
+
+    def header(self) -> Header:
+        """What it holds. ImageError: there is none of that number, or it is no image of ours."""
+        return self.source.header(self.number)
+
+    def decode(self) -> Pixels:
+        """Its pixels, as of `decode_image`."""
+        return self.source.decode(self.number)
+
+    def samples(self) -> Pixels:
+        """The same as stored: of a palette its indices."""
+        return self.source.samples(self.number)
 
 
 class ImageFiles:

@@ -22,7 +22,7 @@ from seg.data.formats.header import Pixels
 from seg.data.formats.png import MAGIC as PNG_MAGIC
 from seg.data.formats.png import add_palette, read_png, stored_samples
 from seg.data.formats.tiff import FORMS, Tiff
-from seg.data.images import decode_image
+from seg.data.images import ImageFiles, Page, decode_image, split_page
 from seg.errors import DataWarning, ImageError, LabelMismatch, RequestError, UnsupportedImage
 from seg.progress import progress
 
@@ -36,6 +36,8 @@ THREADS = 4
 """Look at the same time: a mask of 3072 x 3072 pixels takes 9 MB and, decoding, as much again."""
 
 Item = TypeVar("Item")
+Content = bytes | Page
+"""What a label's file holds: its bytes, or a page of a stack of masks, read when it is decoded."""
 LabelMap = Sequence[tuple[int, int]]
 """Pairs (id in the file, class id or 255), applied before ids are checked."""
 
@@ -57,7 +59,7 @@ class LabelDecoder(Protocol):
     """
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
+        self, data: Content, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The label as a mask, uint8 [H, W]; `label_map` is applied to the ids that the decoder finds.
 
@@ -77,8 +79,20 @@ class Label:
     also those that later ones cover. None: the file holds no boxes."""
 
 
+def open_label(files: ImageFiles, label: str | Path) -> Content:
+    """What the file of a label holds, or the page that its name ends in.
+
+    OSError: it cannot be read. LabelMismatch: it is over the limit of files; it is no TIFF but has pages.
+    """
+    file, page = split_page(str(label))
+    try:
+        return files.open(file, page).content(page)
+    except ImageError as error:
+        raise LabelMismatch(f"label {label} cannot be read: {error}") from None
+
+
 def read_label(
-    data: bytes,
+    data: Content,
     path: Path,
     size: tuple[int, int],
     classes: Sequence[str],
@@ -87,14 +101,14 @@ def read_label(
 ) -> Label:
     """The truth that a label's file holds: ids of `classes`, and 255.
 
-    data: the bytes of the file at `path`, whose extension says what it holds; size: (H, W) of its image;
+    data: of the file at `path`, whose extension says what it holds; size: (H, W) of its image;
     classes: names in id order; decoder: reads masks that do not store ids.
     LabelMismatch, naming the file, and of a box file line or box and field, never their text: another size,
     an unknown id or class, a file that does not parse, a box wholly outside the image. DataWarning: a box
     partly outside, which is clipped.
     """
     suffix = path.suffix.lower()
-    if suffix in (".txt", ".json"):
+    if isinstance(data, bytes) and suffix in (".txt", ".json"):
         found = parse_yolo(data, path, size) if suffix == ".txt" else _parse_json(data, path, classes)
         boxes = _to_pixels(found, size, len(classes))
         return Label(_draw_boxes(boxes, size), boxes)
@@ -104,7 +118,7 @@ def read_label(
 
 
 def decode_label(
-    data: bytes,
+    data: Content,
     path: Path,
     size: tuple[int, int],
     classes: Sequence[str],
@@ -120,7 +134,7 @@ def describe_size(size: tuple[int, int]) -> str:
     return f"{size[1]} x {size[0]} pixels"
 
 
-def decode_ids(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def decode_ids(data: Content, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Class ids of a mask as they are stored, uint8 [H, W]; of a palette its indices, not its colours."""
     mask = _decode_pixels(data, path, size, indices=True)
     if mask.ndim != 2 or mask.dtype != np.uint8:
@@ -131,7 +145,7 @@ def decode_ids(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np.uin
     return mask.astype(np.uint8, copy=False)
 
 
-def decode_colours(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def decode_colours(data: Content, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Colours of a mask, RGB, uint8 [H, W, 3]."""
     mask = _decode_pixels(data, path, size, indices=False)
     if mask.ndim != 3 or mask.dtype != np.uint8:
@@ -139,7 +153,9 @@ def decode_colours(data: bytes, path: Path, size: tuple[int, int]) -> NDArray[np
     return mask.astype(np.uint8, copy=False)
 
 
-def _decode_pixels(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+def _decode_pixels(data: Content, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+    if isinstance(data, Page):
+        return _decode_page(data, path, size, indices=indices)
     decode = _decode_other
     if data.startswith(PNG_MAGIC):
         decode = _decode_png
@@ -163,11 +179,22 @@ def _decode_png(data: bytes, path: Path, size: tuple[int, int], *, indices: bool
 
 def _decode_tiff(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
     tiff = Tiff(io.BytesIO(data))
-    header = tiff.header()
-    _check_size((header.height, header.width), path, size)
     if tiff.num_pages > 1:  # which of them is this image's nobody says
-        raise LabelMismatch(f"label {path} has {tiff.num_pages} pages; a mask is one: save each as a file")
-    return tiff.samples() if indices else tiff.decode()
+        raise LabelMismatch(
+            f"label {path} has {tiff.num_pages} pages and its image one; save that mask as a file of one page"
+        )
+    return _decode_page(Page(tiff, None), path, size, indices=indices)
+
+
+def _decode_page(page: Page, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
+    try:
+        header = page.header()
+        _check_size((header.height, header.width), path, size)
+        return page.samples() if indices else page.decode()
+    except LabelMismatch:
+        raise
+    except ImageError as error:  # an OSError is its storage's
+        raise LabelMismatch(f"label {path} cannot be read: {error}") from None
 
 
 def _decode_other(data: bytes, path: Path, size: tuple[int, int], *, indices: bool) -> Pixels:
@@ -401,14 +428,14 @@ def holds_mask(name: str) -> bool:
 
 
 def refuse_all_ignored(
-    where: str, masks: Sequence[str], read: Callable[[str], bytes], label_map: LabelMap
+    where: str, masks: Sequence[str], open_mask: Callable[[str], Content], label_map: LabelMap
 ) -> None:
     """Refuse masks that hold nothing but 0 and 255 where 255 stays ignored: no object would be in them.
 
     Where `label_map` is that of one foreground id, refuse masks with other ids and none of that one. masks:
-    all of a data set, of which a sample is looked at until one shows an object; read: gives the bytes of one
-    of them. RequestError names `where` and the option that mends it. A mask that cannot be read says nothing
-    here: whoever uses it names it.
+    all of a data set, of which a sample is looked at until one shows an object; open_mask: as of
+    `open_label`. RequestError names `where` and the option that mends it. A mask that cannot be read says
+    nothing here: whoever uses it names it.
     """
     foreground = _find_foreground(label_map)
     if foreground is None and any(stored == IGNORE for stored, _ in label_map):
@@ -416,7 +443,7 @@ def refuse_all_ignored(
     objects = set(range(1, IGNORE)) if foreground is None else {foreground}
     chosen, seen = draw_sample(masks), set[int]()
     with ThreadPoolExecutor(THREADS) as pool, progress("looking at masks", len(chosen)) as advance:
-        for ids in map_ahead(pool, partial(_stored_ids, read), chosen, 2 * THREADS):
+        for ids in map_ahead(pool, partial(_stored_ids, open_mask), chosen, 2 * THREADS):
             seen |= ids
             if seen & objects:
                 return
@@ -441,17 +468,23 @@ def _count_looked_at(chosen: Sequence[str], masks: Sequence[str]) -> str:
     return f"the {len(masks)}" if len(chosen) == len(masks) else f"the {len(chosen)} drawn of {len(masks)}"
 
 
-def _stored_ids(read: Callable[[str], bytes], mask: str) -> frozenset[int]:
+def _stored_ids(open_mask: Callable[[str], Content], mask: str) -> frozenset[int]:
     """The ids that a mask stores; none of one that cannot be read."""
     try:
-        data = read(mask)
-        with Image.open(io.BytesIO(data)) as opened:
-            size = opened.height, opened.width
-        ids = decode_ids(data, Path(mask), size)
-    except (LabelMismatch, *PILLOW_ERRORS):
+        data = open_mask(mask)
+        ids = decode_ids(data, Path(mask), _find_size(data))
+    except (ImageError, *PILLOW_ERRORS):
         return frozenset()
     counts = cv2.calcHist([ids], [0], None, [256], [0, 256])  # bincount copies to 8 bytes a pixel first
     return frozenset(np.flatnonzero(counts).tolist())
+
+
+def _find_size(data: Content) -> tuple[int, int]:
+    if isinstance(data, Page):
+        header = data.header()
+        return header.height, header.width
+    with Image.open(io.BytesIO(data)) as opened:
+        return opened.height, opened.width
 
 
 def _all_ignored(where: str, masks: str, label_map: LabelMap) -> RequestError:

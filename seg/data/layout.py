@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.images import split_page
-from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label
+from seg.data.images import ImageFiles, split_page
+from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label, open_label
 from seg.data.listing import is_inside, natural_key, sequence_of
 from seg.errors import RequestError
 
@@ -27,7 +27,8 @@ class Sample:
     name: str
     image: Path
     label: Path | None
-    """None: it has none, and is there for its neighbours in the sequence."""
+    """None: it has none, and is there for its neighbours in the sequence. Where it is a page of a stack of
+    masks, it ends in '#' and the page."""
     sequence: str
     decoder: LabelDecoder | None = None
     """What reads the label; None: `decode_label`, as the file itself says what it holds."""
@@ -37,14 +38,19 @@ class Sample:
         """Which page of `image` it is, where that has several."""
         return split_page(self.name)[1]
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those of the image and of its label."""
+        return (self.image,) if self.label is None else (self.image, Path(split_page(str(self.label))[0]))
+
     def read_mask(
-        self, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
+        self, files: ImageFiles, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The label as a mask, uint8 of the image's own size, as of LabelDecoder; 255 where there is none."""
         if self.label is None:
             return np.full(size, IGNORE, np.uint8)
         decode = self.decoder or decode_label
-        return decode(self.label.read_bytes(), self.label, size, classes, label_map)
+        return decode(open_label(files, self.label), self.label, size, classes, label_map)
 
 
 @dataclass(frozen=True, slots=True)

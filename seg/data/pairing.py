@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from seg.data.images import split_page
+from seg.data.formats.tiff import Tiff
+from seg.data.images import open_in, split_page
 from seg.data.labels import holds_mask
 from seg.data.listing import ending_of, list_files, refuse_unlisted
-from seg.errors import DataWarning, RequestError
+from seg.errors import DataWarning, ImageError, RequestError
 from seg.storage import Place, as_place
+from seg.words import plural
 
 LOOK_UPS = 1 << 16
 """Images whose labels are looked for at once."""
@@ -26,9 +28,13 @@ NAMED = 3
 """File names that a message gives before it only counts."""
 COMPARED = 2000
 """Names at most that are compared with what an image wants: 0.1 s."""
-MOST_NAMES = 4
+MOST_NAMES = 5
 """Names that a label may have under one naming."""
 ENDINGS, OTHER_ENDINGS = ("png", "txt", "json"), ("tif", "tiff", "bmp")
+STACKS = ("tif", "tiff")
+"""Endings of files whose pages are the labels of an image's pages."""
+NOWHERE = ""
+"""A name that no file has."""
 HIDDEN, CLASSES = r"(?:^|/)\.", r"(?:^|/)classes\.txt$"
 
 
@@ -51,11 +57,19 @@ class Naming:
         return OTHER_ENDINGS if self.other_masks else ENDINGS
 
     def names(self, image: str) -> list[str]:
-        """The files that may be the image's label, relative to the label folder; as many for each image."""
+        """The files that may be the image's label, relative to the label folder; as many for each image.
+
+        Of a page the last two are the same page of a stack of masks; of other images, names of no file.
+        """
         image = f"{self.folder}{image.rpartition('/')[2] if self.flat else image}"
         stem = f"{label_stem(image)}{self.suffix}"
         names = [f"{stem}.{ending}" for ending in self.endings]
-        return names if self.other_masks else [f"{image}{self.suffix}.png", *names]
+        if not self.other_masks:
+            return [f"{image}{self.suffix}.png", *names]
+        file, page = split_page(image)
+        if page is None:
+            return [*names, *[NOWHERE for _ in STACKS]]
+        return [*names, *(f"{label_stem(file)}{self.suffix}.{ending}#{page}" for ending in STACKS)]
 
     @property
     def pattern(self) -> str:
@@ -157,7 +171,8 @@ def find_labels(
 
     holds_images: the folder is that of the images too, of which none is its own label.
     A link that leaves the folder is no label, unless links are followed. RequestError: `folder` is missing;
-    an image has two candidates, or a label two images; links go in a circle. DataWarning: links are left out.
+    an image has two candidates, or a label two images; a stack of masks has other pages than that of the
+    images; links go in a circle. DataWarning: links are left out.
     """
     place = as_place(folder)
     links: list[str] = []
@@ -176,7 +191,7 @@ def find_labels(
         naming, at, forms = namings[0], np.full(len(images), -1), {}
     pa.default_memory_pool().release_unused()
     sizes, times = np.append(sizes, -1), np.append(times, -1)  # the last is that of no label
-    unused = _count_label_files(files, naming) - len(forms)
+    unused = _count_label_files(files, naming) - len(np.unique(at[at >= 0]))
     return Labels(LabelNames(forms, naming), sizes[at], times[at], unused, len(links), naming)
 
 
@@ -191,7 +206,7 @@ def _match(
         _refuse_two(place, some, found, naming)
         at[first : first + len(some)] = found.max(1)
         forms |= {some[k]: int(found[k].argmax()) for k in np.flatnonzero(found.max(1) >= 0)}
-    _refuse_shared(place, images, files, at, naming.suffix)
+    _check_shared(place, images, at, LabelNames(forms, naming), naming.suffix)
     return at, forms
 
 
@@ -228,7 +243,7 @@ def nearest_labels(images: list[str], labels: Labels, folder: Place | Path) -> s
     place = as_place(folder)
     with refuse_unlisted(place):
         files = list_files(place, [])[0]
-    used = pc.SetLookupOptions(pa.array(labels.names.values(), pa.string()))
+    used = pc.SetLookupOptions(pa.array((split_page(name)[0] for name in labels.names.values()), pa.string()))
     unused = files.filter(pc.call_function("invert", [pc.call_function("is_in", [files], used)]))
     for others in (HIDDEN, CLASSES):
         unused = unused.filter(pc.call_function("invert", [_matches(unused, others)]))
@@ -239,7 +254,7 @@ def nearest_labels(images: list[str], labels: Labels, folder: Place | Path) -> s
     image = next((image for image in images if image not in labels.names), None)
     if image is None:
         return f"unused: {_name(nsmallest(NAMED, unused.to_pylist()), unused.length())} ({counts})"
-    *forms, last = dict.fromkeys(labels.naming.names(image))
+    *forms, last = dict.fromkeys(filter(None, labels.naming.names(image)))
     near = _name(_find_nearest(unused, forms[0]), unused.length())
     return f"{image} would want {', '.join(forms)} or {last}; unused: {near} ({counts})"
 
@@ -284,7 +299,9 @@ def _look_up(images: list[str], files: pa.ChunkedArray, naming: Naming) -> NDArr
     """Where in `files` each name of each image's label is, [N, names]; -1: it is not there."""
     forms = zip(*map(naming.names, images), strict=True)
     wanted = pc.SetLookupOptions(files)
-    found = [pc.call_function("index_in", [pa.array(names, pa.string())], wanted) for names in forms]
+    found = [
+        pc.call_function("index_in", [pa.array(map(_file_of, names), pa.string())], wanted) for names in forms
+    ]
     return np.stack([column.fill_null(-1).to_numpy(zero_copy_only=False) for column in found], 1)
 
 
@@ -295,16 +312,42 @@ def _refuse_two(place: Place, images: list[str], found: NDArray[np.int64], namin
         raise RequestError(f"labels {place}: {images[k]} has two labels, {' and '.join(names)}; remove one")
 
 
-def _refuse_shared(
-    place: Place, images: list[str], files: pa.ChunkedArray, at: NDArray[np.int64], suffix: str
+def _file_of(label: str) -> str:
+    return split_page(label)[0] if "#" in label else label
+
+
+def _check_shared(
+    place: Place, images: list[str], at: NDArray[np.int64], labels: LabelNames, suffix: str
 ) -> None:
-    """RequestError: two images have one label. at: the file of each image's label; -1: it has none."""
+    """RequestError: two images have one label, or a stack of masks has other pages than that of the images.
+
+    at: the file of each image's label; -1: it has none.
+    """
     used, counts = np.unique(at[at >= 0], return_counts=True)
-    for file in used[counts > 1][:1]:
-        first, second = (images[k] for k in np.flatnonzero(at == file)[:2])
+    shared = np.flatnonzero(np.isin(at, used[counts > 1]))
+    stacks: dict[str, dict[str, str]] = {}
+    for image in (images[k] for k in shared):
+        label = labels[image]
+        first = stacks.setdefault(_file_of(label), {}).setdefault(label, image)
+        if first != image:
+            raise RequestError(
+                f"labels {place}: {label} fits {first} and {image}; name it after one, as {first}{suffix}.png"
+            )
+    for file, pages in stacks.items():
+        _check_pages(place, file, len(pages), split_page(next(iter(pages.values())))[0])
+
+
+def _check_pages(place: Place, file: str, images: int, stack: str) -> None:
+    """RequestError: a stack of masks has more or fewer pages than there are images of its own."""
+    try:
+        with open_in(place, file) as opened:
+            pages = Tiff(opened).num_pages
+    except (ImageError, OSError):
+        return  # whoever reads a mask of it says why
+    if pages != images:
         raise RequestError(
-            f"labels {place}: {files[file]} fits {first} and {second}; name it after one, as "
-            f"{first}{suffix}.png"
+            f"labels {place}: {file} has {plural(pages, 'page')} but {stack} {images}, so that nobody knows "
+            "which mask is which image's; make them as many"
         )
 
 

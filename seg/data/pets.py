@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.labels import IGNORE, LabelMap, decode_ids, map_ids
+from seg.data.labels import IGNORE, Content, LabelMap, decode_ids, map_ids
 from seg.data.layout import DataSet, Sample, photo_sequence, read_lines, require_file
 from seg.errors import LabelMismatch, RequestError
 
@@ -25,7 +25,7 @@ class Trimap:
     background: int = 0
 
     def __call__(
-        self, data: bytes, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
+        self, data: Content, path: Path, size: tuple[int, int], classes: Sequence[str], label_map: LabelMap
     ) -> NDArray[np.uint8]:
         """The mask; see LabelDecoder. `label_map` is applied to the classes, 255 among them."""
         table = np.full(256, -1, np.int16)

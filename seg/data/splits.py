@@ -125,7 +125,7 @@ def data_fingerprint(
     may stand in a file of neither kind.
     """
     samples = tuple(samples)
-    given = {file for sample in samples for file in (sample.image, sample.label) if file} | set(others)
+    given = {file for sample in samples for file in sample.files} | set(others)
     files = sorted((_relative_name(file, root, labels), file) for file in given)
     total = hashlib.sha256()
     with ThreadPoolExecutor() as pool, progress("reading data", len(files)) as advance:

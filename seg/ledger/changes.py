@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -215,15 +215,38 @@ class _There:
         return other | _booleans(pc.call_function("not_equal", [rows["label_path"], now]))
 
 
+Kind = Literal["images", "labels", "masks"]
+Sharing = dict[tuple[Kind, str, str], list[str]]
+"""Images that are pages of one file, or whose labels are, by the file and its hash."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """A file as the ledger knows it."""
 
     image: str
-    kind: Literal["images", "labels", "masks"]
+    kind: Kind
     place: Place
-    file: str
+    name: str
+    """Of a page it ends in '#' and the page."""
     sha256: str
+
+    @property
+    def file(self) -> str:
+        """Without the page."""
+        return split_page(self.name)[0]
+
+    def joins(self, sharing: Sharing) -> bool:
+        """Join the images whose file this is; whether it is the first of them."""
+        if self.file == self.name:
+            return True
+        images = sharing.setdefault((self.kind, self.file, self.sha256), [])
+        images.append(self.image)
+        return len(images) == 1
+
+    def sharers(self, sharing: Sharing) -> list[str]:
+        """The images whose file this is."""
+        return sharing.get((self.kind, self.file, self.sha256), [self.image])
 
     def differs(self) -> bool:
         """Whether it is another now; reads it. RequestError: it cannot be read."""
@@ -242,21 +265,22 @@ def find_other_content(
     labels, masks: None leaves them out. Files that are not there are left out. RequestError: one cannot be
     read.
     """
-    pages: dict[tuple[str, str], list[str]] = {}
+    sharing: Sharing = {}
     other: dict[str, list[_Kept]] = {"images": [], "labels": [], "masks": []}
     total = sum(rows.num_rows for rows in ledger.rows(["image"]))
     with progress("verifying", total) as advance, ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
         for differing in map_ahead(
-            pool, _differing, _files(archive, labels, masks, ledger, pages), HASHED_AT_ONCE
+            pool, _differing, _files(archive, labels, masks, ledger, sharing), HASHED_AT_ONCE
         ):
             for kept in differing:
                 other[kept.kind].append(kept)
             advance()
-    groups = (pages.get((kept.file, kept.sha256), [kept.image]) for kept in other["images"])
-    images = sorted(chain.from_iterable(groups), key=natural_key)
+    found = {
+        kind: {name for kept in files for name in kept.sharers(sharing)} for kind, files in other.items()
+    }
+    images = sorted(found["images"], key=natural_key)
     relabelled, remasked = (
-        sorted({kept.image for kept in other[kind]} - set(images), key=natural_key)
-        for kind in ("labels", "masks")
+        sorted(found[kind] - found["images"], key=natural_key) for kind in ("labels", "masks")
     )
     return Changes(images, relabelled, masks=remasked)
 
@@ -270,25 +294,18 @@ def _files(
     labels: Place | None,
     masks: Place | None,
     ledger: Ledger,
-    pages: dict[tuple[str, str], list[str]],
+    sharing: Sharing,
 ) -> Iterator[list[_Kept]]:
-    """The files of each image in the ledger that nobody had before.
-
-    pages: gains, by file and hash, the images that are pages of one file.
-    """
+    """The files of each image in the ledger that nobody had before."""
     columns = ["image", "sha256", "label_path", "label_sha256", "mask_sha256"]
     for rows in ledger.rows(columns):
         for image, sha256, label, label_sha256, mask_sha256 in zip(*rows.to_pydict().values(), strict=True):
-            file, page = split_page(image)
-            same = [image] if page is None else pages.setdefault((file, sha256), [])
-            if page is not None:
-                same.append(image)
-            kept = [_Kept(image, "images", archive, file, sha256)] if len(same) == 1 else []
+            kept = [_Kept(image, "images", archive, image, sha256)]
             if labels is not None and label is not None:
                 kept.append(_Kept(image, "labels", labels, label, label_sha256))
             if masks is not None and mask_sha256 is not None:
                 kept.append(_Kept(image, "masks", masks, f"{image}{MASK_ENDING}", mask_sha256))
-            yield kept
+            yield [file for file in kept if file.joins(sharing)]
 
 
 def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:

@@ -332,7 +332,7 @@ def pack_row(
             )
         image = file.decode(sample.page)
         size = (image.shape[0], image.shape[1])
-        own_mask = sample.read_mask(size, settings.classes, settings.label_map)
+        own_mask = sample.read_mask(files, size, settings.classes, settings.label_map)
         working, statistics = reader.read(image, sample.sequence)
     except ImageError as error:
         raise RequestError(f"data: {sample.image}: {error}; mend or remove it") from None

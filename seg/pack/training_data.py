@@ -4,13 +4,14 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from seg.data import DATASETS
 from seg.data.background import FrameFile
-from seg.data.images import Turned
-from seg.data.labels import holds_mask, map_foreground, refuse_all_ignored
+from seg.data.images import ImageFiles, Turned
+from seg.data.labels import holds_mask, map_foreground, open_label, refuse_all_ignored
 from seg.data.layout import DataSet, Sample
 from seg.data.listing import clip_places
 from seg.data.plain import PLAIN, LabelRule, choose_adapter
@@ -124,7 +125,7 @@ def _refuse_all_ignored(data: DataSet, recipe: Recipe) -> None:
     """RequestError: masks of stored ids that hold 0 and 255 alone; an adapter's decoder finds ids itself."""
     labels = (str(sample.label) for sample in data.samples if sample.label and sample.decoder is None)
     masks = [label for label in labels if holds_mask(label)]
-    refuse_all_ignored(f"data {data.root}", masks, lambda mask: Path(mask).read_bytes(), recipe.label_map)
+    refuse_all_ignored(f"data {data.root}", masks, partial(open_label, ImageFiles()), recipe.label_map)
 
 
 def _sequences(data: DataSet, chosen: tuple[Sample, ...]) -> dict[str, tuple[FrameFile, ...]]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from seg.data.colours import ColourMask
 from seg.data.images import ImageFiles, Pixels, read_from, split_page
-from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label, decode_mask
+from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label, decode_mask, open_label
 from seg.data.preprocess import shrink_mask
 from seg.errors import ImageError
 from seg.figures import panels, plots
@@ -136,9 +136,8 @@ def _read_image(sources: PictureSources, row: Scored, notes: list[str]) -> Pixel
 def _read_truth(sources: PictureSources, row: Scored) -> NDArray[np.uint8] | None:
     if row.label_path is None or row.confusion is None or sources.labels is None:
         return None
-    data, num_classes = read_from(sources.labels, row.label_path).data, len(sources.classes)
-    size = (row.height, row.width)
-    where = Path(row.label_path)
+    data, num_classes = open_label(ImageFiles(sources.labels), row.label_path), len(sources.classes)
+    size, where = (row.height, row.width), Path(row.label_path)
     truth = decode_label(data, where, size, sources.classes, sources.label_map, sources.decoder)
     counted = np.reshape(row.confusion, (num_classes, num_classes)).sum(1)
     return _same_counts(truth, counted)

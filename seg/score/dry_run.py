@@ -17,7 +17,7 @@ from rich.table import Table
 from seg.ahead import map_ahead
 from seg.data.formats.header import Header
 from seg.data.images import ImageFiles, Turned, split_page
-from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label, draw_sample
+from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label, draw_sample, open_label
 from seg.data.listing import Listing
 from seg.errors import DataWarning, ImageError, LabelMismatch, UnreadableImage
 from seg.ledger.outcome import Outcome, Quarantined
@@ -296,7 +296,8 @@ def survey_labels(archive: Place, images: Sequence[str], truth: Truth) -> LabelS
     survey = LabelSurvey(np.zeros(len(truth.classes) + 1, np.int64))
     chosen = draw_sample([image for image in images if image in truth.names])
     with ThreadPoolExecutor(LABEL_THREADS) as pool, progress("labels", len(chosen)) as advance:
-        found = map_ahead(pool, partial(_count_label, ImageFiles(archive), truth), chosen, 2 * LABEL_THREADS)
+        count = partial(_count_label, ImageFiles(archive), ImageFiles(truth.place), truth)
+        found = map_ahead(pool, count, chosen, 2 * LABEL_THREADS)
         for image, pixels in zip(chosen, found, strict=True):
             if isinstance(pixels, LabelMismatch):
                 survey.bad.append((image, str(pixels)))
@@ -307,7 +308,9 @@ def survey_labels(archive: Place, images: Sequence[str], truth: Truth) -> LabelS
     return survey
 
 
-def _count_label(files: ImageFiles, truth: Truth, image: str) -> NDArray[np.int64] | LabelMismatch | None:
+def _count_label(
+    files: ImageFiles, labels: ImageFiles, truth: Truth, image: str
+) -> NDArray[np.int64] | LabelMismatch | None:
     """Pixels of one label, int64 [C + 1], the last ignored; None: its image has a bad header."""
     found, name = _look(files, image), truth.names[image]
     if isinstance(found, ImageError):
@@ -315,9 +318,7 @@ def _count_label(files: ImageFiles, truth: Truth, image: str) -> NDArray[np.int6
     header = found[0]
     where, size, num_classes = f"{truth.place}/{name}", (header.height, header.width), len(truth.classes)
     try:
-        data = truth.place.read(name)
-        if data is None:
-            return LabelMismatch(f"label {where} is no longer there")
+        data = open_label(labels, name)
         mask = decode_label(data, Path(where), size, truth.classes, truth.label_map, truth.decoder)
     except LabelMismatch as error:
         return error

@@ -14,7 +14,7 @@ import cv2
 from seg.data.background import Background, Backgrounds
 from seg.data.colours import ColourMask
 from seg.data.frames import Frame, FrameReader, as_clip
-from seg.data.images import FileBytes, ImageFiles, Pixels, Stack, read_from, split_page
+from seg.data.images import FileBytes, ImageFiles, Pixels, Stack, split_page
 from seg.data.labels import Label, LabelMap, read_label
 from seg.data.listing import sequence_key
 from seg.data.preprocess import bit_depth
@@ -96,6 +96,7 @@ class ImageReader:
         self.settings, self.card = settings, card
         self.label_map = card.label_map if settings.label_map is None else settings.label_map
         self.files = ImageFiles(settings.archive)
+        self.label_files = ImageFiles(settings.labels)
         self.backgrounds = Backgrounds(
             card.preprocessing,
             settings.backgrounds,
@@ -235,16 +236,27 @@ class ImageReader:
             if self.settings.require_labels:
                 raise LabelMissing(f"the image has no label in {labels}, where each was to have one")
             return None
-        where = f"{labels}/{label}"
-        file = read_patiently(
-            labels,
-            lambda: read_from(labels, label),
-            lambda why: LabelMismatch(f"label {where} cannot be read: {why}"),
-        )
-        work.label_file = LabelFile(label, file.num_bytes, file.mtime_ns, file.sha256)
-        return read_label(
-            file.data, Path(where), size, self.card.classes, self.label_map, self.settings.colours
-        )
+        where, (name, page) = f"{labels}/{label}", split_page(label)
+
+        def read() -> Label:
+            try:
+                file = self.label_files.open(name, page)
+                work.label_file = LabelFile(label, file.num_bytes, file.mtime_ns, file.sha256)
+                content, colours = file.content(page), self.settings.colours
+                return read_label(content, Path(where), size, self.card.classes, self.label_map, colours)
+            except OSError:
+                self.label_files.forget(name)
+                raise
+
+        def refuse(why: str) -> LabelMismatch:
+            return LabelMismatch(f"label {where} cannot be read: {why}")
+
+        try:
+            return read_patiently(labels, read, refuse)
+        except LabelMismatch:
+            raise
+        except ImageError as error:
+            raise refuse(str(error)) from None
 
 
 class Neighbours:

@@ -13,7 +13,7 @@ from cluster.train import plan_training
 from jobs import train
 from jobs.check import main
 from jobs.options import parse
-from seg.data.images import decode_image
+from seg.data.images import ImageFiles, decode_image
 from tests.conftest import WriteArchive
 from tests.small import TINY_WORDS, read_tree, write_image
 
@@ -74,7 +74,7 @@ def test_a_training_begins_with_the_command_that_is_printed(
     for sample in plan.data.split.train:
         assert sample.label is not None
         stored = decode_image(sample.label.read_bytes())
-        mask = sample.read_mask((64, 96), plan.data.classes, plan.recipe.label_map)
+        mask = sample.read_mask(ImageFiles(), (64, 96), plan.data.classes, plan.recipe.label_map)
         assert np.array_equal(mask, stored > 0)
 
 

@@ -95,15 +95,16 @@ def test_each_image_is_read_once_and_what_is_damaged_is_named(
     (root / "images/s0/1.png").write_bytes(b"no image")
     (root / "masks/s1/0.png").write_bytes(b"no mask")
     (root / "masks/s1/2.png").unlink()
-    opened, read = list[Path](), ImageFiles.open
+    opened, read = list[str](), ImageFiles.open
 
-    def note(files: ImageFiles, file: Path, page: int | None = None) -> object:
-        opened.append(file)
+    def note(files: ImageFiles, file: Path | str, page: int | None = None) -> object:
+        opened.append(str(file))
         return read(files, file, page)
 
     monkeypatch.setattr(ImageFiles, "open", note)
     looks = {look.sample.name: look for look in survey(find_data(root))}
-    assert sorted(opened) == sorted(root.glob("images/*/*.png"))
+    masks = [root / f"masks/{name}.png" for name in ("s0/0", "s0/2", "s1/0", "s1/1")]
+    assert sorted(opened) == sorted(map(str, [*root.glob("images/*/*.png"), *masks]))
     assert (
         looks["s0/1.png"].image
         == f"{root}/images/s0/1.png: the content is no PNG, BMP, TIFF, JPEG or NPY image"

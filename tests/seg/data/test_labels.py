@@ -380,5 +380,5 @@ def test_masks_of_any_kind_hold_what_pillow_stored(kind: str, bits: int) -> None
 def test_a_mask_of_several_pages_is_refused() -> None:
     page = Image.fromarray(IDS)
     data = save_with_pillow(page, "TIFF", save_all=True, append_images=[page, page])
-    with pytest.raises(LabelMismatch, match=r"label m/a.tif has 3 pages; a mask is one: save each as a file"):
+    with pytest.raises(LabelMismatch, match=r"label m/a.tif has 3 pages and its image one; save that mask"):
         decode_label(data, Path("m/a.tif"), IDS.shape, NAMES[:4])

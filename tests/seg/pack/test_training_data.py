@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seg.data.images import ImageFiles
 from seg.errors import DataWarning, RequestError
 from seg.pack.training_data import (
     apply_foreground,
@@ -90,7 +91,7 @@ def test_the_foreground_of_foreign_labels_is_class_1_and_all_else_0(tmp_path: Pa
     assert data.classes == ("background", "object")
     for sample in (*data.split.train, *data.split.validation):
         assert sample.label is not None
-        found = sample.read_mask((64, 64), data.classes, request.recipe.label_map)
+        found = sample.read_mask(ImageFiles(), (64, 64), data.classes, request.recipe.label_map)
         assert np.array_equal(found, np.asarray(Image.open(sample.label)) == 255)
 
 
