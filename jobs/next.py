@@ -11,7 +11,7 @@ from seg.screen import say
 if TYPE_CHECKING:
     from cluster.search import SearchSummary  # which loads torch and Ray
     from cluster.train import TrainSummary
-    from seg.requests import LabelRequest, PredictRequest, ScoreRequest
+    from seg.requests import DataRequest, LabelRequest, PredictRequest, ScoreRequest
 
 
 def end_with(line: str, what: str, verb: str, *words: object) -> int:
@@ -56,26 +56,36 @@ def _start(verb: str) -> list[str]:
     return [python, short_path(folder / f"{verb}.py")]
 
 
-def tell_after_training(summary: "TrainSummary", dataset: str) -> None:
+def tell_after_training(summary: "TrainSummary", request: "DataRequest") -> None:
     """The pictures of a run, and how to score with its model."""
     folder = summary.folder
     names = ("curves.png", "confusion.png", "examples.png")
     pictures = ", ".join(name for name in names if (folder / name).is_file())
-    _tell_scoring(f"see {pictures} in {short_path(folder)}", folder, summary.data, dataset)
+    _tell_scoring(f"see {pictures} in {short_path(folder)}", folder, summary.data, request)
 
 
-def tell_after_search(summary: "SearchSummary", dataset: str) -> None:
+def tell_after_search(summary: "SearchSummary", request: "DataRequest") -> None:
     """The page of a search, and how to score with its winner."""
     page = short_path(summary.folder / "search.html")
-    _tell_scoring(f"open {page} in a browser", summary.folder, summary.data, dataset)
+    _tell_scoring(f"open {page} in a browser", summary.folder, summary.data, request)
 
 
-def _tell_scoring(look: str, folder: Path, data: Path, dataset: str) -> None:
-    """data: what was trained on, which scoring reads as it is where it is in the plain layout."""
-    archive = data if dataset == "plain" else "ARCHIVE"
+def _tell_scoring(look: str, folder: Path, data: Path, request: "DataRequest") -> None:
+    """data: what was trained on, which scoring reads as training did where it is plain."""
+    plain = request.recipe.dataset == "plain"
+    archive, labels = (data, _label_words(request)) if plain else ("ARCHIVE", [])
     model, out = folder / "best.safetensors", Path("scores") / folder.name
     if model.is_file():
-        say_next(f"{look}; score images:", "score", archive, "--model", model, "--out", out)
+        say_next(f"{look}; score images:", "score", archive, *labels, "--model", model, "--out", out)
+
+
+def _label_words(request: "DataRequest") -> list[object]:
+    """The options that say where labels are and how they are written, as training was given them."""
+    words: list[object] = []
+    for option in ("labels", "label_suffix", "label_colours"):
+        if value := getattr(request, option):
+            words += [f"--{option.replace('_', '-')}", value]
+    return [*words, "--follow-links"] if request.follow_links else words
 
 
 def tell_after_scoring(request: "ScoreRequest") -> None:

@@ -42,7 +42,7 @@ def _train(args: Args, session: "Session") -> int:
     summary = train(args, session)
     print_figures("train", summary.values, summary.folder)
     if summary.exit_code == 0:
-        tell_after_training(summary, args.recipe.dataset)
+        tell_after_training(summary, args)
     return summary.exit_code
 
 

@@ -40,7 +40,7 @@ def _tune(args: Args, session: "Session") -> int:
     print_leaderboard(summary.leaderboard, summary.searched)
     print_figures("tune", summary.values, summary.folder)
     if summary.exit_code == 0:
-        tell_after_search(summary, args.recipe.dataset)
+        tell_after_search(summary, args)
     return summary.exit_code
 
 

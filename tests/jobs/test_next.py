@@ -14,7 +14,8 @@ from jobs import train
 from jobs.next import short_path, spell_command
 from jobs.options import parse
 from jobs.run import parse_words
-from seg.requests import LabelRequest, PredictRequest, ScoreRequest
+from seg.recipes import RECIPES
+from seg.requests import DataRequest, LabelRequest, PredictRequest, ScoreRequest
 from seg.storage import as_place
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1).filter(
@@ -43,6 +44,10 @@ def summary_of(folder: Path, data: Path) -> Any:
     return SimpleNamespace(folder=folder, data=data)
 
 
+def trained_on(dataset: str = "plain", **options: Any) -> DataRequest:
+    return DataRequest(recipe=replace(RECIPES["interferogram-small"], dataset=dataset), **options)
+
+
 def test_a_training_names_its_pictures_and_how_to_score_with_its_model(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,15 +55,22 @@ def test_a_training_names_its_pictures_and_how_to_score_with_its_model(
     run.mkdir(parents=True)
     for name in ("best.safetensors", "curves.png", "examples.png"):
         (run / name).touch()
-    next_steps.tell_after_training(summary_of(run, here / "my data"), "plain")
+    next_steps.tell_after_training(summary_of(run, here / "my data"), trained_on())
     look, words = said(capsys)
     assert look == "see curves.png, examples.png in runs/a run; score images:"
     assert words[:2] == ["python", "jobs/score.py"]
     request = parse_words(ScoreRequest, words[2:])
     assert request.models == (Path("runs/a run/best.safetensors"),)
     assert (request.archive, request.out) == (as_place("my data"), as_place("scores/a run"))
-    next_steps.tell_after_training(summary_of(run, here / "my data"), "camvid")
+    next_steps.tell_after_training(summary_of(run, here / "my data"), trained_on("camvid"))
     assert parse_words(ScoreRequest, said(capsys)[1][2:]).archive == as_place("ARCHIVE")
+    words = {"label_suffix": "_mask", "label_colours": Path("table of colours"), "follow_links": True}
+    told = trained_on(labels=here / "the truth", **words)
+    next_steps.tell_after_training(summary_of(run, here / "my data"), told)
+    request = parse_words(ScoreRequest, said(capsys)[1][2:])
+    assert request.labels == as_place("the truth")
+    assert {name: getattr(request, name) for name in words} == words
+    assert request.models == (Path("runs/a run/best.safetensors"),)
 
 
 def test_a_search_names_its_page_and_how_to_score_with_its_winner(
@@ -67,7 +79,7 @@ def test_a_search_names_its_page_and_how_to_score_with_its_winner(
     folder = here / "search" / "x"
     folder.mkdir(parents=True)
     (folder / "best.safetensors").touch()
-    next_steps.tell_after_search(summary_of(folder, here / "data"), "plain")
+    next_steps.tell_after_search(summary_of(folder, here / "data"), trained_on())
     look, words = said(capsys)
     assert look == "open search/x/search.html in a browser; score images:"
     assert parse_words(ScoreRequest, words[2:]).models == (Path("search/x/best.safetensors"),)
