@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from seg.data.boxes import check_inside
 from seg.data.formats.header import MAX_SIDE_PX
-from seg.data.labels import Content, LabelMap, check_inside, map_ids
+from seg.data.labels import Content, LabelMap, map_ids
 from seg.data.layout import DataSet, Sample, photo_sequence, refuse_link, require_file
 from seg.errors import RequestError
 

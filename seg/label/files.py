@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seg.data.boxes import Box, describe_kinds, parse_yolo
 from seg.data.images import read_file
-from seg.data.labels import Box, decode_label, describe_kinds, encode_mask, parse_yolo
+from seg.data.labels import decode_label, encode_mask
 from seg.data.layout import read_classes
 from seg.data.listing import is_inside
 from seg.data.pairing import label_stem, pair_labels

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seg.data.boxes import Box
 from seg.data.images import Pixels
-from seg.data.labels import Box
 from seg.errors import ImageError, RequestError
 from seg.label.files import Boxes, Contents, LabelFiles, Mask, make_box
 from seg.label.shapes import Shape, Shapes, erase, fill_box, fill_ellipse, find_shape, find_shapes, paint

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from seg.data.boxes import Box
 from seg.data.images import Pixels
-from seg.data.labels import Box
 from seg.figures.panels import as_rgb, class_colours, resize, stretch, to_rgb
 from seg.label.files import Boxes
 from seg.label.shapes import Shape, Shapes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from seg.data.labels import Box
+from seg.data.boxes import Box
 from seg.label.files import Mask, make_box
 from seg.objects import find_objects
 

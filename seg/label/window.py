@@ -13,8 +13,8 @@ from ctypes import POINTER, byref, c_char_p, c_int, c_long, c_uint, c_ulong, c_v
 
 import cv2
 
+from seg.data.boxes import Box
 from seg.data.images import Pixels
-from seg.data.labels import Box
 from seg.errors import ImageError, RequestError
 from seg.label import picture
 from seg.label.labelling import Labelling, Predicting, Propose

@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import seg.score.exports
-from seg.data.labels import encode_mask, parse_yolo
+from seg.data.boxes import parse_yolo
+from seg.data.labels import encode_mask
 from seg.errors import DamagedFile, RequestError
 from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import FoundObject
