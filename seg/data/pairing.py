@@ -172,7 +172,7 @@ def find_labels(
     holds_images: the folder is that of the images too, of which none is its own label.
     A link that leaves the folder is no label, unless links are followed. RequestError: `folder` is missing;
     an image has two candidates, or a label two images; a stack of masks has other pages than that of the
-    images; links go in a circle. DataWarning: links are left out.
+    images; links go in a circle. DataWarning: links are left out, or masks of another naming.
     """
     place = as_place(folder)
     links: list[str] = []
@@ -189,6 +189,8 @@ def find_labels(
             break
     else:
         naming, at, forms = namings[0], np.full(len(images), -1), {}
+    if forms and not naming.other_masks:
+        _warn_of_other_masks(place, [images[k] for k in np.flatnonzero(at < 0)], files, naming)
     pa.default_memory_pool().release_unused()
     sizes, times = np.append(sizes, -1), np.append(times, -1)  # the last is that of no label
     unused = _count_label_files(files, naming) - len(np.unique(at[at >= 0]))
@@ -208,6 +210,26 @@ def _match(
         forms |= {some[k]: int(found[k].argmax()) for k in np.flatnonzero(found.max(1) >= 0)}
     _check_shared(place, images, at, LabelNames(forms, naming), naming.suffix)
     return at, forms
+
+
+def _warn_of_other_masks(place: Place, images: list[str], files: pa.ChunkedArray, naming: Naming) -> None:
+    """Say where images without a label have a TIFF or a BMP that would be one if there were no others."""
+    other = replace(naming, other_masks=True)
+    files = files.filter(_matches(files, rf"\.(?i:{'|'.join(OTHER_ENDINGS)})$"))
+    chunks = (images[first : first + LOOK_UPS] for first in range(0, len(images), LOOK_UPS))
+    found = [
+        some[k]
+        for some in (chunks if files.length() else ())
+        for k in np.flatnonzero(_look_up(some, files, other).max(1) >= 0)
+    ]
+    if found:
+        warnings.warn(
+            f"labels {place}: {plural(len(found), 'image')} without a label would have a TIFF or BMP of that "
+            f"name (the first is {found[0]}), which is no mask where others are {', '.join(ENDINGS)}; save "
+            "masks as PNG, or put these others elsewhere",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def require_label_folder(place: Place) -> None:

@@ -116,6 +116,7 @@ OTHERS_WAYS = [  # the files of a label folder, and which of them are the labels
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*would have a TIFF or BMP")
 @pytest.mark.parametrize(("suffix", "files", "wanted"), OTHERS_WAYS)
 def test_labels_as_others_name_them_find_their_images(
     tmp_path: Path, suffix: str, files: list[str], wanted: list[str | None]
@@ -138,6 +139,17 @@ def test_what_could_have_been_a_label_is_counted(
     tmp_path: Path, naming: Naming, files: list[str], unused: int
 ) -> None:
     assert find_labels(["z.png"], touch(tmp_path, *files), (naming,)).unused == unused
+
+
+@pytest.mark.parametrize("suffix", ["", "_mask"])
+def test_masks_of_another_naming_are_not_left_out_in_silence(tmp_path: Path, suffix: str) -> None:
+    """One drawn as a PNG, in a folder of TIFFs, would otherwise be all there is to train on."""
+    touch(tmp_path, *(f"{name}{suffix}.{kind}" for name, kind in (("a", "png"), ("b", "tif"), ("d", "BMP"))))
+    touch(tmp_path, f"c{suffix}.bmp", f"a{suffix}.tiff", f"elsewhere{suffix}.tif")
+    said = r"2 images without a label would have a TIFF or BMP of that name \(the first is b.png\), which is"
+    with pytest.warns(DataWarning, match=said):
+        found = find_labels(["a.png", "b.png", "c.jpg", "e.png"], tmp_path, find_namings(suffix))
+    assert dict(found.names) == {"a.png": f"a{suffix}.png"}
 
 
 def test_a_label_that_is_two_images_by_its_name_alone_is_refused(tmp_path: Path) -> None:
