@@ -70,11 +70,11 @@ class Summary:
         """Share of each class in the training's labels, in id order; empty: not known."""
         return [self.class_shares_trained[name] for name in self.classes] if self.class_shares_trained else []
 
-    def is_possible(self, classes: tuple[str, ...]) -> bool:
-        """Whether it may be of a scoring with these classes."""
+    def is_possible(self) -> bool:
+        """Whether it may be of a scoring."""
         rates = {self.megapixels_per_second is None, self.images_per_second is None}
         shares = self.class_shares_trained or dict.fromkeys(self.classes, 0.0)
-        same = bool(classes) and self.classes == classes and set(shares) == set(classes)
+        same = bool(self.classes) and set(shares) == set(self.classes)
         return same and len(rates) == 1 and self.stopped_by in ENDINGS
 
 
@@ -102,8 +102,13 @@ def read_scores(place: Place) -> Scores:
             f"{place.uri} has no summary.json yet; end its scoring with the command it began with"
         )
     summary = require_part(Summary, found, where := f"{place.uri}/summary.json", mend)
-    if not summary.is_possible(run.classes):
+    if not summary.is_possible():
         raise RequestError(f"{where} is damaged: its classes, rates or end are impossible; {mend}")
+    if summary.classes != run.classes:
+        raise RequestError(
+            f"{where} and run.json beside it name other classes, so that one of them is damaged; if it is "
+            f"summary.json, {mend}; else take run.json from a copy"
+        )
     return Scores(place, run, summary, settings)
 
 
@@ -111,7 +116,8 @@ def read_identity(place: Place) -> tuple[Identity, list[tuple[str, Any]]]:
     """run.json, and all of it as (dotted name, value). RequestError: as of `read_scores`."""
     found = place.read_json("run.json")
     if found is None or (isinstance(found, dict) and "archive" not in found):
-        raise RequestError(f"{place.uri} is no scores folder; give the `out` of a scoring")
+        lacks = "it holds no run.json" if found is None else "its run.json names no archive"
+        raise RequestError(f"{place.uri} is no scores folder, as {lacks}; give the `out` of a scoring")
     return require_part(Identity, found, f"{place.uri}/run.json"), list(flatten(found))
 
 

@@ -83,8 +83,8 @@ def test_a_wrong_request_is_2_and_one_sentence(scores: Path, capsys: pytest.Capt
         assert run(*(scores / word if len(word) == 1 else word for word in words)) == 2
         assert capsys.readouterr().err == wrong
     assert run(scores / "nothing") == 2
-    said = f"report: {scores}/nothing is no scores folder; give the --out of a scoring\n"
-    assert capsys.readouterr().err == said
+    said = f"{scores}/nothing is no scores folder, as it holds no run.json; give the --out of a scoring"
+    assert capsys.readouterr().err == f"report: {said}\n"
     shutil.rmtree(scores / "B")
     write_scores(scores / "B", [row | {"label_sha256": "new"} for row in random_rows(1, seed=0)])
     assert run(scores / "A", scores / "B") == 2

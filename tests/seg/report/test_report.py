@@ -355,9 +355,18 @@ def test_a_report_is_called_after_the_end_of_its_archives_path(archive_uri: str,
 
 
 def test_a_folder_that_is_no_finished_scoring_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"is no scores folder; give the `out` of a scoring"):
+    with pytest.raises(RequestError, match=r"is no scores folder, as it holds no run.json; give the `out`"):
         write_report(as_place(tmp_path))
     place = write_scores(tmp_path / "out", random_rows(3, seed=0))
+    run = place.read("run.json") or b""
+    place.write("run.json", run.replace(b'"archive"', b'"arcjive"'))
+    with pytest.raises(RequestError, match=r"is no scores folder, as its run.json names no archive; give"):
+        write_report(place)
+    place.write("run.json", run.replace(b'"disc"', b'"disk"'))
+    said = r"summary.json and run.json beside it name other classes, so that one of them is damaged; if it is"
+    with pytest.raises(RequestError, match=said):
+        write_report(place)
+    place.write("run.json", run)
     place.remove("summary.json")
     with pytest.raises(RequestError, match=r"has no summary.json yet; end its scoring"):
         write_report(place)

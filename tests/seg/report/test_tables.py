@@ -95,7 +95,7 @@ def test_a_scoring_that_has_scored_nothing_yet_has_empty_tables(folder: Path, tm
 
 
 def test_what_is_no_scores_folder_or_damaged_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="is no scores folder; give the `out` of a scoring"):
+    with pytest.raises(RequestError, match=r"is no scores folder, as it holds no run.json; give"):
         open_tables(as_place(tmp_path))
     for name in ("run.json", "summary.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
