@@ -1,5 +1,6 @@
 """What an archive and its storage do to a scoring: bad images cost themselves alone, and nothing is lost."""
 
+import io
 import json
 import os
 import shutil
@@ -12,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from cluster import score_stages
 from cluster.score import score
@@ -436,7 +437,7 @@ def test_three_batches_differ_in_at_most_one_pixel_of_a_million(
         out = tmp_path / str(batch)
         assert score(ask(archive, model, out, batch=batch, halo_px=0), idle).exit_code == 0
         files = read_masks(out)
-        masks.append([cv2.imdecode(np.frombuffer(data, np.uint8), -1) for _, data in sorted(files.items())])
+        masks.append([np.asarray(Image.open(io.BytesIO(data))) for _, data in sorted(files.items())])
     stacked = np.array(masks)
     assert stacked.mean() == pytest.approx(0.5, abs=0.1)
     for one, other in combinations(stacked, 2):
