@@ -22,6 +22,11 @@ PRELOAD = [
 """What a job would import, or what it imports would where that is there."""
 
 
+def patient(within_s: float) -> float:
+    """The seconds times $PATIENCE, for a machine that is shared while nothing is measured on it."""
+    return within_s * float(os.environ.get("PATIENCE", "1"))
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A job in a process of its own."""
@@ -36,9 +41,9 @@ class Job:
         return self.process.is_alive()
 
     def wait(self, within_s: float = 120) -> int | None:
-        """Its exit code, once it has ended by itself."""
-        self.process.join(within_s)
-        assert not self.is_alive, f"not within {within_s} s: {self.said}"
+        """Its exit code, once it has ended by itself; within_s: as of `patient`."""
+        self.process.join(patient(within_s))
+        assert not self.is_alive, f"not within {patient(within_s):.0f} s: {self.said}"
         return self.process.exitcode
 
     def kill(self) -> None:

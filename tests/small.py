@@ -29,6 +29,7 @@ from seg.recipe import Crops, Optimizer, Preprocessing, Recipe, Tiling
 from seg.train.state import EpochResult, read_run
 from seg.train.training import TrainingPlan
 from tests.conftest import draw_disc
+from tests.forked import patient
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("background", "disc")
@@ -226,12 +227,11 @@ def wait_until(
 ) -> None:
     """Return once the condition holds; fail past the deadline. every_s: between two looks, which cost.
 
-    $PATIENCE multiplies the time, where a machine is shared and nothing is to be measured.
+    within_s: as of `patient`.
     """
-    patient_s = within_s * float(os.environ.get("PATIENCE", "1"))
-    deadline, pause = time.monotonic() + patient_s, threading.Event()
+    deadline, pause = time.monotonic() + patient(within_s), threading.Event()
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {patient_s:.0f} s"
+        assert time.monotonic() < deadline, f"{what}: not within {patient(within_s):.0f} s"
         pause.wait(every_s)
 
 
