@@ -42,6 +42,8 @@ class Identity:
     classes: tuple[str, ...]
     label_map: tuple[tuple[int, int], ...]
     label_colours: tuple[Colour, ...] = ()
+    model_sha256: str | tuple[str, ...] = ""
+    """Of an ensemble that of each model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
