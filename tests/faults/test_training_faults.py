@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -185,8 +186,9 @@ def test_a_worker_that_stands_still_is_named_and_replaced(
     code, errors = disturb(words, out, lambda workers: os.kill(workers[-1], signal.SIGSTOP), **variables)
     assert code == 0, errors
     failures = (out / "failures.log").read_text()
-    assert "waited in vain" in failures
-    assert "silent, so frozen, killed or cut off: worker" in failures
+    # whoever is first: the worker that waits for it, or Ray, whose own calls it does not answer
+    named = r"waited in vain.*silent, so frozen, killed or cut off: worker|worker 1: answers no more"
+    assert re.search(named, failures), failures
     assert what_is_left(out) == what_is_left(whole(workers=2, epochs=12))
 
 
