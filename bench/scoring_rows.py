@@ -209,7 +209,9 @@ class RowCosts:
 
 def run_dataset(bench: Bench, images: list[str], most: int, stages: Stages) -> RowCosts:
     """Rows from a source to a ledger, through stages that do next to nothing."""
-    out = as_place(bench.new_folder())
+    folder = bench.new_folder()
+    folder.mkdir(exist_ok=True)
+    out = as_place(folder)
     out.make_folders("inflight")
     order = lambda task: Order(task.image, task.attempt)  # noqa: E731
     plan: Any = SimpleNamespace(out=out, settings=make_settings(out), card=None, order=order)
