@@ -23,6 +23,8 @@ from seg.recipes import RECIPES
 from seg.simulate.archive import Simulation, simulate_archive
 from seg.train.training import Training, TrainingPlan
 
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once, when a measurement imports it
+
 CPU_RECIPE, GPU_RECIPE = "interferogram-small", "interferogram-icnet"
 BATCH = 4
 """Crops in a forward pass: the scoring job's default."""

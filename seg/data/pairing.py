@@ -265,7 +265,7 @@ def nearest_labels(images: list[str], labels: Labels, folder: Place | Path) -> s
     place = as_place(folder)
     with refuse_unlisted(place):
         files = list_files(place, [])[0]
-    used = pc.SetLookupOptions(pa.array((split_page(name)[0] for name in labels.names.values()), pa.string()))
+    used = pc.SetLookupOptions(pa.array(map(_file_of, labels.names.values()), pa.string()))
     unused = files.filter(pc.call_function("invert", [pc.call_function("is_in", [files], used)]))
     for others in (HIDDEN, CLASSES):
         unused = unused.filter(pc.call_function("invert", [_matches(unused, others)]))
@@ -335,6 +335,7 @@ def _refuse_two(place: Place, images: list[str], found: NDArray[np.int64], namin
 
 
 def _file_of(label: str) -> str:
+    """The file of a label's name, which may end in a page; most have none, and there are millions."""
     return split_page(label)[0] if "#" in label else label
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from seg.data.background import Backgrounds
 from seg.data.colours import ColourMask, read_colours
 from seg.data.images import READER, ImageFiles, split_page
-from seg.data.labels import IGNORE, Content, LabelMap, map_foreground, open_label, refuse_all_ignored
+from seg.data.labels import IGNORE, LabelMap, map_foreground, open_label, refuse_all_ignored
 from seg.data.layout import parse_classes, refuse_link
 from seg.data.listing import Listing, Sequences, list_images, refuse_unlisted
 from seg.data.pairing import (
@@ -372,12 +372,10 @@ def _find_labels(
         known = begun.get("labels") if isinstance(begun, dict) else None
         labels, found = add_boxes(images, archive.above, labels, found, follow_links=links, begun=known)
     if request.label_colours is None:
-        files = ImageFiles(labels)
-
-        def open_mask(image: str) -> Content:
-            return open_label(files, found.names[image])
-
-        refuse_all_ignored(f"labels {labels}", found.names.masks(), open_mask, card.label_map)
+        files, masks = ImageFiles(labels), found.names.masks()
+        refuse_all_ignored(
+            f"labels {labels}", masks, lambda image: open_label(files, found.names[image]), card.label_map
+        )
     return labels, found
 
 
