@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from seg.errors import ImageError, RequestError, describe_unknown
+from seg.threads import spin_briefly
 from seg.words import fringe_version
 
 if TYPE_CHECKING:  # loaded where they are used, as torch takes seconds
@@ -30,6 +31,8 @@ if TYPE_CHECKING:  # loaded where they are used, as torch takes seconds
 
 __all__ = ["ImageError", "RequestError", "load", "read_scores", "score", "train"]
 __version__ = fringe_version()
+
+spin_briefly()
 
 Request = TypeVar("Request")
 Job = TypeVar("Job", "TrainRequest", "ScoreRequest")

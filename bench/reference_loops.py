@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from seg.ahead import map_ahead
 from seg.data.layout import Sample
 from seg.data.preprocess import preprocess, shrink_mask
 from seg.predict.passes import autocast
 from seg.recipe import Recipe
+from seg.threads import map_ahead
 from seg.train.learner import Learner
 from seg.train.losses import mean_loss, resize_logits
 

@@ -27,6 +27,7 @@ from torch.utils.benchmark import timer
 from bench.gpu_time import NUM_STEPS, profile_steps
 from bench.reference_loops import REFERENCE_LOOPS, DecodedCrops
 from bench.setup import CPU_RECIPE, Bench, bench_folder, count_cores, once_ms, time_ms
+from bench.sharing import measure_sharing
 from bench.table import Row, print_table
 from bench.training_on_ray import measure_ray
 from seg import metrics
@@ -250,6 +251,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "metrics": measure_metrics,
     "references": measure_references,
     "ray": measure_ray,
+    "sharing": measure_sharing,
     "busy": measure_busy,
 }
 
@@ -260,6 +262,8 @@ def reason_to_skip(bench: Bench, name: str) -> str | None:
         return "ray is not installed"
     if name == "ray" and bench.quick:
         return "Ray's start alone takes longer than a quick run"
+    if name == "sharing" and bench.quick:
+        return "torch is loaded for each figure, which takes longer than a quick run"
     if name == "busy" and bench.device.type != "cuda":
         return "it is for a GPU"
     if name == "busy" and bench.quick:

@@ -19,12 +19,10 @@ from cluster.session import quiet_loggers
 from seg.errors import OutOfMemory, RequestError, TrainingDiverged
 from seg.files import persistently, read_json, write_json
 from seg.locks.folder_lock import LostLock
-from seg.plain_data import to_plain
 from seg.screen import show_log
 from seg.train.board import WRITE_EVERY_S, Board, beating, describe_late, failures_file, read_beats
 from seg.train.learner import find_ranks
 from seg.train.run_folder import HistoryWriter
-from seg.train.state import EpochResult
 from seg.train.training import StepReport, Training, TrainingPlan
 
 FINAL = {kind.__name__: kind for kind in (RequestError, OutOfMemory, TrainingDiverged, LostLock)}
@@ -163,8 +161,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     plan, device, ended = config["plan"], ray.train.torch.get_device(), Path(config["ended"])
     if ended.is_file():  # this group was built only because the one before was to end
         return
-    try:
-        train_epochs(plan, device, lambda: None, lambda result: ray.train.report(to_plain(result)))
+    try:  # no report to Ray: each would wait until its controller looks, every 2 s
+        train_epochs(plan, device, lambda: None)
     except tuple(FINAL.values()) as error:  # raised here, Ray would try again what cannot go otherwise
         write_json(ended, {"kind": type(error).__name__, "message": str(error)})
         if isinstance(error, ALONE) and find_ranks().world_size > 1:
@@ -188,15 +186,10 @@ def _write_history(writer: HistoryWriter, training: Training) -> None:
     writer.write(training.journal)
 
 
-def train_epochs(
-    plan: TrainingPlan,
-    device: torch.device,
-    on_news: Callable[[], None],
-    on_epoch: Callable[[EpochResult], None] = lambda result: None,
-) -> None:
+def train_epochs(plan: TrainingPlan, device: torch.device, on_news: Callable[[], None]) -> None:
     """Train what is left and keep the folder's history up to date.
 
-    on_news: called after each step and epoch. on_epoch: called on every rank, as Ray wants to hear of each.
+    on_news: called after each step and epoch.
     """
     training = Training(plan, device)
     board, history = Board(training), HistoryWriter(plan.folder)
@@ -211,4 +204,3 @@ def train_epochs(
                 persistently(partial(_write_history, history, training), f"history of {plan.folder}")
             board.on_epoch(result)
             on_news()
-            on_epoch(result)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from seg.ahead import map_ahead
 from seg.check.find import Found
 from seg.data.formats.header import Header
 from seg.data.images import ImageFiles, Pixels
@@ -29,6 +28,7 @@ from seg.data.preprocess import Intensity, measure_intensity, shrink_mask
 from seg.errors import ImageError, LabelMismatch
 from seg.figures.panels import Panel, fit_size, show_pixels
 from seg.progress import progress
+from seg.threads import map_ahead
 
 LOOKED_AT = 200
 """Images that are read, of more than these."""

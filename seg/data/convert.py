@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from unicodedata import category
 
-from seg.ahead import map_ahead
 from seg.data import DATASETS
 from seg.data.images import ImageFiles, split_page
 from seg.data.labels import LabelMap, encode_mask, map_foreground
@@ -23,6 +22,7 @@ from seg.errors import ImageError, RequestError
 from seg.files import TEMPORARY, read_json, replacing, require_data_folder, write_bytes, write_json
 from seg.plain_data import to_plain
 from seg.progress import progress
+from seg.threads import map_ahead
 
 RECORD = ".conversion.json"
 """What a folder was made of. Hidden, so that it is no label of an image named conversion."""

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from seg.ahead import map_ahead
 from seg.data.boxes import describe_size, draw_boxes, parse_json, parse_yolo, to_pixels
 from seg.data.formats.bmp import PILLOW_ERRORS
 from seg.data.formats.header import Pixels
@@ -23,6 +22,7 @@ from seg.data.formats.tiff import FORMS, Tiff
 from seg.data.images import ImageFiles, Page, decode_image, split_page
 from seg.errors import ImageError, LabelMismatch, RequestError, UnsupportedImage
 from seg.progress import progress
+from seg.threads import map_ahead
 
 IGNORE = 255
 """Truth that is not counted."""

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from seg.ahead import map_ahead
 from seg.data.images import EXTENSIONS, count_pages, open_in, split_page
 from seg.errors import RequestError
 from seg.storage import Place, as_place, refusing, scan_folder
+from seg.threads import map_ahead
 
 HEADERS_AT_ONCE = 16
 """TIFFs whose pages are counted at the same time: on a server each is a wait."""

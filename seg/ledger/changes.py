@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from seg.ahead import map_ahead
 from seg.data.images import split_page
 from seg.data.listing import Listing, natural_key
 from seg.data.pairing import Labels
@@ -20,6 +19,7 @@ from seg.errors import RequestError
 from seg.ledger.ledger import Ledger
 from seg.progress import progress
 from seg.storage import Place, refusing
+from seg.threads import map_ahead
 
 SHOWN = 5
 """Names that a message gives before it only counts."""

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from seg.ahead import map_ahead
 from seg.errors import DamagedFile, DataWarning
 from seg.files import TEMPORARY
 from seg.storage import Place
+from seg.threads import map_ahead
 
 OBJECT_COUNTS = ("objects_found", "objects_missed", "objects_invented")
 LISTS = ("confusion", "class_pixels", *OBJECT_COUNTS)

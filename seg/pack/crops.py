@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seg.ahead import map_ahead
 from seg.data.images import Pixels
 from seg.data.labels import IGNORE
 from seg.data.preprocess import Statistics, normalise
 from seg.errors import RequestError
 from seg.pack.pack import OBJECT_STRIDE_PX, Pack, PackedImage
 from seg.recipe import Augmentation, Crops, Recipe
+from seg.threads import map_ahead
 
 THREADS = min(4, len(os.sched_getaffinity(0)))
 """Threads that prepare crops: they copy, without Python's lock, and decode nothing."""

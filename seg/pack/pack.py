@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from seg.ahead import map_ahead
 from seg.data import preprocess
 from seg.data.background import Backgrounds, FrameFile
 from seg.data.frames import Frame, FrameReader, fill_clip
@@ -27,6 +26,7 @@ from seg.data.listing import clip_places
 from seg.data.reading_memory import READING_BYTES, ReadingMemory, Turn, announced_bytes
 from seg.errors import DamagedFile, ImageError, RequestError
 from seg.recipe import Preprocessing
+from seg.threads import map_ahead
 
 SCHEMA = pa.schema(
     {

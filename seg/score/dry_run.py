@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
-from seg.ahead import map_ahead
 from seg.data.formats.header import Header
 from seg.data.images import ImageFiles, Turned, split_page
 from seg.data.labels import IGNORE, LabelDecoder, LabelMap, decode_label, draw_sample, open_label
@@ -25,6 +24,7 @@ from seg.progress import progress
 from seg.score.rehearsal import Estimate, Power, Rest, choose_rehearsal, estimate_night, free_bytes
 from seg.screen import open_console, visible
 from seg.storage import Place, as_place
+from seg.threads import map_ahead
 from seg.words import file_size, plural, time_span
 
 PLAIN_WIDTH = 1000

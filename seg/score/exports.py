@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from seg.ahead import map_ahead
 from seg.data.labels import decode_mask, encode_mask
 from seg.errors import DamagedFile, ImageError, RequestError
 from seg.files import replacing
@@ -27,6 +26,7 @@ from seg.plain_data import require_fields
 from seg.report.survey import natural_order
 from seg.score.paths import export_name, mask_name
 from seg.storage import Place
+from seg.threads import map_ahead
 
 ExportKind = Literal["coco", "yolo", "masks"]
 MOST_ROWS = 1_048_575

@@ -487,9 +487,10 @@ def test_a_cause_is_one_line() -> None:
 
 
 def tune(out: Path, archive: Path, *more: object) -> subprocess.Popen[str]:
-    """A search of four trials, one at a time, as a user starts it."""
+    """A search of four trials of small networks, one at a time, as a user starts it."""
     words = (*TINY_WORDS, "--data", archive, "--out", out, "--trials", 4, "--cpus-per-trial", 2)
-    return start_job("tune", *words, *more, RAY_ADDRESS="local")
+    small = ("--search", "backbone=choice(mobilenet_v2,resnet18)")
+    return start_job("tune", *words, *small, *more, RAY_ADDRESS="local")
 
 
 def epochs_done(out: Path, number: int) -> int:

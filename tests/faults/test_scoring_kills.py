@@ -131,7 +131,7 @@ def test_the_driver_of_two_workers_killed_at_20_random_moments_leaves_what_an_un
 ) -> None:
     import ray
 
-    archive = write_archive(sequences=3, frames=300, size=(64, 64))
+    archive = write_archive(sequences=3, frames=100, size=(64, 64))
     variables = {
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
         "RAY_AUTH_MODE": "token",
