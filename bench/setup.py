@@ -107,7 +107,8 @@ class Bench:
         """Train so long that masks have cells and not noise, which costs more to write and to count."""
         if self.model.is_file():
             return
-        recipe = shorten(RECIPES[CPU_RECIPE], epochs=1 if self.quick else 3)
+        recipe = replace(RECIPES[CPU_RECIPE], precision=self.precision)
+        recipe = shorten(recipe, epochs=1 if self.quick else 3)
         self.model.parent.mkdir(parents=True, exist_ok=True)
         for _ in self.open_training(recipe, self.model.parent).epochs():
             pass

@@ -198,7 +198,7 @@ def _answers(address: str) -> bool:
 
 def _describe_cluster() -> Session:
     import ray
-    from ray._private.state import state
+    from ray._private.state import state  # no public call tells what an autoscaler may add (2.60)
 
     resources = ray.cluster_resources()
     possible = state.get_max_resources_from_cluster_config() or {}  # None without an autoscaler

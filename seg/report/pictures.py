@@ -44,7 +44,7 @@ class PictureSources:
     """Where the pictures of a run come from, and what its class ids mean."""
 
     archive: ImageFiles
-    labels: Place | None
+    labels: ImageFiles | None
     masks: Place
     classes: tuple[str, ...]
     label_map: LabelMap
@@ -59,7 +59,7 @@ def picture_sources(scores: Scores) -> PictureSources | None:
         return None
     return PictureSources(
         archive=ImageFiles(as_place(run.archive)),
-        labels=as_place(run.labels) if run.labels else None,
+        labels=ImageFiles(as_place(run.labels)) if run.labels else None,
         masks=scores.place.below("masks"),
         classes=run.classes,
         label_map=run.label_map,
@@ -136,7 +136,7 @@ def _read_image(sources: PictureSources, row: Scored, notes: list[str]) -> Pixel
 def _read_truth(sources: PictureSources, row: Scored) -> NDArray[np.uint8] | None:
     if row.label_path is None or row.confusion is None or sources.labels is None:
         return None
-    data, num_classes = open_label(ImageFiles(sources.labels), row.label_path), len(sources.classes)
+    data, num_classes = open_label(sources.labels, row.label_path), len(sources.classes)
     size, where = (row.height, row.width), Path(row.label_path)
     truth = decode_label(data, where, size, sources.classes, sources.label_map, sources.decoder)
     counted = np.reshape(row.confusion, (num_classes, num_classes)).sum(1)

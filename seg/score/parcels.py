@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
 from seg.errors import RequestError
@@ -84,7 +85,7 @@ class Round:
     """What is predicted on: cpu or cuda. Nobody looks for another."""
     image_limit_s: float | None
     shares: int = 1
-    """Works that each image is divided into, at most; not 1 where it is in a parcel of its own."""
+    """Works that each image is divided into, at most."""
 
     @property
     def inflight(self) -> Place:
@@ -186,18 +187,22 @@ class ParcelReader:
         self.stage.is_ready()
 
     def read(self, parcel: Parcel) -> Iterator[tuple[str, list[Work]]]:
-        """Its images, their crops cut, under its name; or each share of one under a name of its own.
+        """Its images, their crops cut, under its name; or each share of each under a name of its own.
 
         OSError: storage stays away.
         """
         with self.stage.notes(parcel.name) as notes:
-            works = [self._read(order, notes) for order in parcel.orders]
-        if self.stage.round.shares == 1 or works[0].answer is not None:
-            yield parcel.name, works
-        else:
-            settings = self.stage.round.settings
-            for number, work in enumerate(works[0].divide(self.stage.round.shares, settings.batch)):
-                yield f"{parcel.name}.{number}", [work]
+            works = (self._read(order, notes) for order in parcel.orders)
+            if self.stage.round.shares == 1:
+                yield parcel.name, list(works)
+            else:  # one image after another, as each may be huge
+                for number, share in enumerate(chain.from_iterable(map(self._divide, works))):
+                    yield f"{parcel.name}.{number}", [share]
+
+    def _divide(self, work: Work) -> list[Work]:
+        if work.answer is not None:
+            return [work]
+        return work.divide(self.stage.round.shares, self.stage.round.settings.batch)
 
     def _read(self, order: Order, notes: InFlight) -> Work:
         work, refusal = Work(order), self.stage.refusal(order.image, notes)

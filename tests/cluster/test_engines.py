@@ -147,10 +147,28 @@ KINDS: dict[str, Make] = {
 }
 
 
-def check_alike(
-    archive: Archive, tmp_path: Path, session: Session, idle: Session, engines: list[str]
+Check = Callable[[Archive, list[str]], None]
+
+
+@pytest.fixture
+def check_alike(tmp_path: Path, session: Session, idle: Session, caplog: pytest.LogCaptureFixture) -> Check:
+    """All engines give what this process gives, in one round, and its integers are those of its masks."""
+    caplog.set_level("INFO", "cluster.score")
+
+    def check(archive: Archive, engines: list[str]) -> None:
+        _check_alike(archive, tmp_path, session, idle, engines, caplog)
+
+    return check
+
+
+def _check_alike(
+    archive: Archive,
+    tmp_path: Path,
+    session: Session,
+    idle: Session,
+    engines: list[str],
+    said: pytest.LogCaptureFixture,
 ) -> None:
-    """All engines give what this process gives, and its integers are those of its masks."""
     request = ScoreRequest(**archive.request, out=as_place(tmp_path / "0"), workers=0, min_object_px=4)
     assert score(request, idle).exit_code == 0
     expected = gather(tmp_path / "0")
@@ -164,7 +182,9 @@ def check_alike(
             continue
         out = tmp_path / engine
         other = replace(request, out=as_place(out), **ENGINES[engine])  # type: ignore[arg-type]
+        said.clear()
         assert score(other, session).exit_code == 0, engine
+        assert sum("in parcels of" in message for message in said.messages) == 1, engine
         assert gather(out) == expected, engine
         assert list((out / "inflight").iterdir()) == []
 
@@ -179,22 +199,18 @@ def gather(folder: Path) -> tuple[dict[str, dict[str, object]], list[str], dict[
 @pytest.mark.parametrize(
     "engine", ["apart 1", *(pytest.param(one, marks=pytest.mark.long) for one in ("together 2", "crops"))]
 )
-def test_every_engine_gives_the_same(tmp_path: Path, session: Session, idle: Session, engine: str) -> None:
-    check_alike(write_archive(tmp_path / "archive"), tmp_path, session, idle, [engine])
+def test_every_engine_gives_the_same(tmp_path: Path, check_alike: Check, engine: str) -> None:
+    check_alike(write_archive(tmp_path / "archive"), [engine])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_engine_gives_the_same_of_every_kind(
-    tmp_path: Path, session: Session, idle: Session, kind: str
-) -> None:
-    check_alike(KINDS[kind](tmp_path / "archive"), tmp_path, session, idle, list(ENGINES))
+def test_every_engine_gives_the_same_of_every_kind(tmp_path: Path, check_alike: Check, kind: str) -> None:
+    check_alike(KINDS[kind](tmp_path / "archive"), list(ENGINES))
 
 
 @pytest.mark.long
-def test_every_engine_gives_the_same_of_camvid(
-    tmp_path: Path, session: Session, idle: Session, shared_data: Path
-) -> None:
+def test_every_engine_gives_the_same_of_camvid(tmp_path: Path, check_alike: Check, shared_data: Path) -> None:
     model = write_model(
         tmp_path / "model.safetensors",
         classes=CLASSES,
@@ -209,6 +225,4 @@ def test_every_engine_gives_the_same_of_camvid(
     }
     names = sorted(path.name for path in (shared_data / "camvid/val").iterdir())
     labels: dict[str, Path | None] = {name: shared_data / "camvid/valannot" / name for name in names}
-    check_alike(
-        Archive(places | {"models": (model,)}, labels, num_classes=11), tmp_path, session, idle, list(ENGINES)
-    )
+    check_alike(Archive(places | {"models": (model,)}, labels, num_classes=11), list(ENGINES))

@@ -137,10 +137,7 @@ def test_three_stages_give_what_one_process_gives(
     with closing(ImageScorer(whole.settings, "cpu")) as scorer:
         expected = without_clocks(list(scorer.score(orders)))
     round_ = open_round(tmp_path, "out", shrink=shrink, shares=shares)
-    each = 1 if shares > 1 else 4
-    parcels = [
-        Parcel(str(first), tuple(orders[first : first + each])) for first in range(0, len(orders), each)
-    ]
+    parcels = [Parcel(str(first), tuple(orders[first : first + 4])) for first in range(0, len(orders), 4)]
     answers = list(run(round_, parcels))
     outcomes = [one.answer for one in answers if isinstance(one.answer, Scored | Quarantined)]
     assert len(outcomes) == len(answers) == len(orders)
