@@ -83,6 +83,7 @@ class Bench:
         size = (256, 256) if self.quick else recipe.crops.size_px
         return replace(
             recipe,
+            precision="float32" if self.quick else recipe.precision,  # which every CPU has
             preprocessing=replace(recipe.preprocessing, background_every=0),
             crops=replace(recipe.crops, per_image=per_image, size_px=size),
         )

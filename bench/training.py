@@ -291,7 +291,7 @@ def main(
     """Print a line a row, then one JSON line.
 
     rows: what to measure, keys of MEASUREMENTS. repeat: turns of each contender after a warm-up.
-    quick: small frames and one turn, to see in seconds whether all works. folder: where frames, packs and
+    quick: small frames, one turn, float32: to see soon whether all works. folder: where frames, packs and
     runs go, and frames and packs are found again; None: a temporary one.
     """
     with bench_folder(folder) as place:
