@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor, isfinite
 from typing import TYPE_CHECKING, TypeVar
 
@@ -194,9 +194,13 @@ class Stages:
     """Works that each image is divided into, so that several processes predict it."""
 
     @property
+    def _computing(self) -> Operator:
+        return next(one for one in self.operators if one.name in ("score", "predict"))
+
+    @property
     def predictors(self) -> int:
         """Processes that have a model."""
-        return next(one.processes for one in self.operators if one.name in ("score", "predict"))
+        return self._computing.processes
 
     @property
     def processes(self) -> dict[str, int]:
@@ -213,9 +217,7 @@ class Stages:
 
     def alone(self) -> "Stages":
         """The same for images that are to be alone: one process, with one at a time."""
-        cpus = max(one.cpus for one in self.operators)
-        gpus = max(one.gpus for one in self.operators)
-        return Stages((Operator(name="score", processes=1, cpus=cpus, gpus=gpus, ahead=1),))
+        return Stages((replace(self._computing, name="score", processes=1, calls=1, ahead=1),))
 
     def __str__(self) -> str:
         if len(self.operators) == 1:
@@ -239,10 +241,11 @@ def place_stages(request: ScoreRequest, placed: Placement, session: Session) -> 
     finishers = 1 if shared else max(1, left // 4)  # one, which puts all shares of an image together
     readers = max(1, left - finishers)
     cpus = min(1.0, left / (readers + finishers))
+    computing = 0 if placed.gpus else threads  # beside a GPU none that Ray counts: readers may have them all
     return Stages(
         (
             Operator(name="read", processes=readers, cpus=cpus, calls=2),
-            Operator(name="predict", processes=workers, cpus=threads, gpus=placed.gpus, ahead=3),
+            Operator(name="predict", processes=workers, cpus=computing, gpus=placed.gpus, ahead=3),
             # without a CPU of its own, so that it has a place also where a node with many is gone
             Operator(name="finish", processes=finishers, cpus=0, calls=1 if shared else 2),
         ),

@@ -66,13 +66,14 @@ def test_a_node_without_a_gpu_reads_for_one_that_has_and_may_go(
     score(ask(archive, model, tmp_path / "whole"), idle)
     request = ask(archive, model, tmp_path / "out", workers=1)
     masks = lambda: len(list((tmp_path / "out").rglob("masks/*/*.png")))  # noqa: E731
-    head = {"num_cpus": 2, "num_gpus": 1, "include_dashboard": False}
+    head_cpus = 2 if dies else 0  # with two others than the GPU's own process read there too
+    head = {"num_cpus": head_cpus, "num_gpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         node = cluster.add_node(num_cpus=4)
         ray.init(address=cluster.address, log_to_driver=False)
         with ThreadPoolExecutor(1) as pool:
-            ended = pool.submit(score, request, Session(6, 1, 1, connected=True))
+            ended = pool.submit(score, request, Session(head_cpus + 4, 1, 1, connected=True))
             if dies:
                 wait_until(lambda: masks() >= 100 or ended.done(), "images", within_s=120)
                 cluster.remove_node(node)
@@ -85,10 +86,10 @@ def test_a_node_without_a_gpu_reads_for_one_that_has_and_may_go(
     assert check_whole(tmp_path / "out", archive_labels(archive))
     check_alike(tmp_path / "out", tmp_path / "whole")
     said = capfd.readouterr().err
-    assert "4 that read, 1 that predict, 1 that finish" in said
+    assert f"{4 if dies else 2} that read, 1 that predict, 1 that finish" in said
     counts = dict(re.findall(r"(\w+ \d+) on (\w{8})", said.partition("images by stage and node: ")[2]))
     assert len(set(counts.values())) == 2
     (gpu_node,) = {where for what, where in counts.items() if what.startswith("model")}
     read = {where: int(what.split()[1]) for what, where in counts.items() if what.startswith("read")}
     if not dies:
-        assert sum(number for where, number in read.items() if where != gpu_node) >= 225
+        assert sum(number for where, number in read.items() if where != gpu_node) == 450
