@@ -14,8 +14,8 @@ SPINS = 10_000
 """How often a thread of torch's asks whether the others are done before it sleeps.
 
 GNU OpenMP's own 300,000 take milliseconds; where others use the cores too, the thread that is waited for
-does not get one meanwhile: a small training's epoch took 34 s beside two busy jobs, and so 0.9 s. On idle
-cores a step takes the same either way (bench/sharing.py).
+does not get one meanwhile: a small training's epoch took 2.3 to 4.7 s beside two busy processes, up to 63 s
+beside more, and so 1.0 to 1.7 s. On idle cores a step takes the same either way (bench/sharing.py).
 """
 
 
