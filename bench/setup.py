@@ -71,7 +71,7 @@ class Bench:
     folder: Path
     device: torch.device = CPU
     precision: Literal["float32", "bf16"] = "bf16"
-    """Of scoring."""
+    """Of scoring, and of the training of what it scores with."""
     pool: Path | None = None
     """A checkout of the last commit whose scoring was a pool of workers; None: it is not measured."""
 

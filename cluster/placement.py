@@ -194,13 +194,13 @@ class Stages:
     """Works that each image is divided into, so that several processes predict it."""
 
     @property
-    def _computing(self) -> Operator:
+    def _with_model(self) -> Operator:
         return next(one for one in self.operators if one.name in ("score", "predict"))
 
     @property
     def predictors(self) -> int:
         """Processes that have a model."""
-        return self._computing.processes
+        return self._with_model.processes
 
     @property
     def processes(self) -> dict[str, int]:
@@ -217,7 +217,7 @@ class Stages:
 
     def alone(self) -> "Stages":
         """The same for images that are to be alone: one process, with one at a time."""
-        return Stages((replace(self._computing, name="score", processes=1, calls=1, ahead=1),))
+        return Stages((replace(self._with_model, name="score", processes=1, calls=1, ahead=1),))
 
     def __str__(self) -> str:
         if len(self.operators) == 1:
@@ -241,11 +241,11 @@ def place_stages(request: ScoreRequest, placed: Placement, session: Session) -> 
     finishers = 1 if shared else max(1, left // 4)  # one, which puts all shares of an image together
     readers = max(1, left - finishers)
     cpus = min(1.0, left / (readers + finishers))
-    computing = 0 if placed.gpus else threads  # beside a GPU none that Ray counts: readers may have them all
+    cores = 0 if placed.gpus else threads  # beside a GPU none that Ray counts: readers may have them all
     return Stages(
         (
             Operator(name="read", processes=readers, cpus=cpus, calls=2),
-            Operator(name="predict", processes=workers, cpus=computing, gpus=placed.gpus, ahead=3),
+            Operator(name="predict", processes=workers, cpus=cores, gpus=placed.gpus, ahead=3),
             # without a CPU of its own, so that it has a place also where a node with many is gone
             Operator(name="finish", processes=finishers, cpus=0, calls=1 if shared else 2),
         ),

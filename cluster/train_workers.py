@@ -162,7 +162,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     if ended.is_file():  # this group was built only because the one before was to end
         return
     try:  # no report to Ray: each would wait until its controller looks, every 2 s
-        train_epochs(plan, device, lambda: None)
+        train_epochs(plan, device)
     except tuple(FINAL.values()) as error:  # raised here, Ray would try again what cannot go otherwise
         write_json(ended, {"kind": type(error).__name__, "message": str(error)})
         if isinstance(error, ALONE) and find_ranks().world_size > 1:
@@ -186,7 +186,9 @@ def _write_history(writer: HistoryWriter, training: Training) -> None:
     writer.write(training.journal)
 
 
-def train_epochs(plan: TrainingPlan, device: torch.device, on_news: Callable[[], None]) -> None:
+def train_epochs(
+    plan: TrainingPlan, device: torch.device, on_news: Callable[[], None] = lambda: None
+) -> None:
     """Train what is left and keep the folder's history up to date.
 
     on_news: called after each step and epoch.

@@ -13,6 +13,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from jobs.options import GPU_RECIPE, default_recipe
 from seg.recipes import find_recipe
+from seg.threads import SPINS
 
 FILE = Path(__file__).parents[1] / "ray-cluster.yaml"
 TOKEN = "/home/ubuntu/.ray/auth_token"  # where Ray looks for it, for the user that starts Ray
@@ -143,3 +144,7 @@ def test_a_bare_command_asks_for_no_more_gpus_than_its_batch_has_crops(config: C
     (workers,) = (int(word.partition("=")[2]) for word in head if word.startswith("FRINGE_WORKERS="))
     assert default_recipe(gpus=1) == GPU_RECIPE
     assert 1 <= workers <= find_recipe(GPU_RECIPE).batch
+
+
+def test_threads_on_its_nodes_wait_as_long_as_those_of_jobs(start_command: str) -> None:
+    assert f"GOMP_SPINCOUNT={SPINS}" in words(start_command)

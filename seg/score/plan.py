@@ -149,16 +149,20 @@ def plan_scoring(request: ScoreRequest, now: datetime | None = None) -> ScorePla
         asked=len(asked),
         labels=found,
         sequences=find_sequences(lambda: listing.images, card, request.background),
-        identity={
-            **make_identity(settings, card, cards),
-            **({"layout": LAYOUT} if newest else {}),
-            **({"label_suffix": request.label_suffix} if request.label_suffix else {}),
-            **({"label_colours": colours.colours} if colours else {}),
-            **({"follow_links": True} if request.follow_links else {}),
-            **({"overlays": "png"} if settings.overlays else {}),
-        },
+        identity=make_identity(settings, card, cards) | _identify_options(request, settings, newest=newest),
         deadline=deadline,
     )
+
+
+def _identify_options(request: ScoreRequest, settings: ScorerSettings, *, newest: bool) -> dict[str, Plain]:
+    """What of an identity only some folders have: how files are found and read, and overlays."""
+    return {
+        **({"layout": LAYOUT} if newest else {}),
+        **({"label_suffix": request.label_suffix} if request.label_suffix else {}),
+        **({"label_colours": settings.colours.colours} if settings.colours else {}),
+        **({"follow_links": True} if request.follow_links else {}),
+        **({"overlays": "png"} if settings.overlays else {}),
+    }
 
 
 def _check_names(out: Place, request: ScoreRequest, images: Sequence[str]) -> None:

@@ -156,37 +156,26 @@ def check_alike(tmp_path: Path, session: Session, idle: Session, caplog: pytest.
     caplog.set_level("INFO", "cluster.score")
 
     def check(archive: Archive, engines: list[str]) -> None:
-        _check_alike(archive, tmp_path, session, idle, engines, caplog)
+        request = ScoreRequest(**archive.request, out=as_place(tmp_path / "0"), workers=0, min_object_px=4)
+        assert score(request, idle).exit_code == 0
+        expected = gather(tmp_path / "0")
+        assert expected[0].keys() == archive.labels.keys()
+        total = count_by_hand(tmp_path / "0/masks", archive.labels, archive.num_classes)
+        assert sum_ledger(tmp_path / "0", num_classes=archive.num_classes) == total
+        if any(archive.labels.values()):
+            assert min(np.sum(total, 1)[:2]) > 0
+        for engine in engines:
+            if engine == "crops" and request.blend == "gaussian":
+                continue
+            out = tmp_path / engine
+            other = replace(request, out=as_place(out), **ENGINES[engine])  # type: ignore[arg-type]
+            caplog.clear()
+            assert score(other, session).exit_code == 0, engine
+            assert sum("in parcels of" in message for message in caplog.messages) == 1, engine
+            assert gather(out) == expected, engine
+            assert list((out / "inflight").iterdir()) == []
 
     return check
-
-
-def _check_alike(
-    archive: Archive,
-    tmp_path: Path,
-    session: Session,
-    idle: Session,
-    engines: list[str],
-    said: pytest.LogCaptureFixture,
-) -> None:
-    request = ScoreRequest(**archive.request, out=as_place(tmp_path / "0"), workers=0, min_object_px=4)
-    assert score(request, idle).exit_code == 0
-    expected = gather(tmp_path / "0")
-    assert expected[0].keys() == archive.labels.keys()
-    total = count_by_hand(tmp_path / "0/masks", archive.labels, archive.num_classes)
-    assert sum_ledger(tmp_path / "0", num_classes=archive.num_classes) == total
-    if any(archive.labels.values()):
-        assert min(np.sum(total, 1)[:2]) > 0
-    for engine in engines:
-        if engine == "crops" and request.blend == "gaussian":
-            continue
-        out = tmp_path / engine
-        other = replace(request, out=as_place(out), **ENGINES[engine])  # type: ignore[arg-type]
-        said.clear()
-        assert score(other, session).exit_code == 0, engine
-        assert sum("in parcels of" in message for message in said.messages) == 1, engine
-        assert gather(out) == expected, engine
-        assert list((out / "inflight").iterdir()) == []
 
 
 def gather(folder: Path) -> tuple[dict[str, dict[str, object]], list[str], dict[str, bytes]]:
