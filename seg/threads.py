@@ -15,7 +15,8 @@ SPINS = 10_000
 
 GNU OpenMP's own 300,000 take milliseconds; where others use the cores too, the thread that is waited for
 does not get one meanwhile: a small training's epoch took 2.3 to 4.7 s beside two busy processes, up to 63 s
-beside more, and so 1.0 to 1.7 s. On idle cores a step takes the same either way (bench/sharing.py).
+beside more, and so 1.0 to 1.7 s. On idle cores a step of crops of 64 px takes up to a tenth longer, one of
+256 px the same (bench/sharing.py).
 """
 
 

@@ -151,9 +151,8 @@ Check = Callable[[Archive, list[str]], None]
 
 
 @pytest.fixture
-def check_alike(tmp_path: Path, session: Session, idle: Session, caplog: pytest.LogCaptureFixture) -> Check:
+def check_alike(tmp_path: Path, session: Session, idle: Session, capfd: pytest.CaptureFixture[str]) -> Check:
     """All engines give what this process gives, in one round, and its integers are those of its masks."""
-    caplog.set_level("INFO", "cluster.score")
 
     def check(archive: Archive, engines: list[str]) -> None:
         request = ScoreRequest(**archive.request, out=as_place(tmp_path / "0"), workers=0, min_object_px=4)
@@ -169,9 +168,9 @@ def check_alike(tmp_path: Path, session: Session, idle: Session, caplog: pytest.
                 continue
             out = tmp_path / engine
             other = replace(request, out=as_place(out), **ENGINES[engine])  # type: ignore[arg-type]
-            caplog.clear()
+            capfd.readouterr()
             assert score(other, session).exit_code == 0, engine
-            assert sum("in parcels of" in message for message in caplog.messages) == 1, engine
+            assert capfd.readouterr().err.count(" images in parcels of ") == 1, engine
             assert gather(out) == expected, engine
             assert list((out / "inflight").iterdir()) == []
 
