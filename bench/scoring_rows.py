@@ -1,14 +1,15 @@
 """What a row costs the job's process and Ray: stages that do next to nothing, up to the ledger."""
 
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -40,16 +41,22 @@ from seg.score.work import Predicted, Work
 from seg.storage import Place, as_place
 
 FRAME, GPU_S = (3072, 3072), 0.025
+DOZEN = 12
+"""GPUs that one job's process is to feed."""
 ROW_MS, DRIVER_MS, LONE_MS = 0.4, 2.0, 30.0
 """What a row may take without pixels, a frame of the job's process, and one alone of all processes."""
 TOGETHER = Stages((Operator(name="score", processes=count_cores(), cpus=1, calls=2, ahead=3),))
-APART = Stages(
-    (
-        Operator(name="read", processes=1, cpus=1, calls=2),
-        Operator(name="predict", processes=1, cpus=0, ahead=3),
-        Operator(name="finish", processes=1, cpus=0, calls=2),
+
+
+def apart(gpus: int) -> Stages:
+    """Three stages, with so many processes that predict."""
+    return Stages(
+        (
+            Operator(name="read", processes=1, cpus=1, calls=2),
+            Operator(name="predict", processes=gpus, cpus=0, calls=2, ahead=3),
+            Operator(name="finish", processes=1, cpus=0, calls=2),
+        )
     )
-)
 
 
 class LightStage:
@@ -126,26 +133,51 @@ class FrameReader(LightStage):
 
     def run(self, table: pa.Table) -> Iterator[pa.Table]:
         """Parcels of frames."""
-        crops, label = make_crops(), Label(np.zeros(FRAME, np.uint8), boxes=None)
+        crops, label = self.look()
         for parcel in read_parcels(table):
             with self.stage.notes(parcel.name):
                 works = [Work(order, crops=crops, label=label) for order in parcel.orders]
             yield works_table(parcel.name, works)
 
+    def look(self) -> tuple[CutCrops | None, Label | None]:
+        """What a frame holds."""
+        return make_crops(), Label(np.zeros(FRAME, np.uint8), boxes=None)
+
+
+class NoFrameReader(FrameReader):
+    """The same without pixels: what a driver does for a frame does not hang on them."""
+
+    def look(self) -> tuple[CutCrops | None, Label | None]:
+        """Nothing."""
+        return None, None
+
 
 class FramePredictor(LightStage):
-    """Stands in for a GPU: 25 ms a frame, in which no CPU is busy."""
+    """Stands in for a GPU: 25 ms a frame, one after another, in which no CPU is busy."""
+
+    size = FRAME
+
+    def __init__(self, round_: Round) -> None:
+        super().__init__(round_)
+        self.gpu = threading.Lock()
 
     def run(self, table: pa.Table) -> Iterator[pa.Table]:
         """Parcels of frames, with ids and probabilities."""
-        ids, probability = np.zeros(FRAME, np.uint8), np.zeros((1024, 1024), np.float32)
+        ids = np.zeros(self.size, np.uint8)
+        probability = np.zeros([side // 3 for side in self.size], np.float32)
         counts = PixelCounts((ids.size, 0), (ids.size, 0, 0, 0), 0)
         for name, works in read_works(table):
-            with self.stage.notes(name):
+            with self.gpu, self.stage.notes(name):
                 time.sleep(GPU_S * len(works))
                 for work in works:
                     work.crops, work.predicted = None, Predicted(ids, probability, 0.9, counts)
             yield works_table(name, works)
+
+
+class NoFramePredictor(FramePredictor):
+    """The same with next to no pixels."""
+
+    size = 3, 3
 
 
 class FrameFinisher(LightStage):
@@ -159,6 +191,10 @@ class FrameFinisher(LightStage):
             with self.stage.notes(name):
                 answers = [Answered(make_outcome(work.order.image), {}) for work in works]
             yield answers_table(answers)
+
+
+FRAMES = {"score": NoStage, "read": FrameReader, "predict": FramePredictor, "finish": FrameFinisher}
+FRAMELESS = FRAMES | {"read": NoFrameReader, "predict": NoFramePredictor}
 
 
 def make_crops() -> CutCrops:
@@ -184,11 +220,15 @@ def measure_rows(bench: Bench) -> Iterator[Value]:
             found = run_dataset(bench, images[: 300 * most], most, TOGETHER)
             yield Value(what, [found.row_ms], "ms", ROW_MS if most == 64 else None)
         for most, limit in ((10, DRIVER_MS), (1, None)):
-            found = run_dataset(bench, images[:400], most, APART)
+            found = run_dataset(bench, images[:1000], most, apart(1))
             what = f"a frame of 3072 px through three stages, parcels of {most}, 25 ms to predict"
             yield Value(what, [found.row_ms], "ms")
             yield Value(f"{what}: CPU of the job's process", [found.driver_ms], "ms", limit)
             yield Value(f"{what}: CPU of all processes", [found.all_ms], "ms", LONE_MS if most == 1 else None)
+        found = run_dataset(bench, images, 10, apart(DOZEN), FRAMELESS)
+        what = f"a frame without pixels, parcels of 10, {DOZEN} that predict for 25 ms"
+        yield Value(what, [found.row_ms], "ms")
+        yield Value(f"{what}: CPU of the job's process", [found.driver_ms], "ms", DRIVER_MS)
 
 
 def add_all(ledger: Ledger, arrivals: Iterator[list[Outcome]]) -> None:
@@ -204,10 +244,12 @@ class RowCosts:
     row_ms: float
     driver_ms: float
     all_ms: float
-    """Of this process and its descendants, all of Ray's among them."""
+    """Of this process and its descendants that live to the end, all of Ray's among them."""
 
 
-def run_dataset(bench: Bench, images: list[str], most: int, stages: Stages) -> RowCosts:
+def run_dataset(
+    bench: Bench, images: list[str], most: int, stages: Stages, stand_ins: Mapping[str, Any] = FRAMES
+) -> RowCosts:
     """Rows from a source to a ledger, through stages that do next to nothing."""
     folder = bench.new_folder()
     folder.mkdir(exist_ok=True)
@@ -221,49 +263,52 @@ def run_dataset(bench: Bench, images: list[str], most: int, stages: Stages) -> R
         Stopping(),
         limits=Limits(),
         stages=stages,
-        device="cpu",
+        device="cuda",  # which says how much may lie between stages, and no more here
     )
     source.parcel_size = lambda images: most  # type: ignore[method-assign]
     ledger, first = Ledger(out), len(images) // 10
     arrived = counted = 0
-    began: tuple[float, float, float] | None = None
-    with patched_stages():
+    began = ended = None
+    with patched_stages(stand_ins):
         for outcomes in source.outcomes():
             ledger.add(outcomes)
             arrived += len(outcomes)
             if began is None and arrived >= first:
                 began, counted = now(), len(images) - arrived
+            if ended is None and arrived == len(images):
+                ended = now()  # while its processes live, whose time it is too
     assert began is not None, "all arrived"
-    ended = now()
+    assert ended is not None, "all arrived"
     ledger.commit()
-    return RowCosts(*(1e3 * (last - start) / counted for start, last in zip(began, ended, strict=True)))
+    all_s = sum(spent_s - began.cpus_s.get(pid, 0.0) for pid, spent_s in ended.cpus_s.items())
+    took = ended.clock_s - began.clock_s, ended.driver_s - began.driver_s, all_s
+    return RowCosts(*(1e3 * seconds / counted for seconds in took))
 
 
-def now() -> tuple[float, float, float]:
-    """Seconds by the clock, and of CPU: of this process, and of it with its descendants."""
-    return timer(), time.process_time(), tree_cpu_s()
+class Moment(NamedTuple):
+    """The time by the clock, and what was spent by then of CPUs."""
+
+    clock_s: float
+    driver_s: float
+    cpus_s: dict[int, float]
+    """Of this process and of each living descendant, by its id: who is gone later has no part in a sum."""
+
+
+def now() -> Moment:
+    """Of this process."""
+    tree = [os.getpid(), *descendants(os.getpid())]
+    return Moment(timer(), time.process_time(), {pid: cpu_s(pid) for pid in tree})
 
 
 @contextmanager
-def patched_stages() -> Iterator[None]:
-    """Ray gets the stages of this file."""
+def patched_stages(stand_ins: Mapping[str, Any]) -> Iterator[None]:
+    """Ray gets stages of this file."""
     known = score_stages.STAGES.copy()
-    score_stages.STAGES |= {
-        "score": NoStage,
-        "read": FrameReader,
-        "predict": FramePredictor,
-        "finish": FrameFinisher,
-    }
+    score_stages.STAGES |= stand_ins
     try:
         yield
     finally:
         score_stages.STAGES |= known
-
-
-def tree_cpu_s() -> float:
-    """Seconds of CPU that this process and its living descendants took."""
-    tree = [os.getpid(), *descendants(os.getpid())]
-    return sum(map(cpu_s, tree))
 
 
 def cpu_s(pid: int) -> float:

@@ -245,7 +245,7 @@ def place_stages(request: ScoreRequest, placed: Placement, session: Session) -> 
     return Stages(
         (
             Operator(name="read", processes=readers, cpus=cpus, calls=2),
-            Operator(name="predict", processes=workers, cpus=cores, gpus=placed.gpus, ahead=3),
+            Operator(name="predict", processes=workers, cpus=cores, gpus=placed.gpus, calls=2, ahead=3),
             # without a CPU of its own, so that it has a place also where a node with many is gone
             Operator(name="finish", processes=finishers, cpus=0, calls=1 if shared else 2),
         ),

@@ -6,6 +6,7 @@ answered as dead and not touched, and the others go on.
 
 import os
 import secrets
+import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -220,10 +221,14 @@ class ParcelReader:
 
 
 class ParcelPredictor:
-    """The middle stage, on a GPU where there are any: crops to ids, confidence and counts."""
+    """The middle stage, on a GPU where there are any: crops to ids, confidence and counts.
+
+    For two parcels at a time: one is predicted while what came of the other travels on.
+    """
 
     def __init__(self, round_: Round, node: str) -> None:
         self.stage = Stage(round_, MODEL, node)
+        self._at_model = threading.Lock()
         self._predictor = in_background(self._open)
 
     def _open(self) -> "ImagePredictor":
@@ -236,7 +241,7 @@ class ParcelPredictor:
     def predict(self, parcel: str, works: list[Work]) -> list[Work]:
         """The same works, predicted. RequestError: the model file cannot be used."""
         predictor, todo = self._predictor.result(), deque(works)
-        with self.stage.notes(parcel) as notes:
+        with self._at_model, self.stage.notes(parcel) as notes:  # who waits is not at work
             while todo:
                 try:
                     for work in predictor.predict(self._arriving(todo, notes)):

@@ -1,6 +1,7 @@
 """What each stage does with a parcel: together they give what one process gives, also of shares of images."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -209,3 +210,24 @@ def test_what_python_raises_is_told_of_its_image_and_the_others_go_on(
     assert (died.lives, died.note.stage) == (True, "model")
     assert died.note.cause == "RuntimeError: no kernel for this"
     assert not any(isinstance(one, Died) for image, one in answers.items() if image != "large.png")
+
+
+def test_parcels_that_come_at_once_are_predicted_one_after_the_other(
+    tmp_path: Path, labels: dict[str, Path | None]
+) -> None:
+    orders = [order for order in ask(tmp_path, labels) if order.image != "bad.png"]
+    round_ = open_round(tmp_path, "out")
+    reader, predictor = ParcelReader(round_, "node"), ParcelPredictor(round_, "node")
+
+    def read(times: int) -> list[tuple[str, list[Work]]]:
+        parcels = [Parcel(str(number), tuple(orders)) for number in range(times)]
+        return [found for parcel in parcels for found in reader.read(parcel)]
+
+    ((_, alone),) = [(name, predictor.predict(name, works)) for name, works in read(1)]
+    with ThreadPoolExecutor(4) as pool:
+        for works in pool.map(lambda found: predictor.predict(*found), read(8)):
+            for work, expected in zip(works, alone, strict=True):
+                assert work.predicted is not None
+                assert expected.predicted is not None
+                assert work.predicted.counts == expected.predicted.counts
+                np.testing.assert_array_equal(work.predicted.ids, expected.predicted.ids)
