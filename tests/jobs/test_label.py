@@ -277,6 +277,7 @@ def test_keys_confirm_undo_delete_and_move_and_looking_writes_nothing(
     job.press("u", lambda: job.lines("s/1.txt") == 1)  # and back there
     wait_until(lambda: len(bright_rectangles(screen)) == 2, "the first image")
     job.press("u", lambda: job.lines("s/1.txt") == -1)
+    wait_until(lambda: not (folder / "boxes-json/s/1.json").exists(), "the second file of the two")
     assert read_tree(folder) == before
     screen.do("key", "q")
     assert job.end() == (0, "")
