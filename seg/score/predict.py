@@ -109,7 +109,10 @@ class ImagePredictor:
 
     @contextmanager
     def _in_pass(self, parts: Sequence[Part]) -> Iterator[None]:
-        """Note the images of a pass, and share its time among them by their crops."""
+        """Note the images of a pass, and share its time among them by their crops.
+
+        What fills up a mixed pass is nobody's: an image that is alone takes what it does in company.
+        """
         for image, place in parts:
             if place.start == 0:
                 work, notes = self._works[image]
@@ -118,9 +121,10 @@ class ImagePredictor:
         yield
         seconds = time.perf_counter() - started
         self._elsewhere_s += seconds
-        crops = sum(place.stop - place.start for _, place in parts)
+        passes, crops = self.predictor.passes, sum(place.stop - place.start for _, place in parts)
+        size = passes.batch if passes.mixing == "mixed" else crops
         for image, place in parts:
-            self._works[image][0].seconds["model"] += seconds * (place.stop - place.start) / crops
+            self._works[image][0].seconds["model"] += seconds * (place.stop - place.start) / size
 
 
 def _edges(place: Rectangle) -> Edges:

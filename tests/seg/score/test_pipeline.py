@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -22,6 +23,7 @@ from seg.data.preprocess import Statistics
 from seg.files import persistently
 from seg.ledger.outcome import LEDGER_SCHEMA, QUARANTINE_SCHEMA, Outcome, Scored
 from seg.model_file import load_model
+from seg.predict.passes import Mixing
 from seg.predict.predictor import Piece
 from seg.predict.tiling import ImageCrops
 from seg.recipe import Preprocessing, Tiling
@@ -404,6 +406,21 @@ def test_images_share_passes_and_one_that_is_alone_is_not_kept_waiting(settings:
         sizes.clear()
         scorer.submit(request("6.png")).result()
         assert sizes == [3]
+
+
+@pytest.mark.parametrize(("mixing", "taken_s"), [("mixed", 2), ("image", 6)])
+def test_an_image_that_is_alone_is_not_charged_with_what_fills_its_pass(
+    settings: ScorerSettings, mixing: Mixing, taken_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("seg.score.predict.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    write_image(settings.archive.local("0.png"), np.zeros((64, 64), np.uint8))
+    with closing(ImageScorer(replace(settings, labels=None, mixing=mixing), "cpu")) as scorer:
+        model = scorer.predictor.predictor.passes.model
+        model.register_forward_pre_hook(lambda *_: now.__setitem__(0, now[0] + 6))
+        outcome = scorer.submit(request("0.png")).result()
+    assert isinstance(outcome, Scored)
+    assert outcome.seconds["model"] == taken_s
 
 
 class Raising(ImagePredictor):
