@@ -1,6 +1,6 @@
 """How long an archive would take on 1, 8 or 64 GPUs, and what would bind (docs/explanation/scaling.md).
 
-python -m bench.scaling [--cpu-ms 178] [--row-ms 1] [--cores-per-gpu 8] [--more-cores 0 16] ...
+python -m bench.scaling [--cpu-ms 195] [--row-ms 1.94] [--cores-per-gpu 8] [--more-cores 0 16] ...
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Costs:
     gpu_ms: float
     """Of a GPU, for the model."""
     cpu_ms: float
-    """Of a core, to read and to finish it."""
+    """Of a core, to read and to finish it, and to hand it from stage to stage."""
     row_ms: float
     """Of the job's process."""
     frame_mb: float
@@ -64,8 +64,8 @@ def model_ms(recipe: Recipe, megapixels_per_second: float) -> float:
 
 def main(
     frames: int = 100_000,
-    cpu_ms: float = 178.0,
-    row_ms: float = 1.0,
+    cpu_ms: float = 195.0,
+    row_ms: float = 1.94,
     frame_mb: float = 6.5,
     cores_per_gpu: float = 8.0,
     more_cores: tuple[float, ...] = (0.0, 16.0),

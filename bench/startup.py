@@ -1,4 +1,4 @@
-"""How long until a job answers, and until it trains: in seconds, and as multiples of `import tyro`."""
+"""How long until a job answers, trains, predicts: in seconds, and as multiples of `import tyro`."""
 
 import json
 import os
@@ -25,6 +25,8 @@ ANSWERS = {
     "no data set": "train --data .",
     "wrong archive": "score nowhere --model . --out out",
 }
+MASK_LIMIT_S = 3.0
+"""Until the first mask, beyond importing torch and reading the model."""
 SMALL = (
     "--epochs 1 --batch 2 --backbone mobilenet_v2 --precision float32 --preprocessing.shrink 1 "
     "--crops.size-px 64 64 --crops.per-image 1 --tiling.crop-px 64 64 --tiling.halo-px 16"
@@ -57,10 +59,26 @@ def time_first_step(data: Path, out: Path, workers: int) -> tuple[float, float]:
     return first_s, time.perf_counter() - began
 
 
-def main(repeat: int = 5, workers: tuple[int, ...] = (0, 1), size_px: int = 512) -> None:
-    """Print seconds of the CPU and in all, median of `repeat`, then the first steps, then one JSON line.
+def time_first_mask(data: Path, model: Path, out: Path) -> tuple[float, float]:
+    """Seconds until `fringe predict` has written a mask, and of importing torch and reading its model."""
+    image = min((data / "images").rglob("*.png"))
+    began, first_s = time.perf_counter(), 0.0
+    words = [f"{ROOT}/jobs/predict.py", str(image), "--model", str(model), "--out", str(out)]
+    with subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL) as job:
+        while not first_s and job.poll() is None:
+            if any(out.rglob("*.png")):
+                first_s = time.perf_counter() - began
+            time.sleep(0.01)
+    if job.returncode or not first_s:
+        raise SystemExit(f"predict ended with {job.returncode}: not timed")
+    reading = f"import torch; from seg.model_file import load_model; load_model({str(model)!r})"
+    return first_s, run(["-c", reading], ROOT)[1]
 
-    workers: what trainings are timed with, once each; none: no training.
+
+def main(repeat: int = 5, workers: tuple[int, ...] = (0, 1), size_px: int = 512) -> None:
+    """Print seconds of the CPU and in all, median of `repeat`; first steps, a first mask; one JSON line.
+
+    workers: what trainings are timed with, once each; the first one's model predicts. None: neither.
     """
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, Python {platform.python_version()}")
     rows: dict[str, list[float]] = {}
@@ -83,6 +101,14 @@ def main(repeat: int = 5, workers: tuple[int, ...] = (0, 1), size_px: int = 512)
             rows[f"first step, {count} workers"] = [*time_first_step(here / "data", here / f"{count}", count)]
             first_s, all_s = rows[f"first step, {count} workers"]
             print(f"{f'--workers {count}':16} first step after {first_s:.1f} s, all after {all_s:.1f} s")
+        if workers:
+            model = here / f"{workers[0]}" / "best.safetensors"
+            times = [time_first_mask(here / "data", model, here / f"mask-{turn}") for turn in range(repeat)]
+            first_s, read_s = (median(column) for column in zip(*times, strict=True))
+            rows["first mask"] = [first_s, read_s]
+            verdict = "" if first_s - read_s <= MASK_LIMIT_S else f", over the limit of {MASK_LIMIT_S:g}"
+            beyond = f"{first_s - read_s:.1f} s beyond torch and model ({read_s:.1f} s)"
+            print(f"{'first mask':16} {beyond}{verdict}")
     print(json.dumps(rows))
 
 
