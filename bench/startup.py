@@ -48,7 +48,10 @@ def time_first_step(data: Path, out: Path, workers: int) -> tuple[float, float]:
     words = f"{ROOT}/jobs/train.py --data {data} --out {out} --workers {workers} {SMALL}".split()
     began, first_s = time.perf_counter(), 0.0
     with subprocess.Popen(
-        [sys.executable, *words], env=os.environ | {"RAY_ADDRESS": "local"}, stderr=subprocess.DEVNULL
+        [sys.executable, *words],
+        env=os.environ | {"RAY_ADDRESS": "local"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as job:
         while job.poll() is None:
             if not first_s and (out / "last/progress.json").is_file():
@@ -64,7 +67,8 @@ def time_first_mask(data: Path, model: Path, out: Path) -> tuple[float, float]:
     image = min((data / "images").rglob("*.png"))
     began, first_s = time.perf_counter(), 0.0
     words = [f"{ROOT}/jobs/predict.py", str(image), "--model", str(model), "--out", str(out)]
-    with subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL) as job:
+    command, silent = [sys.executable, *words], subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=silent, stderr=silent) as job:
         while not first_s and job.poll() is None:
             if any(out.rglob("*.png")):
                 first_s = time.perf_counter() - began

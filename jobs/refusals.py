@@ -62,8 +62,7 @@ def _asks_for_data(folder: Path) -> bool:
 def refuse_scoring(request: ScoreRequest) -> None:
     """RequestError: a folder of this machine, or a model file, that is not there."""
     _refuse_missing_models(request.models)
-    from seg.data.listing import refuse_unlisted, require_archive
-    from seg.data.pairing import require_label_folder
+    from seg.storage import refuse_unlisted, require_archive, require_label_folder  # here: it loads Arrow
 
     for place, require in ((request.archive, require_archive), (request.labels, require_label_folder)):
         if place is not None and place.is_local:

@@ -1,11 +1,12 @@
 """Folders that a URI names, on any filesystem that pyarrow knows: local, S3, Google Cloud, Azure, HDFS."""
 
+import errno
 import hashlib
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_ISREG
@@ -311,6 +312,31 @@ def refusing(uri: str) -> Iterator[None]:
             f"{uri} cannot be used ({_first_line(error)}); check the bucket or folder, your rights to it "
             "and, for a server of your own, AWS_ENDPOINT_URL"
         ) from None
+
+
+@contextmanager
+def refuse_unlisted(place: Place) -> Iterator[None]:
+    """Turn what listing a place in the block meets into a RequestError: nothing is left out in silence."""
+    try:
+        with nullcontext() if place.is_local else refusing(place.uri):
+            yield
+    except OSError as error:
+        mend = "shorten its path" if error.errno == errno.ENAMETOOLONG else "mend its permissions"
+        raise RequestError(f"folder {error.filename} cannot be listed: {error.strerror}; {mend}") from None
+
+
+def require_archive(place: Place) -> None:
+    """RequestError: there is no such folder."""
+    if not place.exists():
+        raise RequestError(f"archive {place} is no folder; give the folder that holds the images")
+
+
+def require_label_folder(place: Place) -> None:
+    """RequestError: there is no such folder."""
+    if not place.exists():
+        raise RequestError(
+            f"label folder {place} is no folder; give the folder that holds the masks or boxes"
+        )
 
 
 def scan_folder(

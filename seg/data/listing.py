@@ -1,6 +1,5 @@
 """Which files of an archive are images, in natural order, and which were left aside."""
 
-import errno
 import hashlib
 import os
 import re
@@ -8,7 +7,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 
 from seg.data.images import EXTENSIONS, count_pages, open_in, split_page
 from seg.errors import RequestError
-from seg.storage import Place, as_place, refusing, scan_folder
+from seg.storage import Place, as_place, refuse_unlisted, require_archive, scan_folder
 from seg.threads import map_ahead
 
 HEADERS_AT_ONCE = 16
@@ -116,12 +114,6 @@ def list_images(
     )
 
 
-def require_archive(place: Place) -> None:
-    """RequestError: there is no such folder."""
-    if not place.exists():
-        raise RequestError(f"archive {place} is no folder; give the folder that holds the images")
-
-
 def list_files(
     place: Place, links: list[str], *, follow_links: bool = False
 ) -> tuple[pa.ChunkedArray, NDArray[np.int64], NDArray[np.int64]]:
@@ -152,17 +144,6 @@ def ending_of(name: str) -> str:
     """What a file's name ends in, from its last dot on, in small letters; empty without one."""
     stem, _, ending = name.rpartition("/")[2].rpartition(".")
     return f".{ending.lower()}" if stem and ending else ""
-
-
-@contextmanager
-def refuse_unlisted(place: Place) -> Iterator[None]:
-    """Turn what listing a place in the block meets into a RequestError: nothing is left out in silence."""
-    try:
-        with nullcontext() if place.is_local else refusing(place.uri):
-            yield
-    except OSError as error:
-        mend = "shorten its path" if error.errno == errno.ENAMETOOLONG else "mend its permissions"
-        raise RequestError(f"folder {error.filename} cannot be listed: {error.strerror}; {mend}") from None
 
 
 def _order(place: Place, images: list[str]) -> NDArray[np.int64]:

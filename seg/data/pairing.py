@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from seg.data.formats.tiff import Tiff
 from seg.data.images import open_in, split_page
 from seg.data.labels import holds_mask
-from seg.data.listing import ending_of, list_files, refuse_unlisted
+from seg.data.listing import ending_of, list_files
 from seg.errors import DataWarning, ImageError, RequestError
-from seg.storage import Place, as_place
+from seg.storage import Place, as_place, refuse_unlisted, require_label_folder
 from seg.words import plural
 
 LOOK_UPS = 1 << 16
@@ -229,14 +229,6 @@ def _warn_of_other_masks(place: Place, images: list[str], files: pa.ChunkedArray
             "masks as PNG, or put these others elsewhere",
             DataWarning,
             stacklevel=3,
-        )
-
-
-def require_label_folder(place: Place) -> None:
-    """RequestError: there is no such folder."""
-    if not place.exists():
-        raise RequestError(
-            f"label folder {place} is no folder; give the folder that holds the masks or boxes"
         )
 
 

@@ -11,7 +11,7 @@ from seg.data.colours import ColourMask, read_colours
 from seg.data.images import READER, ImageFiles, split_page
 from seg.data.labels import IGNORE, LabelMap, map_foreground, open_label, refuse_all_ignored
 from seg.data.layout import parse_classes, refuse_link
-from seg.data.listing import Listing, Sequences, list_images, refuse_unlisted
+from seg.data.listing import Listing, Sequences, list_images
 from seg.data.pairing import (
     Labels,
     Naming,
@@ -35,7 +35,7 @@ from seg.score.notify import parse_notify
 from seg.score.paths import check_exports, check_masks, refuse_links
 from seg.score.queue import Order, Task
 from seg.score.read import ScorerSettings, sequence_file
-from seg.storage import Place
+from seg.storage import Place, refuse_unlisted
 
 LAYOUT = 2
 """How images and labels are found; 1, in folders from before: PNG or boxes, in the images' folders alone."""
