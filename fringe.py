@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from seg.errors import ImageError, RequestError, describe_unknown
-from seg.threads import spin_briefly
+from seg.process import set_up_process
 from seg.words import fringe_version
 
 if TYPE_CHECKING:  # loaded where they are used, as torch takes seconds
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # loaded where they are used, as torch takes seconds
 __all__ = ["ImageError", "RequestError", "load", "read_scores", "score", "train"]
 __version__ = fringe_version()
 
-spin_briefly()
+set_up_process()
 
 Request = TypeVar("Request")
 Job = TypeVar("Job", "TrainRequest", "ScoreRequest")

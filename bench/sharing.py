@@ -13,7 +13,7 @@ import torch
 from bench.setup import Bench, count_cores, time_ms
 from bench.table import Row
 from seg.models.build import build
-from seg.threads import SPINS
+from seg.process import SPINS
 
 CROPS = (4, 1, 64, 64)
 """Small ones: many waits for little work, as in the first layers of any network."""

@@ -18,8 +18,8 @@ import tyro
 
 from jobs.help import print_help
 from seg.errors import DamagedFile, DataWarning, RequestError
+from seg.process import set_up_process
 from seg.screen import say, show_log, visible
-from seg.threads import spin_briefly
 
 FIELD = re.compile("`([a-z_.]+)(?:=([^`]*))?`")
 """How seg and cluster name a field of what a job is asked for: `workers`, or with a value `workers=2`."""
@@ -37,7 +37,7 @@ def run_job(name: str, job: Callable[[], int]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale without the letters of a name
     show_log(in_options)
-    spin_briefly()
+    set_up_process()
     warnings.showwarning = partial(_show_warning, name, warnings.showwarning)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script starts with `&`
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

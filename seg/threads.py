@@ -1,6 +1,5 @@
-"""Threads: of pools that work ahead of who consumes, and those among which torch divides a computation."""
+"""Pools of threads that work ahead of who consumes."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -9,24 +8,6 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-SPINS = 10_000
-"""How often a thread of torch's asks whether the others are done before it sleeps.
-
-GNU OpenMP's own 300,000 take milliseconds; where others use the cores too, the thread that is waited for
-does not get one meanwhile: a small training's epoch took 2.3 to 4.7 s beside two busy processes, up to 63 s
-beside more, and so 1.0 to 1.7 s. On idle cores a step of crops of 64 px takes up to a tenth longer, one of
-256 px the same (bench/sharing.py).
-"""
-
-
-def spin_briefly() -> None:
-    """Have it so in this process, where torch is not loaded yet, and in all that it starts.
-
-    What the user has set of it stays.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def map_ahead(

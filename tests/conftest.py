@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from xdist.scheduler import LoadScopeScheduling
 
 from cluster.session import ENVIRONMENT, Session
+from seg.process import set_up_process
 from seg.screen import show_log
-from seg.threads import spin_briefly
 from tests.s3 import S3, serve_s3
 
 settings.register_profile("fringe", deadline=None, derandomize=True)  # nothing timed, nothing random
@@ -31,7 +31,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Ray reads these once a process, and some modules load it when they are imported; no token of the user's
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-spin_briefly()
+set_up_process()
 
 TESTS = Path(__file__).parent
 SHARE_RAY = (

@@ -12,8 +12,8 @@ from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from jobs.options import GPU_RECIPE, default_recipe
+from seg.process import MALLOC, SPINS
 from seg.recipes import find_recipe
-from seg.threads import SPINS
 
 FILE = Path(__file__).parents[1] / "ray-cluster.yaml"
 TOKEN = "/home/ubuntu/.ray/auth_token"  # where Ray looks for it, for the user that starts Ray
@@ -148,3 +148,7 @@ def test_a_bare_command_asks_for_no_more_gpus_than_its_batch_has_crops(config: C
 
 def test_threads_on_its_nodes_wait_as_long_as_those_of_jobs(start_command: str) -> None:
     assert f"GOMP_SPINCOUNT={SPINS}" in words(start_command)
+
+
+def test_its_nodes_keep_memory_as_jobs_do(start_command: str) -> None:
+    assert {f"{name}={value}" for name, (_, value) in MALLOC.items()} <= set(words(start_command))
