@@ -17,8 +17,9 @@ from seg.label.files import LabelFiles, Mask
 from seg.label.folder import read_image
 from seg.label.proposals import Proposer
 from seg.label.shapes import Shapes, fill_box, fill_ellipse, find_shapes, paint
-from seg.metrics import confusion_matrix, iou
+from seg.metrics import iou
 from seg.pack.training_data import open_training_data
+from seg.predict.confusion import confusion_matrix
 from seg.recipes import RECIPES
 from seg.simulate.archive import Simulation, simulate_archive
 from seg.train.training import Training, TrainingPlan

@@ -16,8 +16,9 @@ from bench.table import Row
 from seg.data.frames import Frame
 from seg.data.images import Pixels, decode_image
 from seg.data.preprocess import choose_statistics, normalise, preprocess
-from seg.metrics import confusion_matrix, iou
+from seg.metrics import iou
 from seg.models.build import build
+from seg.predict.confusion import confusion_matrix
 from seg.predict.passes import autocast
 from seg.predict.predictor import Predictor
 from seg.recipe import Recipe, Tiling

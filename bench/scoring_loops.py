@@ -20,10 +20,10 @@ from bench.table import Row
 from seg.data.images import decode_image
 from seg.data.labels import decode_label, encode_mask
 from seg.data.preprocess import choose_statistics, preprocess
-from seg.metrics import confusion_matrix
 from seg.model_card import METADATA_KEY, ModelCard
 from seg.model_file import load_model, save_model
 from seg.models.build import build
+from seg.predict.confusion import confusion_matrix
 from seg.predict.predictor import Predictor
 from seg.recipes import RECIPES
 from seg.score.pipeline import BUSY

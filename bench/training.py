@@ -32,10 +32,10 @@ from bench.table import Row, print_table
 from bench.training_on_ray import measure_ray
 from seg import metrics
 from seg.data.layout import Sample
-from seg.metrics import confusion_matrix
 from seg.pack.crops import CropSampler
 from seg.pack.pack import Pack, PackedImage
 from seg.pack.training_data import open_packs
+from seg.predict.confusion import confusion_matrix
 from seg.predict.passes import autocast
 from seg.predict.predictor import Predictor
 from seg.recipe import Recipe

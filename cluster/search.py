@@ -23,6 +23,7 @@ from cluster.trials import TrialJob, run_trial
 from seg.alarms import find_alarms
 from seg.errors import DataWarning, JobSummary, RequestError, StoppedBy
 from seg.files import read_json, write_json
+from seg.locks.claim import check_folder, holding
 from seg.metrics import Scores, score_classes
 from seg.model_file import load_model, save_model
 from seg.models import MODELS
@@ -36,7 +37,7 @@ from seg.requests import SearchRequest
 from seg.search.page import write_page
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
 from seg.search.trials import TrialRecord, TrialsReader, count_trials, read_trials, write_leaderboard
-from seg.train.run_folder import augmenter_identity, check_folder, holding, run_identity, run_name
+from seg.train.run_folder import augmenter_identity, run_identity, run_name
 from seg.train.start import locate, open_weights
 from seg.train.validation import count_confusion
 

@@ -1,5 +1,6 @@
 """One connection to Ray a job: to a running cluster if there is one, else to our own, with a token."""
 
+import ctypes
 import logging
 import os
 import secrets
@@ -216,7 +217,10 @@ def _describe_cluster() -> Session:
 
 
 def _this_machine() -> Session:
-    import torch
+    cpus = len(os.sched_getaffinity(0))
+    if not _has_gpu_driver():
+        return Session(cpus, 0, 0, connected=False)
+    import torch  # only now: it takes seconds, and 300 MiB of which a job beside its workers has no use
 
     gpus = torch.cuda.device_count()
     with warnings.catch_warnings(record=True) as said:  # how torch tells of a driver that is too old
@@ -224,7 +228,16 @@ def _this_machine() -> Session:
         usable = torch.cuda.is_available()
     reasons = [str(one.message).removeprefix("CUDA initialization: ").partition(". ")[0] for one in said]
     fault = "" if usable or not gpus else " ".join(reasons) or "CUDA does not start"
-    return Session(len(os.sched_getaffinity(0)), gpus, gpus, connected=False, fault=fault)
+    return Session(cpus, gpus, gpus, connected=False, fault=fault)
+
+
+def _has_gpu_driver() -> bool:
+    """Whether torch may find a GPU: the library that it asks of NVIDIA's is there, or AMD's device."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
 
 
 def _start_own_ray() -> None:

@@ -17,6 +17,7 @@ from cluster.train_workers import fit_workers, train_epochs
 from seg.errors import JobSummary, RequestError, StoppedBy
 from seg.figures.plots import load_plotting
 from seg.files import read_json, write_json
+from seg.locks import claim
 from seg.models.build import output_weights, takes_frames
 from seg.pack import training_data
 from seg.pack.crops import CropSampler
@@ -60,7 +61,7 @@ def train(request: TrainRequest, session: Session) -> TrainSummary:
     server = connect_mlflow(request.mlflow) if request.mlflow else None
     plan, identity = plan_training(request, session)
     with (
-        run_folder.holding(plan.folder, identity, what="training") as lock,
+        claim.holding(plan.folder, identity, what="training") as lock,
         Tracking(plan, server) as tracking,
     ):
         plan = replace(plan, lock=(plan.folder, lock.token))
@@ -128,8 +129,8 @@ def plan_training(request: TrainRequest, session: Session) -> tuple[TrainingPlan
     claims = list(filter(None, _read_claims(folder, store)))
     if origin and not claims:
         claims = _begin_claims(origin, identity, request.recipe)
-    identity = run_folder.grow(claims, identity, request.horizon)
-    begun = run_folder.check_folder(folder, identity) and bool(list_epochs(folder / "last"))
+    identity = claim.grow(claims, identity, request.horizon)
+    begun = claim.check_folder(folder, identity) and bool(list_epochs(folder / "last"))
     if start := check_recipe(request.recipe, data.classes, begun=begun or origin is not None):
         log.info(f"{start}; tensor by tensor in weights.log")
     counts = f"{len(data.split.train)} images to train on, {len(data.split.validation)} to validate on"
@@ -178,7 +179,7 @@ def _find_origin(request: TrainRequest, identity: Mapping[str, Plain]) -> Origin
 def _begin_claims(origin: Origin, identity: Mapping[str, Plain], recipe: Recipe) -> list[Plain]:
     """The origin's run.json as though it were this run's, whose epochs grew; none where they did not."""
     found = check_origin(origin, identity, recipe) | origin.claim
-    return [found] if run_folder.epochs_of(found) <= recipe.epochs else []
+    return [found] if claim.epochs_of(found) <= recipe.epochs else []
 
 
 def _read_claims(folder: Path, store: CheckpointStore | None) -> Iterator[Plain]:

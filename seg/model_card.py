@@ -3,12 +3,18 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isclose
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from seg.data.preprocess import IntensityRange, Statistics
 from seg.errors import RequestError
+from seg.files import require_model_file
 from seg.plain_data import FROM_A_COPY, Plain, from_plain, parse_json, require_fields
 from seg.recipe import Preprocessing, Tiling
 
@@ -16,6 +22,18 @@ FORMAT_VERSION = 1
 METADATA_KEY = "fringe"
 CARD_DIGEST = "metadata_sha256"
 """In provenance, of all else there and in the other fields; files from before have none."""
+DTYPES = {
+    "F64": "torch.float64",
+    "F32": "torch.float32",
+    "F16": "torch.float16",
+    "I64": "torch.int64",
+    "I32": "torch.int32",
+    "I16": "torch.int16",
+    "I8": "torch.int8",
+    "U8": "torch.uint8",
+    "BOOL": "torch.bool",
+}
+"""What numpy knows of the kinds of safetensors, as torch calls them."""
 MOST_NAMES = 6
 """A sentence that would name more names the first of them."""
 
@@ -84,6 +102,64 @@ def find_model_file(model: Path) -> Path:
             "a run that has finished an epoch, of a finished search, or a model file"
         )
     return file
+
+
+def read_card(path: Path) -> ModelCard:
+    """What a model file says of its weights, which it is checked to hold; one of them at a time is in memory.
+
+    RequestError, naming file and field: no such file, not safetensors, not ours, another format version,
+    weights that are not those that were saved.
+    """
+    with opened(path, "numpy") as (file, card):
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # not a dict
+        for name, kind in kinds.items():
+            if kind not in DTYPES:
+                raise RequestError(f"model {path}: tensor {name} is of {kind}, which no training writes")
+        arrays = ((name, file.get_tensor(name)) for name in sorted(kinds))
+        found = hash_weights((name, DTYPES[kinds[name]], array.shape, array) for name, array in arrays)
+        check_weights(path, card, found)
+    return card
+
+
+@contextmanager
+def opened(path: Path, framework: str) -> Iterator[tuple[Any, ModelCard]]:
+    """A model file as safetensors opens it, for arrays of numpy or of torch ("pt"), and its card.
+
+    RequestError: as of `read_card`, but for the weights.
+    """
+    require_model_file(path)
+    try:
+        with safe_open(path, framework=framework) as file:
+            metadata = file.metadata() or {}
+            if METADATA_KEY not in metadata:
+                raise RequestError(
+                    f"model {path} has no metadata {METADATA_KEY!r}; give one that train wrote"
+                )
+            yield file, parse_card(path, metadata[METADATA_KEY])
+    except SafetensorError as error:
+        raise RequestError(
+            f"model {path} is no safetensors file ({error}); give one that train wrote"
+        ) from None
+
+
+def hash_weights(tensors: Iterable[tuple[str, str, tuple[int, ...], Any]]) -> str:
+    """Sha256, in hexadecimal, over each tensor's name, dtype as torch calls it, shape and bytes.
+
+    tensors: in the order of their names; bytes are those of a contiguous array.
+    """
+    total = hashlib.sha256()
+    for name, dtype, shape, values in tensors:
+        total.update(f"{name}\0{dtype}\0{tuple(shape)}\n".encode())
+        total.update(values)
+    return total.hexdigest()
+
+
+def check_weights(path: Path, card: ModelCard, sha256: str) -> None:
+    """RequestError: a model file's weights are not those that its card is of. sha256: `hash_weights`."""
+    if card.provenance.weights_sha256 != sha256:
+        raise RequestError(
+            f"model {path}: provenance.weights_sha256 does not fit its weights; the file is damaged"
+        )
 
 
 def parse_card(path: Path, text: str) -> ModelCard:

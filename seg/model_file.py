@@ -1,6 +1,5 @@
 """The model file: weights and what is needed to use them, one .safetensors (docs/reference/model-file.md)."""
 
-import hashlib
 import json
 import subprocess
 from functools import cache
@@ -8,13 +7,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from seg.errors import RequestError
-from seg.files import require_model_file, write_bytes
-from seg.model_card import CARD_DIGEST, FORMAT_VERSION, METADATA_KEY, ModelCard, card_digest, parse_card
+from seg.files import write_bytes
+from seg.model_card import (
+    CARD_DIGEST,
+    FORMAT_VERSION,
+    METADATA_KEY,
+    ModelCard,
+    card_digest,
+    check_weights,
+    hash_weights,
+    opened,
+)
 from seg.plain_data import to_plain
 from seg.words import fringe_version
 
@@ -59,33 +66,19 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     """Tensors and card of a model file, checked against its own hash but not against an architecture."""
-    require_model_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    except SafetensorError as error:
-        raise RequestError(
-            f"model {path} is no safetensors file ({error}); give one that train wrote"
-        ) from None
-    if METADATA_KEY not in metadata:
-        raise RequestError(f"model {path} has no metadata {METADATA_KEY!r}; give one that train wrote")
-    card = parse_card(path, metadata[METADATA_KEY])
-    if card.provenance.weights_sha256 != weights_sha256(tensors):
-        raise RequestError(
-            f"model {path}: provenance.weights_sha256 does not fit its weights; the file is damaged"
-        )
+    with opened(path, "pt") as (file, card):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        check_weights(path, card, weights_sha256(tensors))
     return tensors, card
 
 
 def weights_sha256(tensors: dict[str, Tensor]) -> str:
-    """Sha256, in hexadecimal, over each tensor's name, dtype, shape and bytes, in name order."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
-        total.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return total.hexdigest()
+    """Sha256, in hexadecimal, of tensors: see `hash_weights`."""
+    whole = ((name, tensors[name].contiguous()) for name in sorted(tensors))
+    return hash_weights(
+        (name, str(tensor.dtype), tuple(tensor.shape), tensor.flatten().view(torch.uint8).numpy())
+        for name, tensor in whole
+    )
 
 
 def _check_tensors(path: Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

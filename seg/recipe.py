@@ -17,6 +17,8 @@ Params = dict[str, Value]
 """Values by the dotted names of a recipe's fields: what one trial of a search tries."""
 Tta = Literal["none", "flips", "d4"]
 """Test-time augmentation: which views of a crop are averaged (seg/predict/averaging.py)."""
+TTA_VIEWS: dict[Tta, int] = {"none": 1, "flips": 4, "d4": 8}
+"""How many they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,8 @@ READER = 2
 
 1, which stands in no file, read TIFF by OpenCV.
 """
+READ_ANEW = frozenset({".tif", ".tiff"})
+"""Endings of the files that READER reads otherwise than the reader before it."""
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we report damage ourselves, with the file
 
@@ -145,6 +147,11 @@ def split_page(image: str) -> tuple[str, int | None]:
     if mark and page.isascii() and page.isdecimal() and Path(name).suffix.lower() in {".tif", ".tiff"}:
         return name, int(page)
     return image, None
+
+
+def is_read_anew(image: str) -> bool:
+    """Whether an image, by its name, has other pixels since READER."""
+    return Path(split_page(image)[0]).suffix.lower() in READ_ANEW
 
 
 def count_pages(file: Path | BinaryIO) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import numpy as np
 import torch
@@ -10,12 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from seg.data.preprocess import normalise
-from seg.predict.tiling import ImageCrops
+from seg.predict.tiling import ImageCrops, Mixing
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx_ne_convert", "bf16")
 """As torch.cpu.get_capabilities calls them: of x86-64, and the last of ARM."""
-Mixing = Literal["mixed", "image"]
 Part = tuple[ImageCrops, slice]
 """Some crops of an image."""
 Watch = Callable[[Sequence[Part]], AbstractContextManager[object]]

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from seg.data.frames import Frame
 from seg.data.images import Pixels
 from seg.data.preprocess import Statistics
-from seg.metrics import confusion_matrix, count_classes
 from seg.model_card import ModelCard
 from seg.predict import upsampling
 from seg.predict.averaging import load_averaged
+from seg.predict.confusion import confusion_matrix, count_classes
 from seg.predict.counts import PixelCounts, mean_confidence
-from seg.predict.passes import Mixing, Passes
-from seg.predict.tiling import FrameCrops, Grid, ImageCrops, Span, Tile
+from seg.predict.passes import Passes
+from seg.predict.tiling import FrameCrops, Grid, ImageCrops, Mixing, Span, Tile, check_blend
 from seg.recipe import Tiling, Tta
 
 Rectangle = tuple[slice, slice]
@@ -199,7 +199,7 @@ class Predictor:
         blend: keep each tile's core, or average tiles where they overlap (seg/predict/upsampling.py).
         RequestError: they do not overlap.
         """
-        upsampling.check_blend(blend, tiling)
+        check_blend(blend, tiling)
         self.passes = Passes(model, batch=batch, device=device, precision=precision, mixing=mixing)
         self.tiling, self.device, self.blend = tiling, device, blend
 

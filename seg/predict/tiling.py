@@ -4,14 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, floor
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seg.data.frames import Frame
 from seg.data.images import Pixels
+from seg.errors import RequestError
 from seg.recipe import STRIDE_PX, Tiling
+
+BLENDS = ("core", "gaussian")
+"""What becomes of pixels that several tiles see: one tile's core decides, or all of them are averaged."""
+Mixing = Literal["mixed", "image"]
+"""Whose crops a forward pass takes: those of whatever images are there, or one image's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +208,14 @@ class CutCrops:
     def cut(self, place: slice) -> NDArray[np.generic]:
         """As of ImageCrops."""
         return self.pixels[place]
+
+
+def check_blend(blend: str, tiling: Tiling) -> None:
+    """RequestError: an unknown blend, or an average of tiles that do not overlap."""
+    if blend not in BLENDS:
+        raise RequestError(f"`blend` is {blend}; choose one of {', '.join(BLENDS)}")
+    if blend == "gaussian" and tiling.halo_px == 0:
+        raise RequestError(
+            "`blend=gaussian` averages windows where they overlap, but with a halo of 0 they do not; "
+            "try `halo_px=64`, or `blend=core`"
+        )

@@ -6,16 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seg.errors import RequestError
 from seg.predict.tiling import Span
-from seg.recipe import Tiling
 
 BAND_ROWS = 64
 """Own rows interpolated at a time on a CPU: their logits then stay in its cache (bench/upsampling.py)."""
 BAND_VALUES = 2**26
 """Own pixels times planes interpolated at a time elsewhere: 256 MiB."""
-BLENDS = ("core", "gaussian")
-"""What becomes of pixels that several tiles see: one tile's core decides, or all of them are averaged."""
 SIGMA_SHARE = 1 / 8
 """Standard deviation of the weight as a share of the tile's side."""
 
@@ -99,17 +95,6 @@ def top_probability(margins: Tensor) -> Tensor:
         return margins[0].abs().sigmoid_()
     logits = F.pad(margins, (0, 0, 0, 0, 1, 0))  # the first class's are 0
     return (logits - logits.amax(0)).exp_().sum(0).reciprocal_()
-
-
-def check_blend(blend: str, tiling: Tiling) -> None:
-    """RequestError: an unknown blend, or an average of tiles that do not overlap."""
-    if blend not in BLENDS:
-        raise RequestError(f"`blend` is {blend}; choose one of {', '.join(BLENDS)}")
-    if blend == "gaussian" and tiling.halo_px == 0:
-        raise RequestError(
-            "`blend=gaussian` averages windows where they overlap, but with a halo of 0 they do not; "
-            "try `halo_px=64`, or `blend=core`"
-        )
 
 
 def blending_weights(spans: Sequence[Span], crop: int, device: torch.device) -> dict[Span, Tensor]:

@@ -24,6 +24,8 @@ from seg.storage import Place
 
 DRAWING = threading.Lock()
 """Matplotlib, which writes an overlay's words, serves one thread at a time."""
+WRITERS = 2
+"""Masks that a process encodes and writes at a time, behind the model."""
 
 
 @dataclass(frozen=True, slots=True)

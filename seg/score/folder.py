@@ -7,7 +7,7 @@ from itertools import compress
 
 import numpy as np
 
-from seg.data.images import READER, split_page
+from seg.data.images import READER, is_read_anew, split_page
 from seg.data.listing import natural_key, sequence_of
 from seg.errors import RequestError
 from seg.ledger import changes
@@ -19,7 +19,6 @@ from seg.score.blame import Note, take_over, write_suspects
 from seg.score.plan import ScorePlan
 from seg.score.queue import given_up
 from seg.storage import Place
-from seg.train.run_folder import is_read_anew
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,9 @@ from seg.data.named import list_named
 from seg.data.pairing import Labels
 from seg.errors import DataWarning, JobSummary, RequestError, StoppedBy
 from seg.ledger.outcome import OBJECTS_SCHEMA, FoundObject, Outcome, Quarantined, Scored, to_table
+from seg.locks.claim import check_folder, holding
 from seg.model_card import find_model_file
-from seg.predict.upsampling import check_blend
+from seg.predict.tiling import check_blend
 from seg.progress import progress
 from seg.requests import PredictRequest
 from seg.score.exports import format_objects
@@ -33,7 +34,6 @@ from seg.score.plan import ScorePlan, check_counts, find_masks_form, find_sequen
 from seg.score.queue import Task
 from seg.score.read import ScorerSettings
 from seg.storage import as_place
-from seg.train.run_folder import check_folder, holding
 from seg.words import plural
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,7 @@
-"""Scoring an archive: plan, lock the folder, leave out what is done, have the rest scored, commit here."""
+"""Scoring an archive: plan, lock the folder, leave out what is done, have the rest scored, commit here.
+
+What loads torch is imported where this process predicts: beside workers it needs none.
+"""
 
 import time
 import warnings
@@ -8,15 +11,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-import torch
-
 from seg.data.listing import sequence_of
 from seg.data.preprocess import count_outside
 from seg.errors import DamagedFile, DataWarning, StoppedBy
 from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import Outcome
+from seg.locks.claim import check_folder, holding
 from seg.locks.folder_lock import LostLock
-from seg.model_file import load_model
 from seg.progress import Wait
 from seg.requests import ScoreRequest
 from seg.score.deadline import Stopping, heeding_ctrl_c
@@ -30,8 +31,6 @@ from seg.score.folder import (
     survey_images,
 )
 from seg.score.limits import Limits
-from seg.score.local import LocalSource
-from seg.score.pipeline import ImageScorer
 from seg.score.plan import ScorePlan
 from seg.score.queue import ScoreQueue, Task, find_groups
 from seg.score.rehearsal import Power, intensity_warning
@@ -39,7 +38,6 @@ from seg.score.screen import Rehearsal, Screen, Tell
 from seg.score.status import Held
 from seg.score.summary import Command, ScoreSummary, is_read_only, look_back, summarise
 from seg.storage import Place
-from seg.train.run_folder import check_folder, holding
 
 
 class Source(Protocol):
@@ -82,6 +80,9 @@ class Workplace:
         """Who scores."""
         if self.open_source is not None:
             return self.open_source(plan, queue, stopping)
+        from seg.score.local import LocalSource
+        from seg.score.pipeline import ImageScorer
+
         return LocalSource(
             queue,
             plan.order,
@@ -186,12 +187,18 @@ def _check_networks(plan: ScorePlan, workplace: Workplace) -> None:
     This process then needs no network.
     """
     if not workplace.workers:
+        from seg.model_file import load_model
+
         for model in plan.settings.models:
             load_model(model)
 
 
 def look_only(plan: ScorePlan, request: ScoreRequest, workplace: Workplace) -> Findings:
     """Print what a scoring would meet and cost, and return it. RequestError: as of `score`."""
+    import torch
+
+    from seg.score.pipeline import ImageScorer
+
     _check_networks(plan, workplace)
     check_folder(plan.out, plan.identity, older_reader=True)
     ledger = Ledger(plan.out, leave_out_damaged=True)

@@ -10,24 +10,16 @@ from itertools import islice
 from seg.data.reading_memory import Turn
 from seg.ledger.outcome import Outcome
 from seg.score.blame import WRITE, InFlight
-from seg.score.finish import ImageFinisher
+from seg.score.finish import WRITERS, ImageFinisher
 from seg.score.predict import ImagePredictor
 from seg.score.queue import Order
 from seg.score.read import AHEAD, ImageReader, ScorerSettings
 from seg.score.work import Work
 
-WRITERS = 2
-"""Masks that are encoded and written at a time, behind the model."""
 BUSY = AHEAD + 1 + WRITERS
 """Images of more crops than a pass has that keep every thread busy."""
 COMPANY_S = 0.1
 """How long a pass that is not full waits for an image that is being read."""
-
-
-def lanes_of(workers: int) -> dict[str, int]:
-    """Threads of each stage in so many processes that have all stages; reading and decoding share theirs."""
-    each = {"read": AHEAD, "decode": AHEAD, "model": 1, "write": WRITERS}
-    return {stage: threads * max(1, workers) for stage, threads in each.items()}
 
 
 class DeviceLost(Exception):

@@ -23,11 +23,9 @@ from seg.data.pairing import (
 from seg.data.plain import add_boxes, find_exclusions, find_folders, label_folder
 from seg.data.splits import file_sha256
 from seg.errors import RequestError
-from seg.model_card import ModelCard, find_model_file
-from seg.model_file import read_model
+from seg.model_card import ModelCard, find_model_file, read_card
 from seg.plain_data import Plain
-from seg.predict.passes import Mixing
-from seg.predict.upsampling import check_blend
+from seg.predict.tiling import Mixing, check_blend
 from seg.requests import ScoreRequest
 from seg.score.deadline import parse_deadline
 from seg.score.exports import refuse_shared_files
@@ -183,7 +181,7 @@ def read_cards(models: Sequence[Path]) -> list[ModelCard]:
 
     RequestError: a file is damaged, or none of ours; models of an ensemble are not alike, or the same.
     """
-    cards = [read_model(model)[1] for model in models]
+    cards = [read_card(model) for model in models]
     for model, card in zip(models[1:], cards[1:], strict=True):
         _check_alike(models[0], cards[0], model, card)
     if len({card.provenance.weights_sha256 for card in cards}) < len(cards):

@@ -15,7 +15,7 @@ from seg.errors import StoppedBy
 from seg.ledger.outcome import STAGES, Outcome, Quarantined
 from seg.metrics import iou, mean_present
 from seg.score import status
-from seg.score.pipeline import lanes_of
+from seg.score.rehearsal import lanes_of
 from seg.score.status import Held, ScoringStatus
 
 RECENT_MINUTES = 5

@@ -24,7 +24,7 @@ from seg.figures.plots import show_below_overlay
 from seg.files import persistently
 from seg.model_card import ModelCard
 from seg.plain_data import require_fields
-from seg.predict.tiling import FrameCrops
+from seg.predict.tiling import FrameCrops, Mixing
 from seg.recipe import Tiling, Tta
 from seg.score.blame import DECODE, READ, InFlight
 from seg.score.queue import Order
@@ -67,7 +67,7 @@ class ScorerSettings:
     tiling: Tiling
     blend: Literal["core", "gaussian"] = "core"
     batch: int
-    mixing: Literal["mixed", "image"] = "mixed"
+    mixing: Mixing = "mixed"
     """Whether images share passes; folders that were begun before they could do not."""
     precision: str
     threads: int

@@ -9,15 +9,21 @@ from datetime import datetime, timedelta
 from seg.data.preprocess import Brightness, IntensityRange, OutOfRange, count_outside
 from seg.errors import DataWarning
 from seg.ledger.outcome import STAGES, Outcome, Quarantined, Scored
-from seg.predict.averaging import VIEWS
-from seg.recipe import Tta
-from seg.score.pipeline import lanes_of
+from seg.recipe import TTA_VIEWS, Tta
+from seg.score.finish import WRITERS
+from seg.score.read import AHEAD
 from seg.screen import say
 from seg.storage import Place
 from seg.words import clock, file_size, plural, time_span
 
 ROW_BYTES, OBJECT_BYTES = 1000, 60
 """On disk, of a ledger row with its matrix and of an object's row, compressed; both rounded up."""
+
+
+def lanes_of(workers: int) -> dict[str, int]:
+    """Threads of each stage in so many processes that have all stages; reading and decoding share theirs."""
+    each = {"read": AHEAD, "decode": AHEAD, "model": 1, "write": WRITERS}
+    return {stage: threads * max(1, workers) for stage, threads in each.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +111,7 @@ def ready_line(estimate: Estimate, now: datetime, deadline: datetime | None = No
 
 def averaging_line(outcomes: Sequence[Outcome], models: int, tta: Tta, power: Power) -> str | None:
     """What is said of the cost of an ensemble and of views, by the rehearsal; None: there are neither."""
-    views = len(VIEWS[tta])
+    views = TTA_VIEWS[tta]
     if models * views == 1:
         return None
     what = f"{plural(models, 'model')}, {plural(views, 'view')} of each crop"

@@ -13,6 +13,7 @@ from seg.data.preprocess import OutOfRange
 from seg.errors import FAILED, REFUSED, STOPPED_EARLY, JobSummary, RequestError, StoppedBy
 from seg.ledger.ledger import Ledger
 from seg.ledger.outcome import Outcome, Scored
+from seg.locks.claim import check_folder
 from seg.metrics import score_classes
 from seg.objects import summarise_objects
 from seg.report.report import gather, write_report, write_review
@@ -25,7 +26,6 @@ from seg.score.plan import ScorePlan
 from seg.score.screen import Screen
 from seg.score.status import limiting_stage
 from seg.storage import Place
-from seg.train.run_folder import check_folder
 
 log = logging.getLogger(__name__)
 

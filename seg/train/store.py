@@ -10,10 +10,10 @@ from pathlib import Path
 
 from seg.errors import DataWarning, RequestError
 from seg.files import first_difference, persistently, replacing
+from seg.locks.claim import is_earlier
 from seg.plain_data import Plain, to_plain
 from seg.storage import Place, refusing
 from seg.train import state
-from seg.train.run_folder import is_earlier
 from seg.train.state import DamagedState, epoch_name, find_epochs, list_epochs
 
 

@@ -25,10 +25,10 @@ from seg.pack.crops import Batch, CropSampler
 from seg.pack.pack import Pack
 from seg.pack.training_data import TrainingData, open_packs
 from seg.plain_data import Measured
-from seg.predict.averaging import VIEWS, average
+from seg.predict.averaging import average
 from seg.predict.predictor import Predictor
 from seg.predict.tiling import place_grid
-from seg.recipe import Recipe
+from seg.recipe import TTA_VIEWS, Recipe
 from seg.train import state
 from seg.train.learner import Learner, find_ranks, learning_rate
 from seg.train.losses import build_loss, median_frequency_weights
@@ -227,7 +227,7 @@ class Training:
         )
         pixels = sum(len(grid.tiles) for grid in grids) * prod(tiling.crop_px)
         trained = self.sampler.steps_per_epoch * self.sampler.batch * prod(self.recipe.crops.size_px)
-        return pixels * len(VIEWS[self.recipe.tta]) / (3 * trained)
+        return pixels * TTA_VIEWS[self.recipe.tta] / (3 * trained)
 
     def _tell_validated(self, trained: StepReport, on_step: OnStep | None, validated: int) -> None:
         mine = range(self.ranks.rank, len(self.validation_pack.labelled), self.ranks.world_size)

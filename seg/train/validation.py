@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from seg.data.preprocess import Statistics
-from seg.metrics import confusion_matrix
 from seg.pack.pack import PackedImage
+from seg.predict.confusion import confusion_matrix
 from seg.predict.predictor import Piece, Predictor
 from seg.predict.tiling import ImageCrops
 from seg.train.learner import Ranks

@@ -12,9 +12,9 @@ from bench.reference_loops import CropSequence, DecodedCrops, iou_and_accuracy, 
 from bench.table import Row
 from bench.training import DecodedPack
 from seg import metrics
-from seg.metrics import confusion_matrix
 from seg.pack.crops import CropSampler
 from seg.pack.training_data import TrainingData, open_packs, open_training_data
+from seg.predict.confusion import confusion_matrix
 from seg.recipe import Crops, Preprocessing, Recipe
 from tests.conftest import WriteArchive
 

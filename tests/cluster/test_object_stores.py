@@ -17,9 +17,9 @@ from seg.errors import DataWarning, RequestError
 from seg.ledger.changes import Changes, find_changed_masks, find_changes, find_other_content
 from seg.ledger.ledger import Ledger
 from seg.locks import folder_lock
+from seg.locks.claim import claim_folder
 from seg.locks.folder_lock import FolderLock, LostLock, StoreLock, check_owner
 from seg.storage import Place, as_place
-from seg.train.run_folder import claim_folder
 from tests.outcomes import make_aside, make_object, make_scored, totals_of
 from tests.s3 import BUCKET, S3
 

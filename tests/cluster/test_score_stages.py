@@ -1,5 +1,6 @@
 """What a stage's process loads, and what it computes on."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from cluster.session import Session
 from seg.requests import ScoreRequest
 from seg.storage import as_place
 from tests.conftest import WriteArchive
-from tests.small import write_model
+from tests.small import ROOT, write_model
 
 READ_AND_FINISH = """
 import sys
@@ -59,6 +60,32 @@ def test_reading_and_finishing_load_no_torch(write_archive: WriteArchive, tmp_pa
     command = [sys.executable, "-c", READ_AND_FINISH, archive, out]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "Scored\n"), found.stderr
+
+
+BESIDE_WORKERS = """
+import sys
+from jobs.score import main
+code = main(sys.argv[1:])
+print(code, *sys.modules.keys() & {"torch", "torchvision", "ray"}, file=sys.stderr)
+"""
+
+
+@pytest.mark.ray
+def test_a_job_beside_its_workers_loads_no_torch(write_archive: WriteArchive, tmp_path: Path) -> None:
+    """From the plan to the report: half of what it may hold with a million names would be torch."""
+    model = write_model(tmp_path / "model.safetensors")
+    archive = write_archive(sequences=1, frames=2)
+    words = (archive, "--model", model, "--out", tmp_path / "out", "--workers", 1, "--precision", "float32")
+    found = subprocess.run(
+        [sys.executable, "-c", BESIDE_WORKERS, *map(str, words)],
+        env=os.environ | {"RAY_ADDRESS": "local"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stderr.splitlines()[-1] == "0 ray", found.stderr
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from cluster.session import Session
 from jobs.tables import print_figures
 from seg.errors import DataWarning, RequestError
 from seg.files import write_json
+from seg.locks.claim import claim_folder
 from seg.model_file import load_model
 from seg.models.unet import UNet
 from seg.pack.training_data import open_training_data
@@ -33,7 +34,6 @@ from seg.search.trials import (
     read_trials,
     trial_folder,
 )
-from seg.train.run_folder import claim_folder
 from seg.train.training import Training, TrainingPlan
 from tests.conftest import write_discs
 from tests.small import (

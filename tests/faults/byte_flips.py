@@ -155,9 +155,10 @@ def _figures(out: Path) -> dict[str, Any]:
 @cache
 def _load_model_once() -> None:
     """The model is 50 MB, the same for every flip, and not what is flipped."""
-    from seg.score import job, plan
+    from seg import model_file
+    from seg.score import plan
 
-    job.load_model, plan.read_model = cache(job.load_model), cache(plan.read_model)
+    model_file.load_model, plan.read_card = cache(model_file.load_model), cache(plan.read_card)
 
 
 def target(out: Path, kind: str) -> Path:

@@ -68,10 +68,13 @@ def read_model(data: bytes) -> str:
     """A card and its weights, and whether a network can be made of the card."""
     import torch
 
+    from seg.model_card import read_card
     from seg.model_file import read_model, weights_sha256
     from seg.models.build import build
 
-    tensors, card = read_model(put(folder("model") / "a.safetensors", data))
+    file = put(folder("model") / "a.safetensors", data)
+    tensors, card = read_model(file)
+    assert read_card(file) == card
     with torch.device("meta"):
         build(
             card.architecture,
@@ -286,7 +289,7 @@ def read_status(data: bytes) -> str:
 
 def read_claim(data: bytes) -> str:
     """What a training makes of the run.json it finds."""
-    from seg.train.run_folder import claim_folder
+    from seg.locks.claim import claim_folder
 
     put(folder("claim") / "run.json", data)
     claim_folder(folder("claim"), json.loads(_identity()[0]))

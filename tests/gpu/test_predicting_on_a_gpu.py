@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from seg.data.preprocess import image_statistics
-from seg.metrics import confusion_matrix, count_classes
 from seg.models.build import build
+from seg.predict.confusion import confusion_matrix, count_classes
 from seg.predict.passes import autocast
 from seg.predict.predictor import Prediction, Predictor
 from seg.recipe import Tiling

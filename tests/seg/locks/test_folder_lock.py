@@ -14,8 +14,8 @@ import pytest
 
 from seg.errors import RequestError
 from seg.files import read_json
+from seg.locks.claim import holding
 from seg.locks.folder_lock import FolderLock, LostLock, check_owner
-from seg.train.run_folder import holding
 from tests.small import ROOT, read_tree, wait_until
 
 HOLD = """

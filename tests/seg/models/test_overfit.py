@@ -7,10 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from seg.metrics import confusion_matrix, iou, mean_present
+from seg.metrics import iou, mean_present
 from seg.models import MODELS
 from seg.models.build import build, output_weights, takes_frames
 from seg.models.fcn32 import FCN32
+from seg.predict.confusion import confusion_matrix
 from seg.predict.passes import has_fast_bf16
 from seg.train.losses import build_loss, mean_loss
 

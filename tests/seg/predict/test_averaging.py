@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seg.model_file import load_model
 from seg.predict.averaging import VIEWS, Averaged, load_averaged
 from seg.predict.passes import Passes
-from seg.recipe import Tta
+from seg.recipe import TTA_VIEWS, Tta
 from tests.seg.predict.test_passes import draw_image
 from tests.small import write_model
 
@@ -78,7 +78,12 @@ def test_the_mean_probability_is_that_of_a_loop_in_float64(tta: Tta, count: int)
 def test_views_are_different_ones_and_are_undone(tta: Tta) -> None:
     crops = torch.arange(5 * 7).reshape(1, 1, 5, 7)
     seen = [view.see(crops) for view in VIEWS[tta]]
-    assert len({tuple(map(tuple, image[0, 0].tolist())) for image in seen}) == len(TURNS[tta]) == len(seen)
+    assert (
+        len({tuple(map(tuple, image[0, 0].tolist())) for image in seen})
+        == len(TURNS[tta])
+        == TTA_VIEWS[tta]
+        == len(seen)
+    )
     for view, image in zip(VIEWS[tta], seen, strict=True):
         assert torch.equal(view.restore(image), crops)
 

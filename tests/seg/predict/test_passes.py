@@ -12,8 +12,8 @@ from seg.data.preprocess import image_statistics
 from seg.models import MODELS
 from seg.models.build import build, takes_frames
 from seg.models.fcn32 import FCN32
-from seg.predict.passes import Mixing, Part, Passes, has_fast_bf16
-from seg.predict.tiling import FrameCrops, ImageCrops
+from seg.predict.passes import Part, Passes, has_fast_bf16
+from seg.predict.tiling import FrameCrops, ImageCrops, Mixing
 from seg.recipe import Tiling
 from tests.seg.models.test_models import LONG
 

@@ -23,9 +23,8 @@ from seg.data.preprocess import Statistics
 from seg.files import persistently
 from seg.ledger.outcome import LEDGER_SCHEMA, QUARANTINE_SCHEMA, Outcome, Scored
 from seg.model_file import load_model
-from seg.predict.passes import Mixing
 from seg.predict.predictor import Piece
-from seg.predict.tiling import ImageCrops
+from seg.predict.tiling import ImageCrops, Mixing
 from seg.recipe import Preprocessing, Tiling
 from seg.score import read as image_reader
 from seg.score.blame import InFlight, read_notes

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from seg import metrics
+from seg.metrics import iou
+from seg.predict.confusion import confusion_matrix
 from seg.train.losses import build_loss, lovasz_steps, mean_loss
 from tests.seg.loss_formulas import make_batch
 from tests.seg.smp_losses import load_smp_losses
@@ -30,8 +31,8 @@ def test_lovasz_of_a_certain_prediction_is_1_minus_iou() -> None:
     ids = torch.where(torch.rand(truth.shape, generator=seeded) < 0.6, truth.clamp(max=3), ids)
     certain = torch.stack([(ids == c) * 1e3 for c in range(4)], dim=1).double()
     sums, weights = build_loss("lovasz", (1.0, 2.0, 4.0, 8.0))(certain, truth)
-    confusion = metrics.confusion_matrix(truth[0].numpy(), ids[0], 4)
-    losses = 1 - torch.tensor(metrics.iou(confusion.numpy()))
+    confusion = confusion_matrix(truth[0].numpy(), ids[0], 4)
+    losses = 1 - torch.tensor(iou(confusion.numpy()))
     present = torch.tensor([bool((truth == c).any()) for c in range(4)])
     table = torch.tensor([1.0, 2.0, 4.0, 8.0]) * present
     assert sums.item() == pytest.approx((table * losses.nan_to_num()).sum().item(), rel=1e-12)  # rounding
