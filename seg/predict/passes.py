@@ -98,12 +98,13 @@ class Passes:
     def _forward(self, parts: Sequence[Part], size: int) -> Iterator[Tensor]:
         with self.watch(parts):
             seen = [self._normalised(image, place) for image, place in parts]
+            if not self.takes_frames:
+                seen = [crops[:, -1] for crops in seen]
             count = sum(map(len, seen))
             if count < size:
                 seen.append(seen[-1][-1:].expand(size - count, *seen[-1].shape[1:]))
-            crops = torch.cat(seen)
-            if not self.takes_frames:
-                crops = crops[:, -1].contiguous(memory_format=torch.channels_last)
+            layout = torch.contiguous_format if self.takes_frames else torch.channels_last
+            crops = torch.cat(seen).contiguous(memory_format=layout)
             with autocast(self.device, self.precision):
                 logits = self.model(crops)
             found = logits.float()[:count]

@@ -143,14 +143,16 @@ class FrameCrops:
         return sum(frame.nbytes for frame in {id(frame): frame for frame in self._frames}.values())
 
     def cut(self, place: slice) -> NDArray[np.generic]:
-        """As of ImageCrops."""
+        """As of ImageCrops; in memory channels come last, as in an image and as a CPU computes them."""
         tiles, (height, width) = self.tiles[place], self.grid.crop
         channels, dtype = self._frames[-1].shape[2], self._frames[-1].dtype
-        crops = np.empty((len(tiles), len(self._frames), channels, height, width), dtype)
+        crops = np.empty((len(tiles), len(self._frames), height, width, channels), dtype)
         for number, tile in enumerate(tiles):
             for frame, pixels in enumerate(self._frames):
-                crops[number, frame] = self._window(pixels, tile).transpose(2, 0, 1)
-        return crops
+                self._copy_window(pixels, tile, crops[number, frame])
+        return (
+            np.moveaxis(crops, -1, 2) if channels > 1 else crops.reshape(*crops.shape[:2], 1, height, width)
+        )
 
     def gather(self) -> "CutCrops":
         """The same, cut."""
@@ -162,13 +164,23 @@ class FrameCrops:
             pixels=self.cut(slice(None)),
         )
 
-    def _window(self, pixels: Pixels, tile: Tile) -> Pixels:
-        """A tile's pixels, [crop height, crop width, channels]."""
+    def _copy_window(self, pixels: Pixels, tile: Tile, window: Pixels) -> None:
+        """Write a tile's pixels, [crop height, crop width, channels]; those beyond the image are reflected.
+
+        What is inside is copied as it lies: picking each pixel by its place, and moving its channels, takes
+        2.6 ms a crop of 480 x 384 px in colour, and so 0.03.
+        """
         (row, column), (height, width) = tile, self.grid.crop
-        down, across = slice(row.start, row.start + height), slice(column.start, column.start + width)
-        if down.stop <= self.grid.small[0] and across.stop <= self.grid.small[1]:
-            return pixels[down, across]
-        return pixels[np.ix_(self._down[down], self._across[across])]
+        rows, columns = (
+            min(crop, side - span.start)
+            for crop, side, span in zip((height, width), self.grid.small, tile, strict=True)
+        )
+        down = self._down[row.start : row.start + height]
+        across = self._across[column.start : column.start + width]
+        inside = slice(column.start, column.start + columns)
+        window[:rows, :columns] = pixels[row.start : row.start + rows, inside]
+        window[rows:, :columns] = pixels[down[rows:], inside]
+        window[:, columns:] = pixels[np.ix_(down, across[columns:])]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
