@@ -23,16 +23,7 @@ from seg.score.blame import Note, write_suspects
 from seg.score.deadline import Pace, StopFlag, Stopping
 from seg.score.dry_run import Findings
 from seg.score.limits import Limits
-from seg.score.parcels import (
-    PIXELS_A_BYTE,
-    Answered,
-    Mark,
-    Parcel,
-    Round,
-    fill_parcels,
-    images_in_parcel,
-    least_in_parcel,
-)
+from seg.score.parcels import PIXELS_A_BYTE, Answered, Mark, Parcel, Round, fill_parcels, images_in_parcel
 from seg.score.plan import ScorePlan, plan_scoring
 from seg.score.queue import Died, ScoreQueue, Task, Unbegun, WorkersKeepDying
 from seg.score.rehearsal import Power
@@ -226,8 +217,7 @@ class DatasetSource:
             )
         )
         log.info(f"{count} images in parcels of up to {most}, {self.stages}")
-        workers = self.stages.predictors
-        for names in fill_parcels(images, most, least_in_parcel(most, self.device, workers), workers):
+        for names in fill_parcels(images, most):
             yield self._parcel([Task(name) for name in names])
 
     def _suspects(self) -> Iterator[Parcel]:

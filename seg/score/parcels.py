@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,8 +42,6 @@ PIXELS_A_SECOND = {"cpu": 10e6, "cuda": 400e6}
 """About what a device predicts: a frame of 3072 x 3072, or forty."""
 PIXELS_A_BYTE = {".png": 1.5, ".jpg": 10.0, ".jpeg": 10.0}
 """About how many of 8 bits a file has, by its ending; of other files one."""
-SHRUNK_FOR = 64
-"""Workers, at most, whose last parcels are smaller: some four more for each, and each takes the job 10 ms."""
 Result = TypeVar("Result")
 
 
@@ -53,34 +51,16 @@ def images_in_parcel(pixels: int, device: str) -> int:
     return max(1, min(MOST_IMAGES, int(most / max(1, pixels))))
 
 
-def least_in_parcel(most: int, device: str, workers: int) -> int:
-    """How many images the last parcels have, where others have up to `most`.
-
-    Fewer where a second of work may well be ten, on a CPU with a large network, and where there are not so
-    many workers that to hand parcels out takes longer than what the last of them would wait.
-    """
-    return max(1, most // 8) if device == "cpu" and workers <= SHRUNK_FOR else most
-
-
-def fill_parcels(groups: Sequence[list[str]], most: int, least: int, workers: int) -> Iterator[list[str]]:
-    """Groups put together, in order, up to so many images; a group is never divided.
-
-    Towards the end parcels shrink to `least` images, so that workers end together: each is at most half of
-    what would be a worker's share of all that is left (guided self-scheduling, Polychronopoulos and Kuck
-    1987, with a factor of two).
-    """
-    left = sum(map(len, groups))
+def fill_parcels(groups: Iterable[list[str]], most: int) -> Iterator[list[str]]:
+    """Groups put together, in order, up to so many images; a group is never divided."""
     parcel: list[str] = []
     for group in groups:
-        size = max(least, min(most, left // (2 * workers)))
-        if parcel and len(parcel) + len(group) > size:
+        if parcel and len(parcel) + len(group) > most:
             yield parcel
-            left -= len(parcel)
             parcel = []
         parcel = parcel + group
-        if len(parcel) >= size:
+        if len(parcel) >= most:
             yield parcel
-            left -= len(parcel)
             parcel = []
     if parcel:
         yield parcel

@@ -4,13 +4,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cluster.score_stages import (
     answers_table,
@@ -38,7 +35,6 @@ from seg.score.parcels import (
     Round,
     fill_parcels,
     images_in_parcel,
-    least_in_parcel,
     read_marks,
 )
 from seg.score.pipeline import ImageScorer
@@ -71,34 +67,9 @@ def test_a_parcel_is_a_second_of_work_and_no_more_than_256_mib(pixels: int, devi
 
 def test_parcels_hold_whole_groups_in_order() -> None:
     groups = [["a"], ["b", "c", "d"], ["e"], ["f", "g"], ["h"]]
-    assert list(fill_parcels(groups, 3, 3, 2)) == [["a"], ["b", "c", "d"], ["e", "f", "g"], ["h"]]
-    assert list(fill_parcels(groups, 1, 1, 2)) == [["a"], ["b", "c", "d"], ["e"], ["f", "g"], ["h"]]
-    assert list(fill_parcels([], 3, 1, 2)) == []
-
-
-@given(st.lists(st.integers(1, 5), max_size=300), st.integers(1, 64), st.integers(1, 8), st.integers(1, 8))
-def test_the_last_parcels_are_small_and_none_is_more_than_half_a_share(
-    sizes: list[int], most: int, least: int, workers: int
-) -> None:
-    images = (str(number) for number in range(sum(sizes)))
-    groups = [list(islice(images, size)) for size in sizes]
-    least, left = min(least, most), sum(sizes)
-    parcels = list(fill_parcels(groups, most, least, workers))
-    assert list(chain(*parcels)) == list(chain(*groups))
-    for parcel in parcels:
-        whole = len(parcel) in map(len, groups)  # a group that is larger goes alone
-        assert whole or len(parcel) <= max(least, min(most, left / (2 * workers)))
-        left -= len(parcel)
-    assert len(parcels) <= 1 + 2 * sum(sizes) / least
-
-
-def test_small_images_on_a_cpu_end_in_parcels_of_an_eighth() -> None:
-    found = [len(parcel) for parcel in fill_parcels([[str(n)] for n in range(600)], 57, 7, 2)]
-    assert found[:7] == [57, 57, 57, 57, 57, 57, 57]
-    assert found == sorted(found, reverse=True)
-    assert found[-4:-1] == [7, 7, 7]
-    assert [least_in_parcel(57, "cpu", 2), least_in_parcel(1, "cpu", 2)] == [7, 1]
-    assert [least_in_parcel(57, "cuda", 2), least_in_parcel(57, "cpu", 65)] == [57, 57]
+    assert list(fill_parcels(groups, 3)) == [["a"], ["b", "c", "d"], ["e", "f", "g"], ["h"]]
+    assert list(fill_parcels(groups, 1)) == [["a"], ["b", "c", "d"], ["e"], ["f", "g"], ["h"]]
+    assert list(fill_parcels([], 3)) == []
 
 
 @pytest.fixture
