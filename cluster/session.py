@@ -218,7 +218,7 @@ def _describe_cluster() -> Session:
 
 def _this_machine() -> Session:
     cpus = len(os.sched_getaffinity(0))
-    if not _has_gpu_driver():
+    if not has_gpu_driver():
         return Session(cpus, 0, 0, connected=False)
     import torch  # only now: it takes seconds, and 300 MiB of which a job beside its workers has no use
 
@@ -231,7 +231,7 @@ def _this_machine() -> Session:
     return Session(cpus, gpus, gpus, connected=False, fault=fault)
 
 
-def _has_gpu_driver() -> bool:
+def has_gpu_driver() -> bool:
     """Whether torch may find a GPU: the library that it asks of NVIDIA's is there, or AMD's device."""
     try:
         ctypes.CDLL("libcuda.so.1")

@@ -15,14 +15,14 @@ from safetensors import SafetensorError, safe_open
 from seg.data.preprocess import IntensityRange, Statistics
 from seg.errors import RequestError
 from seg.files import require_model_file
-from seg.plain_data import FROM_A_COPY, Plain, from_plain, parse_json, require_fields
+from seg.plain_data import FROM_A_COPY, Plain, from_plain, parse_json, require_fields, to_plain
 from seg.recipe import Preprocessing, Tiling
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fringe"
 CARD_DIGEST = "metadata_sha256"
 """In provenance, of all else there and in the other fields; files from before have none."""
-DTYPES = {
+TORCH_DTYPES = {
     "F64": "torch.float64",
     "F32": "torch.float32",
     "F16": "torch.float16",
@@ -33,7 +33,7 @@ DTYPES = {
     "U8": "torch.uint8",
     "BOOL": "torch.bool",
 }
-"""What numpy knows of the kinds of safetensors, as torch calls them."""
+"""Of a tensor's dtype in a safetensors file, as far as numpy has it: what torch calls it."""
 MOST_NAMES = 6
 """A sentence that would name more names the first of them."""
 
@@ -105,24 +105,27 @@ def find_model_file(model: Path) -> Path:
 
 
 def read_card(path: Path) -> ModelCard:
-    """What a model file says of its weights, which it is checked to hold; one of them at a time is in memory.
+    """What a model file says of its weights, which are checked against it, one tensor in memory at a time.
 
     RequestError, naming file and field: no such file, not safetensors, not ours, another format version,
-    weights that are not those that were saved.
+    weights that are not those that were saved, or of a dtype that numpy lacks.
     """
-    with opened(path, "numpy") as (file, card):
-        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # not a dict
-        for name, kind in kinds.items():
-            if kind not in DTYPES:
-                raise RequestError(f"model {path}: tensor {name} is of {kind}, which no training writes")
-        arrays = ((name, file.get_tensor(name)) for name in sorted(kinds))
-        found = hash_weights((name, DTYPES[kinds[name]], array.shape, array) for name, array in arrays)
-        check_weights(path, card, found)
+
+    def tensors(file: Any) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
+        for name in sorted(file.keys()):
+            dtype = file.get_slice(name).get_dtype()
+            if dtype not in TORCH_DTYPES:
+                raise RequestError(f"model {path}: tensor {name} is of {dtype}, which no training writes")
+            array = file.get_tensor(name)
+            yield name, TORCH_DTYPES[dtype], array.shape, array
+
+    with open_model_file(path, "numpy") as (file, card):
+        check_weights(path, card, hash_weights(tensors(file)))
     return card
 
 
 @contextmanager
-def opened(path: Path, framework: str) -> Iterator[tuple[Any, ModelCard]]:
+def open_model_file(path: Path, framework: str) -> Iterator[tuple[Any, ModelCard]]:
     """A model file as safetensors opens it, for arrays of numpy or of torch ("pt"), and its card.
 
     RequestError: as of `read_card`, but for the weights.
@@ -145,7 +148,7 @@ def opened(path: Path, framework: str) -> Iterator[tuple[Any, ModelCard]]:
 def hash_weights(tensors: Iterable[tuple[str, str, tuple[int, ...], Any]]) -> str:
     """Sha256, in hexadecimal, over each tensor's name, dtype as torch calls it, shape and bytes.
 
-    tensors: in the order of their names; bytes are those of a contiguous array.
+    tensors: these four of each, in the order of the names; the bytes as a contiguous array.
     """
     total = hashlib.sha256()
     for name, dtype, shape, values in tensors:
@@ -160,6 +163,14 @@ def check_weights(path: Path, card: ModelCard, sha256: str) -> None:
         raise RequestError(
             f"model {path}: provenance.weights_sha256 does not fit its weights; the file is damaged"
         )
+
+
+def card_text(card: ModelCard, weights_sha256: str) -> str:
+    """A card as a model file holds it, of the weights of this hash; `parse_card` reads it."""
+    plain = to_plain(card) | {"format_version": FORMAT_VERSION, "channels": card.channels}
+    plain["provenance"]["weights_sha256"] = weights_sha256
+    plain["provenance"][CARD_DIGEST] = card_digest(plain)
+    return json.dumps(plain)
 
 
 def parse_card(path: Path, text: str) -> ModelCard:

@@ -1,6 +1,5 @@
 """The model file: weights and what is needed to use them, one .safetensors (docs/reference/model-file.md)."""
 
-import json
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -12,17 +11,7 @@ from torch import Tensor, nn
 
 from seg.errors import RequestError
 from seg.files import write_bytes
-from seg.model_card import (
-    CARD_DIGEST,
-    FORMAT_VERSION,
-    METADATA_KEY,
-    ModelCard,
-    card_digest,
-    check_weights,
-    hash_weights,
-    opened,
-)
-from seg.plain_data import to_plain
+from seg.model_card import METADATA_KEY, ModelCard, card_text, check_weights, hash_weights, open_model_file
 from seg.words import fringe_version
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "opencv-python", "pyarrow", "safetensors")
@@ -31,10 +20,7 @@ PACKAGES = ("torch", "torchvision", "ray", "numpy", "opencv-python", "pyarrow", 
 def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     """Write a model file, whole or not at all; the hash of the weights joins the card's provenance."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    plain = to_plain(card) | {"format_version": FORMAT_VERSION, "channels": card.channels}
-    plain["provenance"]["weights_sha256"] = weights_sha256(tensors)
-    plain["provenance"][CARD_DIGEST] = card_digest(plain)
-    write_bytes(path, save(tensors, {METADATA_KEY: json.dumps(plain)}))
+    write_bytes(path, save(tensors, {METADATA_KEY: card_text(card, weights_sha256(tensors))}))
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
@@ -66,7 +52,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Modul
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], ModelCard]:
     """Tensors and card of a model file, checked against its own hash but not against an architecture."""
-    with opened(path, "pt") as (file, card):
+    with open_model_file(path, "pt") as (file, card):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
         check_weights(path, card, weights_sha256(tensors))
     return tensors, card
@@ -76,7 +62,7 @@ def weights_sha256(tensors: dict[str, Tensor]) -> str:
     """Sha256, in hexadecimal, of tensors: see `hash_weights`."""
     whole = ((name, tensors[name].contiguous()) for name in sorted(tensors))
     return hash_weights(
-        (name, str(tensor.dtype), tuple(tensor.shape), tensor.flatten().view(torch.uint8).numpy())
+        (name, str(tensor.dtype), tensor.shape, tensor.flatten().view(torch.uint8).numpy())
         for name, tensor in whole
     )
 

@@ -18,7 +18,7 @@ Params = dict[str, Value]
 Tta = Literal["none", "flips", "d4"]
 """Test-time augmentation: which views of a crop are averaged (seg/predict/averaging.py)."""
 TTA_VIEWS: dict[Tta, int] = {"none": 1, "flips": 4, "d4": 8}
-"""How many they are."""
+"""How many they are, for who has no torch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -150,9 +150,10 @@ class FrameCrops:
         for number, tile in enumerate(tiles):
             for frame, pixels in enumerate(self._frames):
                 self._copy_window(pixels, tile, crops[number, frame])
-        return (
-            np.moveaxis(crops, -1, 2) if channels > 1 else crops.reshape(*crops.shape[:2], 1, height, width)
-        )
+        if channels > 1:
+            return np.moveaxis(crops, -1, 2)
+        # not moved: by the strides of a lone channel torch chooses how to convolve, and so the last bits
+        return crops.reshape(*crops.shape[:2], channels, height, width)
 
     def gather(self) -> "CutCrops":
         """The same, cut."""

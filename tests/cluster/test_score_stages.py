@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.score import choose_workplace
-from cluster.session import Session
+from cluster.session import Session, has_gpu_driver
 from seg.requests import ScoreRequest
 from seg.storage import as_place
 from tests.conftest import WriteArchive
@@ -71,6 +71,7 @@ print(code, *sys.modules.keys() & {"torch", "torchvision", "ray"}, file=sys.stde
 
 
 @pytest.mark.ray
+@pytest.mark.skipif(has_gpu_driver(), reason="torch is asked which GPUs this machine has")
 def test_a_job_beside_its_workers_loads_no_torch(write_archive: WriteArchive, tmp_path: Path) -> None:
     """From the plan to the report: half of what it may hold with a million names would be torch."""
     model = write_model(tmp_path / "model.safetensors")

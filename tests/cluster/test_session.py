@@ -63,7 +63,7 @@ def test_gpus_that_the_driver_lists_and_torch_cannot_use_are_a_fault_in_its_word
     ):
         monkeypatch.setattr(torch.cuda, "device_count", lambda counted=counted: counted)
         monkeypatch.setattr(torch.cuda, "is_available", available)
-        monkeypatch.setattr(cluster.session, "_has_gpu_driver", lambda: True)
+        monkeypatch.setattr(cluster.session, "has_gpu_driver", lambda: True)
         with compute_session(use_ray=False) as session:
             assert (session.gpus, session.fault) == (counted, fault)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seg.data.preprocess import IntensityRange, Statistics
 from seg.errors import RequestError
-from seg.model_card import DTYPES, ModelCard, Provenance, find_model_file, read_card
+from seg.model_card import TORCH_DTYPES, ModelCard, Provenance, find_model_file, read_card
 from seg.model_file import load_model, read_model, save_model, weights_sha256
 from seg.models.build import build
 from seg.recipe import Preprocessing, Tiling
@@ -244,7 +244,7 @@ def test_one_flipped_bit_of_a_weight_is_refused(model_file: Path, place: int) ->
         read_both(model_file)
 
 
-@pytest.mark.parametrize("kind", [*DTYPES.values(), "torch.bfloat16"])
+@pytest.mark.parametrize("kind", [*TORCH_DTYPES.values(), "torch.bfloat16"])
 def test_weights_of_every_kind_are_checked_without_torch(kind: str, model_file: Path, tmp_path: Path) -> None:
     dtype, path = getattr(torch, kind.removeprefix("torch.")), tmp_path / "small.safetensors"
     tensors = {"w": torch.tensor([[0, 1, 3], [1, 0, 2]]).to(dtype), "b": torch.ones((), dtype=dtype)}
@@ -253,7 +253,7 @@ def test_weights_of_every_kind_are_checked_without_torch(kind: str, model_file: 
     card["provenance"]["weights_sha256"] = weights_sha256(tensors)
     save_file(tensors, path, {"fringe": json.dumps(card)})
     assert read_model(path)[1].provenance.weights_sha256 == weights_sha256(tensors)
-    if kind in DTYPES.values():
+    if kind in TORCH_DTYPES.values():
         assert read_card(path) == read_model(path)[1]
     else:
         with pytest.raises(RequestError, match=r"tensor . is of BF16, which no training writes$"):
