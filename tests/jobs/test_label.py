@@ -28,6 +28,8 @@ from tests.small import read_tree, start_job, write_image, write_model
 wait_until = partial(small.wait_until, every_s=0.05)  # a look at the screen reads 3 MB
 WINDOW_PX = (700, 640)
 CLASSES = ("background", "cell", "dust")
+SELECTED = (255, 0, 0)
+"""The lines of the box that cv2.selectROI shows, blue first."""
 
 
 class ClientMessage(ctypes.Structure):
@@ -134,12 +136,19 @@ class Job:
         """A box over these pixels of the screen, from its bottom right."""
         before = self.saved()
         self.press("space", lambda: self.screen.find(NOTICE), "the words about drawing")
-        self.screen.do(
-            *("mousemove", right, bottom, "mousedown", 1, "mousemove", right - 20, bottom - 20),
-            *("mousemove", left, top, "mouseup", 1, "key", "Return"),
-        )
+        self.screen.do("mousemove", right, bottom, "mousedown", 1, "mousemove", right - 20, bottom - 20)
+        wait_until(lambda: self._reaches(left, top), "the box under the mouse", within_s=20)
+        self.screen.do("mouseup", 1, "key", "Return")
         wait_until(lambda: self.saved() != before, "the box", within_s=20)
         self.screen.wait_without(NOTICE)
+
+    def _reaches(self, left: int, top: int) -> bool:
+        """Whether selectROI shows a box from here, in lines of two; else moves, as a motion may be missed."""
+        found = self.screen.find(SELECTED)
+        if found is not None and found[:2] == (left - 1, top - 1):
+            return True
+        self.screen.do("mousemove", left + 1, top + 1, "mousemove", left, top)
+        return False
 
     def saved(self) -> dict[str, str]:
         files = (self.root / "boxes").rglob("*.txt")
