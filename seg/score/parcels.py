@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,14 +105,19 @@ class Mark(NamedTuple):
     """Whether it has loaded what it needs."""
 
 
-def read_marks(inflight: Place, round_name: str) -> dict[str, Mark]:
-    """The processes that were started for a round, by the names of their files."""
+def read_marks(inflight: Place, round_name: str, known: Mapping[str, Mark]) -> dict[str, Mark]:
+    """The processes that were started for a round, by the names of their files.
+
+    known: as they were seen before; of those that were ready nothing changes, and they are not read again.
+    """
     found = {}
     for name in inflight.names():
-        if name.startswith(round_name) and name.endswith(".process"):
-            content = inflight.read(name)
-            if content:
-                found[name] = Mark(*parse_json(content.decode(), f"{inflight}/{name}"))
+        if not (name.startswith(round_name) and name.endswith(".process")):
+            continue
+        if name in known and known[name].ready:
+            found[name] = known[name]
+        elif content := inflight.read(name):
+            found[name] = Mark(*parse_json(content.decode(), f"{inflight}/{name}"))
     return found
 
 

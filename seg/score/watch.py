@@ -66,7 +66,7 @@ class Watch:
     def look(self) -> None:
         """See what there is now."""
         now = self._looked_s = time.monotonic()
-        self.marks = read_marks(self.inflight, self.round.name)
+        self.marks = read_marks(self.inflight, self.round.name, self.marks)
         seen: dict[str, _Seen] = {}
         for name in find_notes(self.inflight, self.round.name):
             pid, notes = read_sight(self.inflight, name)

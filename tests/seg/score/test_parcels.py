@@ -27,6 +27,7 @@ from seg.score.blame import InFlight
 from seg.score.deadline import StopFlag
 from seg.score.parcels import (
     Answered,
+    Mark,
     Parcel,
     ParcelFinisher,
     ParcelPredictor,
@@ -149,8 +150,27 @@ def test_three_stages_give_what_one_process_gives(
     assert scored["large.png"].class_pixels[1] > 500
     nodes = {tuple(sorted(one.nodes)) for one in answers if isinstance(one.answer, Scored)}
     assert nodes == {("model", "read", "write")}
-    assert {mark.stage for mark in read_marks(round_.inflight, "r-1").values()} == {"read", "model", "write"}
-    assert all(mark.ready for mark in read_marks(round_.inflight, "r-1").values())
+    marks = read_marks(round_.inflight, "r-1", {})
+    assert {mark.stage for mark in marks.values()} == {"read", "model", "write"}
+    assert all(mark.ready for mark in marks.values())
+
+
+def test_the_mark_of_a_process_is_read_until_it_is_ready(tmp_path: Path) -> None:
+    inflight = as_place(tmp_path)
+    for name, ready in (("a", True), ("b", False), ("gone", True)):
+        inflight.write_json(f"r-1-{name}.process", ["read", "node", 7, ready])
+    inflight.write("r-1-begun.process", b"")
+    seen = read_marks(inflight, "r-1", {})
+    assert {name: mark.ready for name, mark in seen.items()} == {
+        "r-1-a.process": True,
+        "r-1-b.process": False,
+        "r-1-gone.process": True,
+    }
+    inflight.remove("r-1-gone.process")
+    inflight.write("r-1-a.process", b"no longer read")
+    inflight.write_json("r-1-b.process", ["read", "node", 7, True])
+    again = read_marks(inflight, "r-1", seen)
+    assert again == {name: Mark("read", "node", 7, True) for name in ("r-1-a.process", "r-1-b.process")}
 
 
 @pytest.mark.parametrize("stage", ["read", "model", "write"])
