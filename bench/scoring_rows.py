@@ -248,14 +248,14 @@ def measure_rows(bench: Bench) -> Iterator[Value]:
             yield Value(what, [found.row_ms], "ms", ROW_MS if most == 64 else None)
             if most == 1:
                 yield Value(f"{what}: CPU of all processes", [found.all_ms], "ms", LONE_MS)
-        for most, limit in ((10, DRIVER_MS), (1, None)):
+        for most, driver_ms, lone_ms in ((10, DRIVER_MS, None), (1, None, LONE_MS)):
             found = run_dataset(bench, images[:1000], most, apart(1))
             what = f"a frame of 3072 px through three stages, parcels of {most}, 25 ms to predict"
             yield Value(what, [found.row_ms], "ms")
-            yield Value(f"{what}: CPU of the job's process", [found.driver_ms], "ms", limit)
+            yield Value(f"{what}: CPU of the job's process", [found.driver_ms], "ms", driver_ms)
             yield Value(f"{what}: CPU of all processes", [found.all_ms], "ms")
-            what = f"{what}: the same beside the stages' own"
-            yield Value(what, [found.all_ms - found.own_ms], "ms", LONE_MS if most == 1 else None)
+            beside = [found.all_ms - found.own_ms]
+            yield Value(f"{what}: CPU of all processes, beside the stages' own code", beside, "ms", lone_ms)
         found = run_dataset(bench, images, 10, apart(DOZEN), FRAMELESS)
         what = f"a frame without pixels, parcels of 10, {DOZEN} that predict for 25 ms"
         yield Value(what, [found.row_ms], "ms")

@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import partial
 from platform import node
 from typing import Any, NamedTuple
@@ -186,10 +186,11 @@ def read_sight(place: Place, name: str) -> tuple[int, dict[str, Note]]:
         return 0, {}
 
 
-def find_notes(place: Place, round_name: str) -> list[str]:
-    """The names of the notes of a round: of each parcel that is in work, in each stage."""
-    ending = ".json"
-    return [name.removesuffix(ending) for name in place.names() if name.startswith(f"{round_name}-")]
+def find_notes(names: Iterable[str], round_name: str) -> list[str]:
+    """The notes of a round among the names of files: of each parcel that is in work, in each stage."""
+    ending = _file("")
+    notes = (name for name in names if name.startswith(f"{round_name}-") and name.endswith(ending))
+    return [name.removesuffix(ending) for name in notes]
 
 
 def forget_process(place: Place, process: str) -> None:

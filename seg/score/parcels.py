@@ -105,19 +105,19 @@ class Mark(NamedTuple):
     """Whether it has loaded what it needs."""
 
 
-def read_marks(inflight: Place, round_name: str, known: Mapping[str, Mark]) -> dict[str, Mark]:
-    """The processes that were started for a round, by the names of their files.
+def read_marks(round_: Round, names: Iterable[str], known: Mapping[str, Mark]) -> dict[str, Mark]:
+    """The processes that were started for a round, by the names of their files, which are among these.
 
     known: as they were seen before; of those that were ready nothing changes, and they are not read again.
     """
     found = {}
-    for name in inflight.names():
-        if not (name.startswith(round_name) and name.endswith(".process")):
+    for name in names:
+        if not (name.startswith(f"{round_.name}-") and name.endswith(".process")):
             continue
         if name in known and known[name].ready:
             found[name] = known[name]
-        elif content := inflight.read(name):
-            found[name] = Mark(*parse_json(content.decode(), f"{inflight}/{name}"))
+        elif content := round_.inflight.read(name):
+            found[name] = Mark(*parse_json(content.decode(), f"{round_.inflight}/{name}"))
     return found
 
 

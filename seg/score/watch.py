@@ -66,9 +66,10 @@ class Watch:
     def look(self) -> None:
         """See what there is now."""
         now = self._looked_s = time.monotonic()
-        self.marks = read_marks(self.inflight, self.round.name, self.marks)
+        names = self.inflight.names()
+        self.marks = read_marks(self.round, names, self.marks)
         seen: dict[str, _Seen] = {}
-        for name in find_notes(self.inflight, self.round.name):
+        for name in find_notes(names, self.round.name):
             pid, notes = read_sight(self.inflight, name)
             for image, note in notes.items():
                 known = self._seen.get(image)

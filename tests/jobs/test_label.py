@@ -137,13 +137,13 @@ class Job:
         before = self.saved()
         self.press("space", lambda: self.screen.find(NOTICE), "the words about drawing")
         self.screen.do("mousemove", right, bottom, "mousedown", 1, "mousemove", right - 20, bottom - 20)
-        wait_until(lambda: self._reaches(left, top), "the box under the mouse", within_s=20)
+        wait_until(lambda: self._drags_to(left, top), "the box under the mouse", within_s=20)
         self.screen.do("mouseup", 1, "key", "Return")
         wait_until(lambda: self.saved() != before, "the box", within_s=20)
         self.screen.wait_without(NOTICE)
 
-    def _reaches(self, left: int, top: int) -> bool:
-        """Whether selectROI shows a box from here, in lines of two; else moves, as a motion may be missed."""
+    def _drags_to(self, left: int, top: int) -> bool:
+        """Whether selectROI shows a box from here, in lines of two; else moves: a motion may be missed."""
         found = self.screen.find(SELECTED)
         if found is not None and found[:2] == (left - 1, top - 1):
             return True

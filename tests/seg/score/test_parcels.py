@@ -150,17 +150,18 @@ def test_three_stages_give_what_one_process_gives(
     assert scored["large.png"].class_pixels[1] > 500
     nodes = {tuple(sorted(one.nodes)) for one in answers if isinstance(one.answer, Scored)}
     assert nodes == {("model", "read", "write")}
-    marks = read_marks(round_.inflight, "r-1", {})
+    marks = read_marks(round_, round_.inflight.names(), {})
     assert {mark.stage for mark in marks.values()} == {"read", "model", "write"}
     assert all(mark.ready for mark in marks.values())
 
 
 def test_the_mark_of_a_process_is_read_until_it_is_ready(tmp_path: Path) -> None:
-    inflight = as_place(tmp_path)
+    round_ = open_round(tmp_path, "out")
+    inflight = round_.inflight
     for name, ready in (("a", True), ("b", False), ("gone", True)):
         inflight.write_json(f"r-1-{name}.process", ["read", "node", 7, ready])
     inflight.write("r-1-begun.process", b"")
-    seen = read_marks(inflight, "r-1", {})
+    seen = read_marks(round_, inflight.names(), {})
     assert {name: mark.ready for name, mark in seen.items()} == {
         "r-1-a.process": True,
         "r-1-b.process": False,
@@ -169,7 +170,7 @@ def test_the_mark_of_a_process_is_read_until_it_is_ready(tmp_path: Path) -> None
     inflight.remove("r-1-gone.process")
     inflight.write("r-1-a.process", b"no longer read")
     inflight.write_json("r-1-b.process", ["read", "node", 7, True])
-    again = read_marks(inflight, "r-1", seen)
+    again = read_marks(round_, inflight.names(), seen)
     assert again == {name: Mark("read", "node", 7, True) for name in ("r-1-a.process", "r-1-b.process")}
 
 
