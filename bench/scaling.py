@@ -1,6 +1,6 @@
 """How long an archive would take on 1, 8 or 64 GPUs, and what would bind (docs/explanation/scaling.md).
 
-python -m bench.scaling [--cpu-ms 195] [--row-ms 1.94] [--cores-per-gpu 8] [--more-cores 0 16] ...
+python -m bench.scaling [--cpu-ms 195] [--row-ms 1.46] [--cores-per-gpu 8] [--more-cores 0 16] ...
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def model_ms(recipe: Recipe, megapixels_per_second: float) -> float:
 def main(
     frames: int = 100_000,
     cpu_ms: float = 195.0,
-    row_ms: float = 1.94,
+    row_ms: float = 1.46,
     frame_mb: float = 6.5,
     cores_per_gpu: float = 8.0,
     more_cores: tuple[float, ...] = (0.0, 16.0),

@@ -42,18 +42,18 @@ from seg.score.work import Predicted, Work
 from seg.storage import Place, as_place
 
 FRAME, GPU_S = (3072, 3072), 0.025
-DOZEN = 12
-"""GPUs that one job's process is to feed."""
+DOZEN, READERS = 12, 4
+"""GPUs that one process of a job is to feed, and the readers before them: one answers too seldom for all."""
 ROW_MS, DRIVER_MS, LONE_MS = 0.4, 2.0, 30.0
 """What a row may take without pixels, a frame of the job's process, and one alone of all processes."""
 TOGETHER = Stages((Operator(name="score", processes=count_cores(), cpus=1, calls=2, ahead=3),))
 
 
-def apart(gpus: int) -> Stages:
-    """Three stages, with so many processes that predict."""
+def apart(gpus: int, readers: int = 1) -> Stages:
+    """Three stages, with so many processes that predict, and that read."""
     return Stages(
         (
-            Operator(name="read", processes=1, cpus=1, calls=2),
+            Operator(name="read", processes=readers, cpus=1 / readers, calls=2),
             Operator(name="predict", processes=gpus, cpus=0, calls=2, ahead=3),
             Operator(name="finish", processes=1, cpus=0, calls=2),
         )
@@ -256,8 +256,8 @@ def measure_rows(bench: Bench) -> Iterator[Value]:
             yield Value(f"{what}: CPU of all processes", [found.all_ms], "ms")
             beside = [found.all_ms - found.own_ms]
             yield Value(f"{what}: CPU of all processes, beside the stages' own code", beside, "ms", lone_ms)
-        found = run_dataset(bench, images, 10, apart(DOZEN), FRAMELESS)
-        what = f"a frame without pixels, parcels of 10, {DOZEN} that predict for 25 ms"
+        found = run_dataset(bench, images, 10, apart(DOZEN, READERS), FRAMELESS)
+        what = f"a frame without pixels, parcels of 10, {READERS} that read, {DOZEN} that predict for 25 ms"
         yield Value(what, [found.row_ms], "ms")
         yield Value(f"{what}: CPU of the job's process", [found.driver_ms], "ms", DRIVER_MS)
 
