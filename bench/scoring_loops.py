@@ -146,9 +146,9 @@ def measure_pipeline(bench: Bench) -> Iterator[Row]:
     """Steady rates, as time an image; starts and ends of jobs apart."""
     contest = Contest(bench, bench.link_archive(24 if bench.quick else 48), bench.model)
     cores = count_cores()
-    jobs = {"in this process": (0, cores)}
+    jobs, ours = {"in this process": (0, cores)}, f"{cores} Ray workers"
     if not bench.quick:
-        jobs |= {f"{cores} Ray workers": (cores, 1), "1 Ray worker": (1, cores)}
+        jobs |= {ours: (cores, 1), "1 Ray worker": (1, cores)}
     contenders = {name: partial(contest.run_job, name, *counts) for name, counts in jobs.items()}
     others: dict[str, tuple[int, int]] = {}
     if not bench.quick:
@@ -164,10 +164,9 @@ def measure_pipeline(bench: Bench) -> Iterator[Row]:
         what = f"an image, {name} x {threads} threads"
         yield Row(what, found[name], f"a plain loop, {cores} threads", found["loop"], "rate", 0.9)
     jobs |= others
-    for name, (workers, _) in jobs.items():
-        limit = 0.9 if workers == cores and name != POOL else None
+    for name in jobs:
         what, loops = f"the same, {name}", f"{cores} plain loops, 1 thread"
-        yield Row(what, found[name], loops, found["loops"], "rate", limit)
+        yield Row(what, found[name], loops, found["loops"], "rate", 0.9 if name == ours else None)
     for name in jobs:
         start, nothing = contest.start_ms[name], [0.0] * bench.repeat
         yield Row(f"start and end, {name}", start, "steady time alone", nothing, "apart")

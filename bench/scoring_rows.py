@@ -43,7 +43,7 @@ from seg.storage import Place, as_place
 
 FRAME, GPU_S = (3072, 3072), 0.025
 DOZEN, READERS = 12, 4
-"""GPUs that one process of a job is to feed, and the readers before them: one answers too seldom for all."""
+"""GPUs that one job's process is to feed, and the readers before them: one keeps three of the twelve busy."""
 ROW_MS, DRIVER_MS, LONE_MS = 0.4, 2.0, 30.0
 """What a row may take without pixels, a frame of the job's process, and one alone of all processes."""
 TOGETHER = Stages((Operator(name="score", processes=count_cores(), cpus=1, calls=2, ahead=3),))
