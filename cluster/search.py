@@ -36,7 +36,14 @@ from seg.recipe import Params, Recipe, apply_params
 from seg.requests import SearchRequest
 from seg.search.page import write_page
 from seg.search.space import Space, blaming, check_size, check_space, choice, parse_search, plain_axis
-from seg.search.trials import TrialRecord, TrialsReader, count_trials, read_trials, write_leaderboard
+from seg.search.trials import (
+    TrialRecord,
+    TrialsReader,
+    begins_fused,
+    count_trials,
+    read_trials,
+    write_leaderboard,
+)
 from seg.train.run_folder import augmenter_identity, run_identity, run_name
 from seg.train.start import locate, open_weights
 from seg.train.validation import count_confusion
@@ -268,8 +275,8 @@ def _run_trials(plan: SearchPlan) -> StoppedBy:
 
     quiet_loggers()
     os.environ.update(TUNE_ENVIRONMENT | {"TUNE_MAX_PENDING_TRIALS_PG": str(plan.slots)})
-    job, state = plan.job, plan.folder / "ray"
-    begun = read_trials(job.trials)
+    begun = read_trials(plan.job.trials)
+    job, state = replace(plan.job, fused=begins_fused(begun)), plan.folder / "ray"
     shutil.rmtree(state, ignore_errors=True)  # of an earlier command: the trials' folders hold all we need
     endings = Endings(job)
     proposals = Proposals(job, plan.space, plan.own, trials=plan.trials, slots=plan.slots)

@@ -34,6 +34,8 @@ class TrialJob:
     """What each trial computes on."""
     lock: str = ""
     """Token of the folder's lock, while a job holds it."""
+    fused: bool = True
+    """Whether trials that are yet to begin have fused kernels, as those before them."""
 
     @property
     def trials(self) -> Path:
@@ -75,6 +77,7 @@ def run_trial(config: dict[str, int], job: TrialJob) -> None:
             folder=trial.path,
             parent=f"{job.folder.name}/{trial.path.name}",
             lock=(job.folder, job.lock),
+            fused=job.fused,
         )
         for result in _train(plan, job):
             tune.report(report_of(result))

@@ -6,7 +6,7 @@ The folders are all that a search resumes from.
 import csv
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -205,6 +205,15 @@ def read_trials(folder: Path) -> list[TrialRecord]:
     """Every trial that has begun, the best first, the first first among equals."""
     found = [TrialFolder(parameters.parent).record() for parameters in folder.glob(f"*/{PARAMETERS}")]
     return sorted(found, key=lambda trial: (-trial.journal.best_miou, trial.number))
+
+
+def begins_fused(trials: Iterable[TrialRecord]) -> bool:
+    """Whether the next trial has fused kernels (see `Journal`): not in a search that began without them.
+
+    Else trials of one search would be rounded in two ways, and one that is stopped and goes on would end
+    otherwise than one that is not.
+    """
+    return all(trial.journal.fused for trial in trials if trial.journal.history)
 
 
 def write_leaderboard(file: Path, trials: Sequence[TrialRecord]) -> None:

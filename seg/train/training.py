@@ -113,6 +113,8 @@ class TrainingPlan:
     """Run or trial that this training is, for the model file's provenance."""
     horizon: int = 0
     """Epochs that the learning rate's schedule goes over, then its last rate stays; 0: the recipe's."""
+    fused: bool = True
+    """Whether it is begun with fused kernels: see `Journal`, whose word counts once there is a state."""
     keep_best: int = 1
     """How many of the best epochs' model files stay."""
     keep_states: int = 2
@@ -166,7 +168,8 @@ class Training:
             recipe.output_weights or output_weights(model),
         )
         used = replace(recipe, batch=self.sampler.batch)  # no more than there are samples
-        self.journal = found.journal if found else Journal(fused=True, start_sha256=start and start.sha256)
+        new = Journal(fused=plan.fused, start_sha256=start and start.sha256)
+        self.journal = found.journal if found else new
         self.learner = Learner(model, loss, used, device, self.ranks, fused=self.journal.fused)
         if found:
             names = {name.removeprefix("model.") for name in found.tensors}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from seg.search.trials import read_trials
 from seg.train.state import read_run
 from tests.conftest import write_discs
 from tests.faults.scoring_jobs import check_alike
@@ -110,6 +111,7 @@ def test_a_search_of_older_code_goes_on_to_the_same_trials(old: Path, archive: P
     assert ended() < 3
     finish(ROOT, "tune", *words, "--out", out, cache=cache)
     finish(old, "tune", *words, "--out", tmp_path / "whole", cache=cache)
+    assert not any(trial.journal.fused for trial in read_trials(out / "trials"))
     found, whole = (json.loads((one / "summary.json").read_text()) for one in (out, tmp_path / "whole"))
     assert found["confusion"] == whole["confusion"]
     assert (found["trials"], found["best"]) == (3, whole["best"])

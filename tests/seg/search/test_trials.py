@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from seg.recipes import RECIPES
-from seg.search.trials import TrialFolder, TrialsReader, trial_folder
+from seg.search.trials import TrialFolder, TrialsReader, begins_fused, read_trials, trial_folder
 from seg.train.state import Journal
 from tests.cluster.journals import epoch_result, write_journal
 
@@ -29,6 +29,18 @@ def train_trial(trials: Path, number: int, *mious: float) -> TrialFolder:
     if history:
         write_journal(folder.path, Journal(history=history, best_epoch=epoch, best_miou=best))
     return folder
+
+
+def test_a_search_begun_without_fused_kernels_begins_its_further_trials_so(trials: Path) -> None:
+    assert begins_fused(read_trials(trials))
+    train_trial(trials, 0)  # it has no epoch, and so is begun anew
+    assert begins_fused(read_trials(trials))
+    folder = train_trial(trials, 1, 0.25).path
+    journal = Journal(history=[epoch_result(1, 0.25)], best_epoch=1, best_miou=0.25, fused=True)
+    write_journal(folder, journal)
+    assert begins_fused(read_trials(trials))
+    train_trial(trials, 2, 0.5)  # a journal of before does not name them
+    assert not begins_fused(read_trials(trials))
 
 
 def draw(reader: TrialsReader, width: int = 80, height: int = 24) -> list[str]:

@@ -493,6 +493,14 @@ def test_a_run_goes_on_with_the_kernels_that_it_began_with(make_plan: MakePlan) 
     assert Training(plan, CPU).learner.optimizer.defaults["fused"] is None
 
 
+def test_a_run_that_is_begun_without_fused_kernels_says_so_in_its_state(make_plan: MakePlan) -> None:
+    plan = replace(make_plan(epochs=1), fused=False)
+    begun = Training(plan, CPU)
+    assert begun.learner.optimizer.defaults["fused"] is None
+    next(begun.epochs())
+    assert not read_state(state_file(plan.folder)).journal.fused
+
+
 def test_outputs_count_as_the_recipe_says(make_plan: MakePlan) -> None:
     assert Training(make_plan(model="icnet"), CPU).learner.loss.output_weights == (1.0, 1.0, 0.4)
     again = make_plan(model="icnet", output_weights=(1.0, 0.5, 0.25))
