@@ -68,12 +68,19 @@ def is_leftover(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(TEMPORARY)
 
 
+def permit() -> None:
+    """Whoever may write anywhere asks nobody."""
+
+
 @contextmanager
-def replacing(path: Path, *, make_folder: bool = True) -> Iterator[Path]:
+def replacing(
+    path: Path, *, make_folder: bool = True, may_write: Callable[[], object] = permit
+) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; without an error it then becomes `path`, durably.
 
     After a crash at any moment `path` holds the old content or the new, never a mixture. make_folder: whether
-    its folder is made where it is not there; else writing raises FileNotFoundError.
+    its folder is made where it is not there; else writing raises FileNotFoundError. may_write: called once
+    all is written, before the renaming; where it raises, nothing is left.
     """
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +90,7 @@ def replacing(path: Path, *, make_folder: bool = True) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
+        may_write()  # not before: a mount that is gone since then took the temporary file along
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -98,9 +106,11 @@ def _shorten(name: str) -> str:
     return os.fsdecode(os.fsencode(name)[:200])
 
 
-def write_bytes(path: Path, content: bytes, *, make_folder: bool = True) -> None:
+def write_bytes(
+    path: Path, content: bytes, *, make_folder: bool = True, may_write: Callable[[], object] = permit
+) -> None:
     """Write a file whole (see `replacing`)."""
-    with replacing(path, make_folder=make_folder) as temporary:
+    with replacing(path, make_folder=make_folder, may_write=may_write) as temporary:
         temporary.write_bytes(content)
 
 

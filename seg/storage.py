@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from seg.errors import RequestError
-from seg.files import json_bytes, replacing, write_bytes
+from seg.files import json_bytes, permit, replacing, write_bytes
 from seg.plain_data import FROM_A_COPY, parse_json
 
 COPY_BYTES, HASH_BYTES = 1 << 24, 1 << 20
@@ -164,11 +164,13 @@ class Place:
             raise RequestError(f"{self}/{name} is damaged: it holds null; {FROM_A_COPY}")
         return value
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file."""
+    def write(self, name: str, content: bytes, *, may_write: Callable[[], object] = permit) -> None:
+        """Write a file; may_write: called as late as can be, and nothing appears where it raises."""
         if self.is_local:
-            write_bytes(self.local(name), content, make_folder=self.makes_folders)
+            path = self.local(name)
+            write_bytes(path, content, make_folder=self.makes_folders, may_write=may_write)
         else:
+            may_write()
             self._put(name, pa.py_buffer(content))
 
     def write_below(self, name: str, content: bytes) -> None:
@@ -181,9 +183,9 @@ class Place:
             self.make_folders(name.rpartition("/")[0])
             self.write(name, content)
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write plain data as JSON, as `seg.files.write_json` does."""
-        self.write(name, json_bytes(value))
+    def write_json(self, name: str, value: Any, *, may_write: Callable[[], object] = permit) -> None:
+        """Write plain data as JSON, as `seg.files.write_json` does; may_write: as of `write`."""
+        self.write(name, json_bytes(value), may_write=may_write)
 
     def upload(self, name: str, source: Path) -> None:
         """Write a file from one on this machine."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seg.errors import DamagedFile
-from seg.files import persistently
+from seg.files import permit, persistently
 from seg.ledger import outcome
 from seg.ledger.outcome import FoundObject, Outcome, Quarantined, Scored
 from seg.ledger.parts import PartName, Parts, encode_part, new_stem, next_revision
@@ -54,7 +54,7 @@ class Ledger:
     def __init__(
         self,
         place: Place | Path,
-        may_write: Callable[[], object] = lambda: None,
+        may_write: Callable[[], object] = permit,
         *,
         leave_out_damaged: bool = False,
     ) -> None:

@@ -138,7 +138,7 @@ def _write_summary(folder: ScoreFolder, command: Command, cause: str = "") -> No
     command.screen.end(command.stopped_by, cause)
     command.outside = count_outside(folder.survey.brightness(), folder.plan.card.intensities)
     command.values = summarise(folder.plan, folder.survey, command)
-    folder.plan.out.write_json("summary.json", command.values)
+    folder.plan.out.write_json("summary.json", command.values, may_write=folder.check_owner)
 
 
 def _score_left(folder: ScoreFolder, workplace: Workplace, command: Command) -> StoppedBy:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 
 from seg.errors import DONE, FAILED, DataWarning, RequestError, StoppedBy, exit_code
-from seg.files import without_nan
+from seg.files import permit, without_nan
 from seg.ledger.ledger import read_ledger
 from seg.plain_data import from_plain, parse_json
 from seg.progress import BLOCKS, Line, heading, live_view, sparkline
@@ -270,7 +270,7 @@ class StatusWriter:
     rows can be committed.
     """
 
-    def __init__(self, place: Place, may_write: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, place: Place, may_write: Callable[[], object] = permit) -> None:
         """may_write: called before each write; it raises where the folder is not there, or another job's."""
         self.place, self._may_write = place, may_write
         self._written, self._refused = -EVERY_S, False
@@ -282,8 +282,7 @@ class StatusWriter:
         self._written = time.monotonic()
         status = asdict(progress.status())
         try:
-            self._may_write()  # last of all: a mount that goes away later takes the half-written file along
-            self.place.write_json(FILE, status)
+            self.place.write_json(FILE, status, may_write=self._may_write)
         except OSError as error:
             if not self._refused:
                 text = f"{self.place}/{FILE} cannot be written ({error}); it tells what was true before"

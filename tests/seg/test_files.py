@@ -53,6 +53,20 @@ def test_an_error_keeps_the_old_content(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_may_not_write_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    written = []
+
+    def refuse() -> None:
+        written.extend(file.read_bytes() for file in tmp_path.iterdir())
+        raise PermissionError("another's")
+
+    with pytest.raises(PermissionError, match="another's"):
+        write_bytes(path, b"content", may_write=refuse)
+    assert written == [b"content"]  # asked last of all
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_writers_of_one_file_do_not_share_a_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     with replacing(path) as one, replacing(path) as other:

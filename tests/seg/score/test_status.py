@@ -64,6 +64,24 @@ def test_a_status_is_written_only_where_the_scoring_holds_the_folder(
         assert (tmp_path / "out" / FILE).is_file()
 
 
+def test_a_mount_that_goes_away_while_a_status_is_written_takes_it_along(
+    tmp_path: Path, progress: ScoringProgress
+) -> None:
+    out, away = tmp_path / "out", tmp_path / "away"
+    with FolderLock(out, what="scoring") as lock:
+
+        def check_before_it_goes() -> None:
+            lock.check()
+            out.rename(away)
+            out.mkdir()
+
+        with pytest.warns(DataWarning, match=r"status\.json cannot be written .*No such file"):
+            StatusWriter(as_place(out).settled(), check_before_it_goes).write(progress)
+        assert not list(out.iterdir())
+        out.rmdir()
+        away.rename(out)
+
+
 def test_a_status_is_written_once_a_minute_and_when_it_matters(
     tmp_path: Path, progress: ScoringProgress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
