@@ -1,6 +1,7 @@
 """The model file: weights and what is needed to use them, one .safetensors (docs/reference/model-file.md)."""
 
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,17 +11,23 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from seg.errors import RequestError
-from seg.files import write_bytes
+from seg.files import permit, write_bytes
 from seg.model_card import METADATA_KEY, ModelCard, card_text, check_weights, hash_weights, open_model_file
 from seg.words import fringe_version
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "opencv-python", "pyarrow", "safetensors")
 
 
-def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
-    """Write a model file, whole or not at all; the hash of the weights joins the card's provenance."""
+def save_model(
+    path: Path, model: nn.Module, card: ModelCard, *, may_write: Callable[[], object] = permit
+) -> None:
+    """Write a model file, whole or not at all; the hash of the weights joins the card's provenance.
+
+    may_write: called once all is written, before it appears; where it raises, the old file stays.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(path, save(tensors, {METADATA_KEY: card_text(card, weights_sha256(tensors))}))
+    content = save(tensors, {METADATA_KEY: card_text(card, weights_sha256(tensors))})
+    write_bytes(path, content, may_write=may_write)
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:

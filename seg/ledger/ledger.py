@@ -268,7 +268,8 @@ class Ledger:
         )
 
     def _write(self, parts: Parts, stem: str, content: bytes) -> None:
-        self._persistently(lambda: parts.write(stem, content))
+        """`may_write` is asked before and when all is written: frozen between, the folder may be lost."""
+        self._persistently(partial(parts.write, stem, content, may_write=self._may_write))
 
     def _persistently(self, change: Callable[[], None]) -> None:
         def change_ours() -> None:

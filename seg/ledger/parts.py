@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from seg.errors import DamagedFile, DataWarning
-from seg.files import TEMPORARY
+from seg.files import TEMPORARY, permit
 from seg.storage import Place
 from seg.threads import map_ahead
 
@@ -285,10 +285,13 @@ class Parts:
         arrays = [table[name] for _, table in self.tables([name])]
         return pa.chunked_array([chunk for array in arrays for chunk in array.chunks], pa.string())
 
-    def write(self, stem: str, content: bytes) -> None:
-        """Write a part, flushed before it has its name; on object stores in one request that makes it."""
+    def write(self, stem: str, content: bytes, *, may_write: Callable[[], object] = permit) -> None:
+        """Write a part, flushed before it has its name; on object stores in one request that makes it.
+
+        may_write: as of `Place.write`.
+        """
         sha256 = hashlib.sha256(content).hexdigest()
-        self.place.write(f"{self.folder}/{stem}-{sha256}.parquet", content)
+        self.place.write(f"{self.folder}/{stem}-{sha256}.parquet", content, may_write=may_write)
 
     def remove(self, part: PartName) -> None:
         """Remove a part, if it is there."""

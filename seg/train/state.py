@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from seg.errors import DataWarning, RequestError
-from seg.files import replacing, write_bytes
+from seg.files import permit, replacing, write_bytes
 from seg.model_file import weights_sha256
 from seg.plain_data import Measured, Plain, from_plain
 from seg.recipe import Recipe
@@ -143,15 +143,18 @@ def best_path(run: Path, epoch: int) -> Path:
     return run / "best" / epoch_name(epoch)
 
 
-def write_state(folder: Path, state: State, keep: int = 2) -> None:
+def write_state(
+    folder: Path, state: State, keep: int = 2, *, may_write: Callable[[], object] = permit
+) -> None:
     """Write a run's state after an epoch, whole or not at all; those of the last `keep` epochs stay.
 
-    The one before it is there for the day that the newest is damaged.
+    The one before it is there for the day that the newest is damaged. may_write: as of `save_model`.
     """
     values = asdict(state.journal)
     digests = {DIGEST: _digest(values, state.tensors), JOURNAL_DIGEST: _digest(values)}
     file = state_path(folder, state.epoch)
-    write_bytes(file, save(state.tensors, {METADATA_KEY: json.dumps(digests | values)}))
+    content = save(state.tensors, {METADATA_KEY: json.dumps(digests | values)})
+    write_bytes(file, content, may_write=may_write)
     keep_epochs(file.parent, last_epochs(state.epoch, keep))
 
 

@@ -334,17 +334,22 @@ class Training:
         self.ranks.wait()  # nobody goes on from an epoch that is not saved
 
     def _write(self, result: EpochResult, confusion: NDArray[np.int64], *, better: bool) -> None:
-        """Write what an epoch changed; may be called again after it failed anywhere. LostLock: not ours."""
-        folder = self.plan.folder
-        self.plan.check_owner()
-        if better:
-            save_model(folder / "best.safetensors", self.learner.judged, self.card(result, confusion))
-        if self.plan.keeps_epochs and result.epoch in self._best_epochs(self.plan.keep_best):
-            kept = state.best_path(folder, result.epoch)
-            save_model(kept, self.learner.judged, self.card(result, confusion))
-        state.write_state(folder, State(self.journal, self.learner.tensors()), self.plan.keep_states)
-        if self.plan.keeps_epochs:
-            state.settle_best(folder, self._best_epochs(self.plan.keep_best))
+        """Write what an epoch changed; may be called again after it failed anywhere. LostLock: not ours.
+
+        Before each file appears that is asked again: a process may be frozen while it writes, and its folder
+        taken over.
+        """
+        plan, folder = self.plan, self.plan.folder
+        plan.check_owner()
+        files = [folder / "best.safetensors"] if better else []
+        if plan.keeps_epochs and result.epoch in self._best_epochs(plan.keep_best):
+            files.append(state.best_path(folder, result.epoch))
+        for file in files:
+            save_model(file, self.learner.judged, self.card(result, confusion), may_write=plan.check_owner)
+        after = State(self.journal, self.learner.tensors())
+        state.write_state(folder, after, plan.keep_states, may_write=plan.check_owner)
+        if plan.keeps_epochs:
+            state.settle_best(folder, self._best_epochs(plan.keep_best))
 
     def _best_epochs(self, keep: int) -> list[int]:
         return self.journal.best_epochs(keep, self.recipe.monitor)

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -427,15 +428,31 @@ def test_a_job_that_lost_its_folder_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_job_that_loses_its_folder_while_it_writes_a_part_adds_none(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def refuse_later() -> None:
+        asked.append(len(list(tmp_path.rglob("*.part"))))
+        if len(asked) > 1:
+            raise LostLock("another job")
+
+    ledger = Ledger(tmp_path, may_write=refuse_later)
+    ledger.add([make_scored("a")])
+    with pytest.raises(LostLock):
+        ledger.commit()
+    assert asked == [0, 1]  # before anything is written, and when all is
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_a_commit_that_storage_refuses_for_a_while_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write, refused = Place.write, iter([True, False, True, False])
 
-    def write_or_refuse(place: Place, name: str, content: bytes) -> None:
+    def write_or_refuse(place: Place, name: str, content: bytes, **kwargs: Any) -> None:
         if next(refused, False):
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(place, name, content)
+        write(place, name, content, **kwargs)
 
     monkeypatch.setattr(Place, "write", write_or_refuse)
     monkeypatch.setattr(time, "sleep", lambda _: None)

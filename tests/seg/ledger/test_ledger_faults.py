@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -26,11 +27,11 @@ def killing_at(change: int, patch: pytest.MonkeyPatch) -> list[str]:
     done: list[str] = []
 
     def guard(real: Callable[..., None]) -> Callable[..., None]:
-        def changing(place: Place, name: str, *content: bytes) -> None:
+        def changing(place: Place, name: str, *content: bytes, **kwargs: Any) -> None:
             if len(done) == change:
                 raise Killed
             done.append(name)
-            real(place, name, *content)
+            real(place, name, *content, **kwargs)
 
         return changing
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from seg.errors import OutOfMemory, RequestError
+from seg.locks.folder_lock import FolderLock, LostLock, check_owner
 from seg.model_file import load_model, weights_sha256
 from seg.pack.pack import Pack
 from seg.pack.training_data import open_training_data
@@ -499,6 +500,32 @@ def test_a_run_that_is_begun_without_fused_kernels_says_so_in_its_state(make_pla
     assert begun.learner.optimizer.defaults["fused"] is None
     next(begun.epochs())
     assert not read_state(state_file(plan.folder)).journal.fused
+
+
+@pytest.mark.parametrize(
+    ("asked", "there"), [(1, []), (2, []), (3, ["best.safetensors"]), (4, ["best.safetensors", "best"])]
+)
+def test_who_is_frozen_while_it_writes_and_loses_the_folder_replaces_no_file_of_the_next_job(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch, asked: int, there: list[str]
+) -> None:
+    plan = replace(make_plan(epochs=1), keep_best=2)
+    names = ("best.safetensors", "best/epoch-0001.safetensors", "last/epoch-0001.safetensors")
+    with FolderLock(plan.folder, what="training") as lock:
+        training = Training(replace(plan, lock=(plan.folder, lock.token)), CPU)
+        times = 0
+
+        def look(folder: Path, token: str) -> None:
+            nonlocal times
+            times += 1
+            if times == asked:  # another job takes it over before we look
+                (folder / "lock-1.json").rename(folder / "lock-2.json")
+            check_owner(folder, token)
+
+        monkeypatch.setattr("seg.train.training.check_owner", look)
+        with pytest.raises(LostLock):
+            next(training.epochs())
+    assert [name.split("/")[0] for name in names if (plan.folder / name).exists()] == there
+    assert not list(plan.folder.rglob("*.part"))
 
 
 def test_outputs_count_as_the_recipe_says(make_plan: MakePlan) -> None:
