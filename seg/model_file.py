@@ -23,7 +23,7 @@ def save_model(
 ) -> None:
     """Write a model file, whole or not at all; the hash of the weights joins the card's provenance.
 
-    may_write: called once all is written, before it appears; where it raises, the old file stays.
+    may_write: called once all is written, before it appears; what it raises goes through, the old file stays.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     content = save(tensors, {METADATA_KEY: card_text(card, weights_sha256(tensors))})

@@ -165,7 +165,11 @@ class Place:
         return value
 
     def write(self, name: str, content: bytes, *, may_write: Callable[[], object] = permit) -> None:
-        """Write a file; may_write: called as late as can be, and nothing appears where it raises."""
+        """Write a file.
+
+        may_write: called right before it appears: locally when all is written, on an object store before the
+        request that makes it. What it raises goes through, and nothing appears.
+        """
         if self.is_local:
             path = self.local(name)
             write_bytes(path, content, make_folder=self.makes_folders, may_write=may_write)

@@ -60,7 +60,8 @@ class Ledger:
     ) -> None:
         """Folders are made when the first part is written.
 
-        may_write: called before each file; it raises where the folder is another job's by now.
+        may_write: called before each file is written or removed, and once more before one that is written
+        appears; it raises where the folder is another job's by now.
         leave_out_damaged: for who looks at what a scoring would do: as if `recover` had set them aside.
         """
         self.place = as_place(place)
@@ -268,7 +269,7 @@ class Ledger:
         )
 
     def _write(self, parts: Parts, stem: str, content: bytes) -> None:
-        """`may_write` is asked before and when all is written: frozen between, the folder may be lost."""
+        """`may_write` is asked twice: a process that is frozen while it writes may lose the folder."""
         self._persistently(partial(parts.write, stem, content, may_write=self._may_write))
 
     def _persistently(self, change: Callable[[], None]) -> None:

@@ -271,7 +271,7 @@ class StatusWriter:
     """
 
     def __init__(self, place: Place, may_write: Callable[[], object] = permit) -> None:
-        """may_write: called before each write; it raises where the folder is not there, or another job's."""
+        """may_write: as of `Place.write`; it raises where the folder is not there, or another job's."""
         self.place, self._may_write = place, may_write
         self._written, self._refused = -EVERY_S, False
 
